@@ -1,0 +1,76 @@
+"""`groundbass bench`: finds the functions in the folders' `bench.py`, runs them, prints a table or JSON lines."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FOLDERS = ("data", "models", "pretrain", "probe")
+
+
+def available() -> dict[str, str]:
+    """Return {benchmark name: folder}, read from the files without importing them."""
+    found = {}
+    for folder in FOLDERS:
+        path = Path(__file__).parent / folder / "bench.py"
+        if path.exists():
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    found[node.name] = folder
+    return found
+
+
+def machine() -> str:
+    """Return the hardware in one line."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def run_benchmarks(names: list[str], as_json: bool) -> None:
+    """Run the named benchmarks, one after the other.
+
+    Raises:
+        ValueError: a name that no folder's `bench.py` has.
+    """
+    known = available()
+    if not names:
+        print("benchmarks: " + ", ".join(f"{name} ({folder})" for name, folder in known.items()))
+        return
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(known)}.")
+    for name in names:
+        with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
+            bench: Callable[[], list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
+            rows = bench()
+        if as_json:
+            print(json.dumps({"name": name, "machine": machine(), "rows": rows}), flush=True)
+        else:
+            print_table(name, rows)
+
+
+def print_table(name: str, rows: list[Any]) -> None:
+    """Print one benchmark's rows for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {machine()}", title_justify="left")
+    for row in rows:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        table.add_row(row["what"], f"{row['value']:.4g}", row["unit"], ratio, row["reference"] or "")
+    Console().print(table)

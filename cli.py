@@ -1,0 +1,144 @@
+"""The command `groundbass`: a table of commands, each imported only when it is called.
+
+A command is a typed function that tyro turns into a command line, or a `main(argv) -> int` (marked `argv`) where the
+arguments depend on one another, as those of `pretrain` depend on the recipe. Errors that a user can cure are
+`ValueError` and `OSError`: they end in their sentence and exit code 2. Everything else is a fault of ours and keeps
+its traceback; GROUNDBASS_TRACEBACK=1 shows it for both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives (`module:function`), what it does in one line, and how it takes its arguments."""
+
+    where: str
+    summary: str
+    argv: bool = False
+
+    def load(self) -> Any:
+        """Import the module now, and no earlier."""
+        module, function = self.where.split(":")
+        return getattr(importlib.import_module(f"groundbass.{module}"), function)
+
+
+COMMANDS = {
+    "quickstart": Command("quickstart:quickstart", "embedded corpus → pretrain → probe → publish → report.html"),
+    "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
+    "data scan": Command("data.scan:scan", "list a folder of audio in a Parquet manifest"),
+    "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
+    "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
+    "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),
+    "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
+    "report": Command("probe.report:report", "tables and one HTML page from probe results"),
+    "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),
+    "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
+    "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),
+}
+
+EXAMPLES = """\
+examples:
+  groundbass quickstart
+  groundbass data scan ~/Music music.parquet
+  groundbass pretrain masked.mert_tiny --data music.parquet --run runs/first
+  groundbass probe runs/first folder:~/labelled --label genre
+  groundbass publish runs/first my-encoder
+
+`groundbass COMMAND --help` explains a command."""
+
+
+def help_text() -> str:
+    """Return the page that `groundbass --help` prints."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    about = "groundbass: pretrain music foundation models, measure what they learned, publish them."
+    return f"{about}\n\nusage: groundbass COMMAND …\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+
+
+def resolve(argv: list[str]) -> tuple[str, list[str]]:
+    """Split the arguments into the longest known command name and the rest.
+
+    Raises:
+        ValueError: no such command; the sentence names the nearest ones.
+    """
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if len(argv) >= words and name in COMMANDS:
+            return name, argv[words:]
+    group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
+    if group:
+        asked = f"`{' '.join(argv[:2])}` is no command" if len(argv) > 1 else f"`{argv[0]}` is a group of commands"
+        raise ValueError(f"{asked}: it has {', '.join(f'`{name}`' for name in group)}.")
+    near = difflib.get_close_matches(argv[0], [name.split()[0] for name in COMMANDS], n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(f'`{name}`' for name in dict.fromkeys(near))}?" if near else "see the list."
+    raise ValueError(f"`{argv[0]}` is no command of groundbass; {hint} `groundbass --help` lists them all.")
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code; errors fly."""
+    if argv[0] in COMMANDS or len(argv) < 2 or argv[1] not in ("-h", "--help"):
+        name, rest = resolve(argv)
+    else:  # `groundbass data --help`
+        rows = [f"  {name}  {command.summary}" for name, command in COMMANDS.items() if name.startswith(argv[0] + " ")]
+        if not rows:
+            resolve(argv)
+        print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
+        return 0
+    command = COMMANDS[name]
+    if command.argv:
+        return int(command.load()(rest))
+    import tyro
+
+    function = command.load()
+    result = tyro.cli(function, prog=f"groundbass {name}", args=rest)
+    return result if isinstance(result, int) else 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        raise SystemExit(0)
+    if argv[0] in ("-V", "--version"):
+        from groundbass import __version__
+
+        print(f"groundbass {__version__}")
+        raise SystemExit(0)
+    try:
+        raise SystemExit(run(argv))
+    except (ValueError, OSError) as error:
+        if os.environ.get("GROUNDBASS_TRACEBACK"):
+            raise
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()
+            raise SystemExit(0) from None
+        print(f"groundbass: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\ngroundbass: stopped; finished work is kept, and the same command goes on from it.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def bench(names: list[str] | None = None, /, *, json: bool = False) -> None:
+    """Print speed figures as ratios against a reference measured in the same run.
+
+    Args:
+        names: which benchmarks; none lists them.
+        json: print JSON lines and nothing else.
+    """
+    from .benchmarks import run_benchmarks
+
+    run_benchmarks(names or [], json)
+
+
+if __name__ == "__main__":
+    main()
