@@ -1,0 +1,233 @@
+"""Sound from files: decode, mix to mono, resample, write. The only place where audio is decoded or written.
+
+Reading is exact: a crop equals the same samples of the whole file, decoded, resampled and cut. libsndfile alone doesn't
+give that: it misses in MP3 (see `mp3.py`) and on the last page of Ogg Vorbis, and both are gone around here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile as sf
+import soxr
+
+from . import mp3
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+Waveform = npt.NDArray[np.float32]
+MARGIN_SECONDS = 0.05  # of sound around a crop for the resampler; its filter is shorter (tested)
+BLOCK = 1 << 18  # frames decoded at a time where a file is read past or written
+VORBIS_BLOCK = 8192  # samples: the longest block, so the furthest that Vorbis reaches back
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says; `samples` per channel."""
+
+    samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+
+def info(path: str | Path) -> AudioInfo:
+    """Length, sample rate (Hz) and channels from the header of `path`.
+
+    Raises FileNotFoundError, or ValueError where the file can't be decoded. Headers can lie: `data scan` decodes.
+    """
+    with open_audio(path) as file:
+        frames = mp3.index(path) if file.format == "MP3" else None
+        return AudioInfo(frames.samples if frames else file.frames, file.samplerate, file.channels)
+
+
+def read(
+    path: str | Path, sample_rate: int | None = None, start: int = 0, samples: int | None = None
+) -> npt.NDArray[np.float32]:
+    """Part of a file as a mono mix (mean of the channels), resampled.
+
+    sample_rate: of the result in Hz; None keeps the file's own.
+    start, samples: the part, counted at the returned rate; `samples=None` reads to the end.
+    Returns [samples] float32, shorter where the file ends; full scale is 1.
+    Raises FileNotFoundError, or ValueError where the file can't be decoded.
+    """
+    if start < 0 or (samples is not None and samples < 0):
+        raise ValueError(f"start={start} and samples={samples} must not be negative: both count samples of the result")
+    start, samples = int(start), None if samples is None else int(samples)  # numpy's integers overflow in products
+    with open_audio(path) as file:
+        try:
+            if sample_rate is None or sample_rate == file.samplerate:
+                return _read_mono(file, path, start, samples)
+            return _read_resampled(file, path, sample_rate, start, samples)
+        except sf.LibsndfileError as error:
+            raise ValueError(
+                f"{path} can't be decoded at sample {start}: {error.error_string} Scan the folder again: that skips it."
+            ) from error
+
+
+def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
+    """The whole file, decoded in blocks of at most `samples`: each [samples, channels] float32.
+
+    Raises FileNotFoundError, ValueError where the file is no audio, soundfile.LibsndfileError where it breaks off.
+    """
+    with open_audio(path) as file:
+        frames = mp3.index(path) if file.format == "MP3" else None
+        if frames is not None and frames.seekable:
+            for start in range(0, frames.samples, samples):
+                sound = mp3.read_slice(path, frames, start, samples)
+                if sound is not None:
+                    yield sound
+            return
+        _forbid_seeking(file)
+        while len(sound := file.read(samples, dtype="float32", always_2d=True)):
+            yield sound
+
+
+def resample(waveform: npt.NDArray[np.floating[Any]], source_rate: int, target_rate: int) -> npt.NDArray[np.float32]:
+    """Resample [..., samples] from `source_rate` to `target_rate` Hz with soxr's HQ filter (linear phase, no delay)."""
+    if source_rate <= 0 or target_rate <= 0:
+        raise ValueError(f"sample rates must be positive, not {source_rate} and {target_rate} Hz")
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if source_rate == target_rate or waveform.size == 0:
+        return waveform
+    flat = waveform.reshape(-1, waveform.shape[-1])
+    sound = np.asarray(soxr.resample(flat.T, source_rate, target_rate, quality="HQ"), dtype=np.float32).T
+    return np.ascontiguousarray(sound).reshape(*waveform.shape[:-1], -1)
+
+
+def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate: int) -> None:
+    """Write [samples] or [channels, samples] in [-1, 1] in the format of the suffix (WAV and FLAC as 16 bit).
+
+    The file is written beside and renamed. Raises ValueError for an unknown suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path.name} has no suffix that can be written: use one of {', '.join(SUFFIXES)}")
+    sound = np.atleast_2d(np.asarray(waveform, dtype=np.float32)).T
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    kind = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", "VORBIS")}.get(path.suffix.lower(), (None, None))
+    try:
+        with sf.SoundFile(beside, "w", sample_rate, sound.shape[1], format=kind[0], subtype=kind[1]) as file:
+            for block in range(
+                0, len(sound), sample_rate // 2
+            ):  # libsndfile's Ogg writer overflows its stack otherwise
+                file.write(sound[block : block + sample_rate // 2])
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def open_audio(path: str | Path) -> sf.SoundFile:
+    """An open `soundfile.SoundFile`. Raises FileNotFoundError, or ValueError where the file is no audio."""
+    try:
+        if os.path.exists(os.path.join(os.path.dirname(path), "._" + os.path.basename(path))):
+            # macOS leaves such files on foreign disks; libsndfile takes them for the music, unless it knows no name
+            return sf.SoundFile(os.open(path, os.O_RDONLY))
+        return sf.SoundFile(path)
+    except (
+        sf.LibsndfileError,
+        TypeError,
+        OSError,
+    ) as error:  # TypeError: a suffix for which soundfile wants to be told a rate
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"{path} does not exist or is no file: check the path, or the manifest's root (--root)"
+            ) from error
+        reason = getattr(error, "error_string", str(error))
+        raise ValueError(f"{path} can't be opened as audio: {reason} Convert it to WAV, FLAC, OGG or MP3.") from error
+
+
+def mix(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[samples, channels] to [samples]: the mean of the channels (column by column: numpy's mean is 5 × slower)."""
+    if sound.shape[1] == 1:
+        return sound[:, 0]
+    total = sound[:, 0].copy()
+    for channel in range(1, sound.shape[1]):
+        total += sound[:, channel]
+    return total / np.float32(sound.shape[1])
+
+
+def _read_mono(file: sf.SoundFile, path: str | Path, start: int, samples: int | None) -> Waveform:
+    """[start, start + samples) at the file's own rate."""
+    frames = mp3.index(path) if file.format == "MP3" else None
+    length = frames.samples if frames else file.frames
+    count = max(0, length - start if samples is None else min(samples, length - start))
+    if count == 0:
+        return np.zeros(0, dtype=np.float32)
+    if file.format == "MP3":
+        sound = mp3.read_slice(path, frames, start, count) if frames else None
+        if sound is not None:
+            return mix(sound)
+        _decode_past(file, start)
+    elif file.subtype == "VORBIS" and start > 0:
+        _seek_vorbis(file, path, start)
+    elif start > 0:
+        file.seek(start)
+    _forbid_seeking(file)
+    return mix(file.read(count, dtype="float32", always_2d=True))
+
+
+def _read_resampled(
+    file: sf.SoundFile, path: str | Path, sample_rate: int, start: int, samples: int | None
+) -> Waveform:
+    """[start, start + samples) at `sample_rate`.
+
+    With source / target = up / down in lowest terms, every `down`-th target sample falls on a source sample: reading
+    starts on such a pair, a margin early, so the phase and the filter's edges are those of the whole file.
+    """
+    if sample_rate <= 0:
+        raise ValueError(f"sample_rate={sample_rate} must be a positive number of Hz")
+    divisor = math.gcd(file.samplerate, sample_rate)
+    up, down = file.samplerate // divisor, sample_rate // divisor
+    margin = math.ceil(MARGIN_SECONDS * sample_rate * max(1.0, up / down))
+    pair = max(0, start - margin) // down
+    lead = start - pair * down
+    count = None if samples is None else -(-(lead + samples + margin) * up // down)
+    sound = resample(_read_mono(file, path, pair * up, count), file.samplerate, sample_rate)
+    return sound[lead : None if samples is None else lead + samples]
+
+
+def _seek_vorbis(file: sf.SoundFile, path: str | Path, start: int) -> None:
+    """Go to `start`. On the last page libsndfile counts from the wrong end: start before it, decode up to `start`."""
+    safe = _last_page_sample(path) - VORBIS_BLOCK
+    if start <= safe:
+        file.seek(start)
+        return
+    file.seek(max(0, safe))
+    _decode_past(file, start - max(0, safe))
+
+
+def _decode_past(file: sf.SoundFile, samples: int) -> None:
+    """Decode and forget: exact in every format."""
+    _forbid_seeking(file)
+    while samples > 0 and len(block := file.read(min(samples, BLOCK), dtype="float32")):
+        samples -= len(block)
+
+
+def _forbid_seeking(file: sf.SoundFile) -> None:
+    """Soundfile seeks three times around every read, which costs time, and fails in MP3: it is told that it can't."""
+    file.seekable = lambda: False
+
+
+def _last_page_sample(path: str | Path) -> int:
+    """Sample at which the last Ogg page begins, 0 if it can't be told (a page has at most 65,307 bytes)."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * 65307))
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    while (previous := tail.rfind(b"OggS", 0, max(last, 0))) >= 0:
+        position = int.from_bytes(tail[previous + 6 : previous + 14], "little", signed=True)
+        if position >= 0:  # -1: no packet ends on that page
+            return position
+        last = previous
+    return 0

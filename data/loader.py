@@ -1,0 +1,155 @@
+"""The loader: batches without end, the same ones for any number of workers, from any step on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from .batch import Batch, Example, collate
+
+if TYPE_CHECKING:
+    from .crops import Crops
+
+BAD_SHARE = 0.01
+PREFETCH = 2  # batches in advance per worker
+
+
+def loader(
+    crops: Crops,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    first_step: int = 0,
+    workers: int = 2,
+    pin: bool = False,
+    max_bad_share: float = BAD_SHARE,
+) -> Loader:
+    """Endless batches of `batch_size` examples for this rank.
+
+    Step s takes the global examples [s × batch_size × ranks, (s + 1) × batch_size × ranks), rank r the r-th
+    `batch_size` of them: the ranks' batches side by side are the batch of one rank of the joint size, and a run
+    resumes at `first_step` by arithmetic. Epochs follow each other without a gap, across batches too.
+
+    workers: processes that read and cut; 0 reads in this one. pin: page-locked memory where there is a GPU.
+    max_bad_share: of the tracks may turn out unreadable. Each gives way to the example in the same place of the next
+    step, and is counted in `Loader.bad`; beyond the share, `next` raises ValueError and names files.
+    """
+    return Loader(crops, batch_size, rank, ranks, first_step, workers, pin, max_bad_share)
+
+
+class Loader(Iterator[Batch]):
+    """What `loader` returns. `bad`: {key: reason} of the unreadable tracks met so far, the same on a repetition."""
+
+    def __init__(
+        self,
+        crops: Crops,
+        batch_size: int,
+        rank: int,
+        ranks: int,
+        first_step: int,
+        workers: int,
+        pin: bool,
+        max_bad_share: float,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank={rank} must be from 0 to ranks - 1 = {ranks - 1}")
+        if first_step < 0 or workers < 0:
+            raise ValueError(f"first_step={first_step} and workers={workers} must not be negative")
+        self.bad: dict[str, str] = {}
+        self._tracks = len(crops.tracks)
+        self._max_bad_share = max_bad_share
+        batches = DataLoader(
+            _Batches(crops, batch_size, rank, ranks, int(max_bad_share * self._tracks)),
+            batch_size=None,  # a worker makes whole batches
+            sampler=_Steps(first_step),
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin and torch.cuda.is_available(),
+            prefetch_factor=PREFETCH if workers else None,
+            generator=torch.Generator(),  # else making the iterator draws from torch's global state
+        )
+        self._batches: Iterator[tuple[Batch | None, dict[str, str]]] | None = iter(batches)
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            raise StopIteration
+        batch, bad = next(self._batches)
+        self.bad.update(bad)
+        if batch is None or len(self.bad) > self._max_bad_share * self._tracks:
+            shown = "; ".join(f"{key}: {reason}" for key, reason in itertools.islice(self.bad.items(), 3))
+            raise ValueError(
+                f"{len(self.bad)} of {self._tracks} tracks can't be read, more than max_bad_share="
+                f"{self._max_bad_share}: scan the folder again, or raise the share. The first of them: {shown}"
+            )
+        return batch
+
+    def close(self) -> None:
+        """Stop the workers; otherwise they end with the object."""
+        self._batches = None
+
+
+class _Steps(Sampler[int]):
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
+
+
+class _Batches(Dataset[tuple[Batch | None, dict[str, str]]]):
+    """Batch of a step, and the tracks that were found unreadable on the way; None where they are too many."""
+
+    def __init__(self, crops: Crops, batch_size: int, rank: int, ranks: int, allowed: int) -> None:
+        self.crops, self.batch_size, self.rank, self.ranks, self.allowed = crops, batch_size, rank, ranks, allowed
+
+    def __getitem__(self, step: int) -> tuple[Batch | None, dict[str, str]]:
+        bad: dict[str, str] = {}
+        indices = (step * self.ranks + self.rank) * self.batch_size + np.arange(self.batch_size)
+        config, examples = self.crops.config, []
+        waveform = _new_tensor(self.batch_size, config.views, config.crop_samples)
+        places = zip(indices.tolist(), self.crops.rows_at(indices).tolist(), waveform.numpy(), strict=True)
+        for index, row, out in places:
+            example = self._readable(index, row, out, bad)
+            if example is None:
+                return None, bad
+            examples.append(example)
+        return collate(examples, config.sample_rate, waveform), bad
+
+    def _readable(self, index: int, row: int, out: npt.NDArray[np.float32], bad: dict[str, str]) -> Example | None:
+        """The example at `index`, or the first readable one in the same place of later steps."""
+        while len(bad) <= self.allowed:
+            key = self.crops.key_of(row)
+            if key not in bad:
+                try:
+                    return self.crops.cut(row, index, out)
+                except (ValueError, OSError) as error:
+                    bad[key] = str(error)
+            index += self.batch_size * self.ranks
+            row = int(self.crops.rows_at(np.array([index]))[0])
+        return None
+
+
+def _new_tensor(*shape: int) -> Tensor:
+    """An empty float32 tensor; in a worker it lies in shared memory (as torch's default_collate does it): no copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape)
+    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
+    return torch.empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
+def _unchanged(item: Any) -> Any:
+    return item

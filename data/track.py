@@ -1,0 +1,191 @@
+"""Tracks (recordings) and manifests: the Parquet table that says what there is to hear, with its labels."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FIELDS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("samples", pa.int64()),
+        ("sample_rate", pa.int64()),
+        ("channels", pa.int64()),
+        ("hash", pa.string()),
+        ("split", pa.string()),
+        ("artist", pa.string()),
+    ]
+)
+LABEL = "label."  # label columns are named label.<name>
+METADATA = b"groundbass"  # schema metadata: {"version", "root"}
+
+
+@dataclass(frozen=True)
+class Track:
+    """One recording.
+
+    key: unique in its manifest, the POSIX path relative to the root unless told. path: relative to the root.
+    samples, sample_rate (Hz), channels: of the file. hash: blake2b of the file's bytes, hex.
+    labels: str, int, float, bool, or nested lists and dicts of them; a label that is None counts as absent.
+    """
+
+    key: str
+    path: str
+    samples: int
+    sample_rate: int
+    channels: int
+    hash: str
+    split: str | None = None
+    artist: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+
+class Manifest(Sequence[Track]):
+    """Tracks in an Arrow table: a million rows open at once; a `Track` is made when it is asked for.
+
+    root: the folder that the paths are relative to. table: the columns of `FIELDS`, and `label.<name>` for each label.
+    """
+
+    def __init__(self, table: pa.Table, root: str | Path) -> None:
+        missing = [name for name in FIELDS.names if name not in table.column_names]
+        if missing:
+            raise ValueError(
+                f"this table is no manifest, it lacks {', '.join(missing)}: `groundbass data scan FOLDER OUT` makes one"
+            )
+        self.root = Path(root)
+        self.table = table.combine_chunks()
+
+    @classmethod
+    def open(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
+        """Open a Parquet manifest; `root` overrides the folder where its audio lies.
+
+        Raises FileNotFoundError where the manifest, or the first file that it names, is missing; ValueError where the
+        file is no manifest.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no manifest {path}: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
+            )
+        try:
+            table = pq.read_table(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"{path} is no Parquet file: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
+            ) from error
+        stored = json.loads((table.schema.metadata or {}).get(METADATA, b"{}")).get("root", ".")
+        manifest = cls(table, root if root is not None else os.path.normpath(path.parent.resolve() / stored))
+        manifest._check_root(path)
+        return manifest
+
+    @classmethod
+    def from_tracks(cls, tracks: Iterable[Track], root: str | Path) -> Manifest:
+        """A manifest of these tracks. Raises ValueError where two share a key."""
+        tracks = list(tracks)
+        seen: set[str] = set()
+        for track in tracks:
+            if track.key in seen:
+                raise ValueError(f"two tracks have the key {track.key!r}: keys must be unique in a manifest")
+            seen.add(track.key)
+        columns = [
+            pa.array([getattr(track, name) for track in tracks], FIELDS.field(name).type) for name in FIELDS.names
+        ]
+        names = dict.fromkeys(name for track in tracks for name in track.labels)  # in order of appearance
+        for name in names:
+            try:
+                columns.append(pa.array([track.labels.get(name) for track in tracks]))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(f"label {name!r} mixes types ({error}): give it one type in all tracks") from error
+        return cls(pa.table(columns, names=[*FIELDS.names, *(LABEL + name for name in names)]), root)
+
+    def write(self, path: str | Path) -> None:
+        """Write Parquet, beside and renamed.
+
+        The root is stored relative to the file where one of the two folders holds the other (they move together),
+        else absolute.
+        """
+        path = Path(path)
+        here, root = path.parent.resolve(), self.root.resolve()
+        together = root.is_relative_to(here) or here.is_relative_to(root)
+        stored = Path(os.path.relpath(root, here)).as_posix() if together else root.as_posix()
+        metadata = {METADATA: json.dumps({"version": 1, "root": stored}).encode()}
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            pq.write_table(self.table.replace_schema_metadata(metadata), beside, compression="zstd")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Track: ...
+    @overload
+    def __getitem__(self, index: slice) -> Manifest: ...
+    def __getitem__(self, index: int | slice) -> Track | Manifest:
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"track {index} of {len(self)}")
+        (row,) = self.table.slice(index % len(self), 1).to_pylist()
+        return _track(row)
+
+    def __iter__(self) -> Iterator[Track]:
+        for batch in self.table.to_batches(max_chunksize=1024):
+            yield from map(_track, batch.to_pylist())
+
+    def select(self, indices: Iterable[int] | npt.NDArray[np.integer[Any]]) -> Manifest:
+        """A manifest of these rows, in this order."""
+        chosen = pa.array(np.fromiter(indices, dtype=np.int64))
+        return Manifest(self.table.take(chosen), self.root)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One of `FIELDS` for all tracks, as numpy (strings as objects)."""
+        return np.asarray(self.table[name].to_numpy())
+
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """[tracks] duration in s."""
+        return np.asarray(self.column("samples") / self.column("sample_rate"), dtype=np.float64)
+
+    def labels(self, name: str) -> list[Any]:
+        """The label of every track, None where it has none. Raises ValueError for an unknown name."""
+        if LABEL + name not in self.table.column_names:
+            known = ", ".join(self.label_names) or "no labels"
+            raise ValueError(f"the manifest has no label {name!r}: it has {known}")
+        return list(self.table[LABEL + name].to_pylist())
+
+    @property
+    def label_names(self) -> list[str]:
+        return [name.removeprefix(LABEL) for name in self.table.column_names if name.startswith(LABEL)]
+
+    def path_of(self, track: Track) -> Path:
+        return self.root / track.path
+
+    def _check_root(self, manifest: Path) -> None:
+        """Raise where the first track is missing: the usual sign that the audio moved."""
+        if len(self) and not (first := self.root / self.table["path"][0].as_py()).is_file():
+            raise FileNotFoundError(
+                f"{first} is missing, the first file that {manifest} names: if the audio moved, say where it is now "
+                f"(--root FOLDER, or root= in Python; the manifest says {self.root}), else scan it again"
+            )
+
+
+def _track(row: dict[str, Any]) -> Track:
+    labels = {name[len(LABEL) :]: row.pop(name) for name in list(row) if name.startswith(LABEL)}
+    known = {name: row[name] for name in FIELDS.names}
+    return Track(**known, labels={name: value for name, value in labels.items() if value is not None})

@@ -1,0 +1,62 @@
+"""Files whose end is missing: downloads that broke off decode well, and only their headers and last pages tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import mp3
+
+XING_SLACK_SECONDS = 0.1  # an MP3 that lacks less than this of what its header announces is kept
+
+
+def what_is_cut(file: Path, kind: str, samples: int, promised: int, rate: int) -> str:
+    """What shows that the end of the file is missing; empty if nothing does.
+
+    kind: libsndfile's name of the format. samples: decoded; promised: announced by libsndfile, which is the header's
+    count in FLAC, AIFF and the like; in WAV and Ogg it is corrected to what is there, in MP3 it can be a guess.
+    """
+    if kind == "MP3" and (frames := mp3.index(file)) is not None:
+        if frames.promised is None:
+            return frames.fault or ""
+        missing = (frames.promised - frames.frames) * frames.frame_samples / rate
+        if missing > XING_SLACK_SECONDS:
+            return f"the header announces {frames.promised} frames, the file has {frames.frames}"
+        return ""
+    if kind == "OGG":
+        return _cut_ogg(file)
+    if kind in ("WAV", "WAVEX") and (missing_bytes := _cut_wav(file)):
+        return f"its data chunk lacks {missing_bytes} bytes"
+    if samples < promised < 1 << 60:  # libsndfile's word for an unknown length is the greatest integer
+        return f"the header announces {promised} samples, {samples} can be decoded"
+    return ""
+
+
+def _cut_ogg(file: Path) -> str:
+    """An Ogg stream ends with a page that says so, and that is complete."""
+    with open(file, "rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - 2 * 65307))
+        tail = opened.read()
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return "its last Ogg page is cut"
+    return "" if page[5] & 4 else "its last Ogg page is not marked as the last"
+
+
+def _cut_wav(file: Path) -> int:
+    """Bytes that the data chunk announces and the file doesn't have; 0 where the length was left open by a stream."""
+    with open(file, "rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+        if opened.read(4) != b"RIFF":
+            return 0
+        position = 12
+        while position + 8 <= size:
+            opened.seek(position)
+            name, length = opened.read(4), int.from_bytes(opened.read(4), "little")
+            if name == b"data":
+                streamed = length in (0, 0x7FFFFFFF, 0xFFFFFFFF) or length >= 0xFFFFFFFF - 4096
+                return 0 if streamed else max(0, position + 8 + length - size)
+            position += 8 + length + length % 2
+    return 0
