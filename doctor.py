@@ -17,7 +17,6 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": ("deepspeed", "ZeRO training"),
-    "symusic": ("synth", "the embedded corpus"),
     "pretty_midi": ("synth", "the embedded corpus (its soundfont)"),
 }
 

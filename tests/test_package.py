@@ -1,0 +1,193 @@
+"""The house itself: who imports whom, what the wheel holds, how fast the command answers."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import groundbass
+from groundbass import benchmarks, cli, doctor
+
+ROOT = Path(groundbass.__file__).parent
+FOLDERS = {"data", "models", "pretrain", "probe"}
+ALLOWED = {
+    "data": {"data"},
+    "models": {"models"},
+    "pretrain": {"data", "models", "pretrain"},
+    "probe": {"data", "models", "probe"},
+}
+# A published folder is loaded in a process that has only these (and the standard library).
+PUBLISHED_MAY_IMPORT = {"torch", "transformers"}
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> list[tuple[str, str]]:
+    """Return (dotted name relative to the package, or an outside package's name; "ours" or "outside")."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for name in (alias.name for alias in node.names):
+                ours = name.split(".")[0] == "groundbass"
+                found.append((name.removeprefix("groundbass."), "ours") if ours else (name, "outside"))
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                base = package[: len(package) - (node.level - 1)]
+                parts = [*base, *module.split(".")] if module else base
+                names = [alias.name for alias in node.names] if not module else [""]
+                found += [(".".join([*parts, name]).strip("."), "ours") for name in names]
+            elif module.split(".")[0] == "groundbass":
+                found.append((module.removeprefix("groundbass").lstrip("."), "ours"))
+            else:
+                found.append((module, "outside"))
+    return found
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_folders_import_only_what_the_architecture_allows(folder: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(folder)
+        for name, kind in imported(path)
+        if kind == "ours" and name.split(".")[0] in FOLDERS - ALLOWED[folder]
+    ]
+    assert not wrong
+
+
+def test_imports_across_folders_are_relative() -> None:
+    """So that checkers and editors follow the real path."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS
+        for path in modules(folder)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "groundbass"
+    ]
+    assert not wrong
+
+
+def published_files() -> set[Path]:
+    """Files that define a PreTrainedModel, and every flat sibling that they reach."""
+    reached = {
+        path
+        for path in (ROOT / "models").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "PreTrainedModel" for base in node.bases)
+    }
+    waiting = set(reached)
+    while waiting:
+        path = waiting.pop()
+        for name, kind in imported(path):
+            sibling = ROOT / (name.replace(".", "/") + ".py")
+            if kind == "ours" and sibling.exists() and sibling not in reached:
+                reached.add(sibling)
+                waiting.add(sibling)
+    return reached
+
+
+def test_published_files_import_only_torch_transformers_and_flat_siblings() -> None:
+    files = published_files()
+    assert ROOT / "models" / "samplecnn.py" in files
+    for path in files:
+        for name, kind in imported(path):
+            if kind == "outside":
+                package = name.split(".")[0]
+                assert package in PUBLISHED_MAY_IMPORT | sys.stdlib_module_names, f"{path.name} imports {name}"
+            else:
+                assert name.split(".")[0] == "models", f"{path.name} imports {name}"
+                assert (ROOT / (name.replace(".", "/") + ".py")).parent == ROOT / "models", f"{path.name}: {name}"
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.splitlines() if (path := ROOT / name).is_file()]
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_file_of_the_four_folders(tmp_path: Path) -> None:
+    """A package that is missing from pyproject's list works in an editable install and fails for users."""
+    expected = set()
+    for path in tracked_files():
+        name = path.relative_to(ROOT)
+        target = tmp_path / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        inside = name.parts[0] in FOLDERS or (len(name.parts) == 1 and name.suffix == ".py")
+        if inside and name.suffix != ".pyc":
+            expected.add(f"groundbass/{name.as_posix()}")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(tmp_path / "source")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert not expected - held
+    assert not {name for name in held if name.startswith("tests/") or name.startswith("groundbass/tests/")}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`groundbass --help` must answer at once: the time goes into imports, so that is what is tested."""
+    code = "import sys, groundbass.cli as c; c.help_text(); print([m for m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for heavy in ("torch", "transformers", "numpy", "sklearn", "tyro"):
+        assert f"'{heavy}'" not in loaded
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_exists_and_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), "--help"])
+    assert stop.value.code in (0, None)
+    assert len(capsys.readouterr().out) > 150
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["quikstart"])
+    assert stop.value.code == 2
+    assert "`quickstart`" in capsys.readouterr().err
+
+
+def test_unknown_command_of_a_group_lists_the_group(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "scann"])
+    assert stop.value.code == 2
+    assert "`data scan`" in capsys.readouterr().err
+
+
+def test_doctor_finds_this_environment_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.doctor() == 0
+    printed = capsys.readouterr().out
+    assert "libsndfile" in printed
+    assert "decode FLAC" in printed
+
+
+def test_doctor_names_what_is_missing_and_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version", lambda package: None if package in ("soxr", "pretty_midi") else "1.0")
+    found = {finding.what: finding for finding in doctor.findings()}
+    assert found["soxr"].fatal
+    assert "pip install" in found["soxr"].cure
+    assert not found["pretty_midi"].fatal
+    assert "groundbass[synth]" in found["pretty_midi"].cure
+
+
+def test_benchmarks_are_found_without_importing_them() -> None:
+    assert {"augment", "loader"} <= set(benchmarks.available())
+
+
+def test_unknown_benchmark_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="augment"):
+        benchmarks.run_benchmarks(["augmnt"], as_json=False)
