@@ -1,0 +1,144 @@
+"""The model card of a published folder, written from what the run recorded: its recipe, its loss, its probes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import sys
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from .adapters import ModelEncoder
+from .encoder import weights_hash
+
+TEMPLATE = Path(__file__).parent / "card.md"
+
+
+def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> str:
+    """The model card: what it hears and answers, what the probes in RUN/probe say, how RUN/recipe.json trained it.
+
+    Args:
+        encoder: what is published.
+        run: the run's folder; what it lacks is said to be unknown.
+        license: of the weights.
+        name: what `from_pretrained` is to be given.
+    """
+    recipe = _json(run / "recipe.json") or {}
+    model = encoder.model
+    origin = (sys.modules[type(model).__module__].__doc__ or "").split("\n\n")
+    paper = [text for text in origin if "arXiv" in text or "Paper:" in text]
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        license=license,
+        family=type(model).__module__.rpartition(".")[2],
+        title=name.rpartition("/")[2],
+        name=name,
+        model_class=type(model).__name__,
+        parameters=f"{sum(weight.numel() for weight in model.parameters()):,}",
+        address=recipe.get("address") or "unknown recipe",
+        sample_rate=encoder.sample_rate,
+        samples=max(encoder.sample_rate * 5, math.ceil(encoder.sample_rate / encoder.frame_rate)),
+        layers=f"{encoder.layers} layer{'s' * (encoder.layers > 1)}",
+        dim=encoder.dim,
+        frame_rate=f"{encoder.frame_rate:.4g}",
+        probe=_probe_table(run / "probe", encoder),
+        training=_training(recipe, run / "loss.jsonl"),
+        paper=paper[0].strip() if paper else "",
+        version=recipe.get("versions", {}).get("groundbass", "unknown"),
+        year=datetime.date.today().year,
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's object, or None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
+    return value
+
+
+def _interval(score: Any) -> str:
+    """`0.71 [0.65, 0.77]`, or without interval, or a dash."""
+    if isinstance(score, (int, float)):
+        score = {"value": score}
+    if not isinstance(score, dict) or score.get("value") is None:
+        return "–"
+    text = f"{score['value']:.3f}"
+    return text if score.get("low") is None else f"{text} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
+    results = [result for path in sorted(folder.glob("*.json")) if (result := _json(path)) and "score" in result]
+    if not results:
+        return "It hasn't been probed. (`groundbass probe RUN TASK…` before `groundbass publish` fills in this table.)"
+    lines = [
+        "Frozen, with a linear head on the layer that was best on validation tracks; test tracks were used once. In "
+        "brackets: 95 % bootstrap intervals over tracks (artists, where known). *Random copy*: the same architecture, "
+        "untrained.",
+        "",
+        "| task | metric | score | random copy | gain over it (paired) | log-mel | constant | layer | test clips |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    current, stale, above, below = weights_hash(encoder), False, 0, 0
+    for result in results:
+        baselines = result.get("baselines", {})
+        random = baselines.get("random") or {}
+        gain = random.get("difference") or {}
+        above += gain.get("low") is not None and gain["low"] > 0
+        below += gain.get("high") is not None and gain["high"] < 0
+        old = result.get("weights_hash", current) != current
+        stale = stale or old
+        cells = [
+            f"{result.get('task')}{' †' if old else ''}",
+            " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key)),
+            _interval(result["score"]),
+            _interval(random),
+            _interval(gain),
+            _interval(baselines.get("log_mel")),
+            _interval(baselines.get("constant")),
+            str(result.get("layer", "–")),
+            str(result.get("counts", {}).get("test", "–")),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += [
+        "",
+        f"Against its random copy, outside the interval: better on {above} of {len(results)} tasks, worse on {below}.",
+    ]
+    if stale:
+        lines.append("\n† measured on other weights of this run (an earlier checkpoint), not on the published ones.")
+    return "\n".join(lines)
+
+
+def _training(recipe: dict[str, Any], losses: Path) -> str:
+    if not recipe:
+        return "No record of the run was found beside the encoder."
+    data, plan, git = recipe.get("manifest", {}), recipe.get("recipe", {}), recipe.get("git")
+    command = " ".join(
+        ["groundbass pretrain", str(recipe.get("address")), *recipe.get("overrides", []), "--data MANIFEST"]
+    )
+    facts = {
+        "data": f"{data.get('hours', 0):.2f} hours in {data.get('tracks')} tracks" if data else None,
+        "data hash": data.get("hash"),
+        "planned": f"{plan['steps']} steps of {plan.get('batch_size')} crops" if "steps" in plan else None,
+        "loss": _last_loss(losses),
+        "versions": ", ".join(f"{name} {version}" for name, version in recipe.get("versions", {}).items()),
+        "commit": git,
+    }
+    rows = [f"- {name}: {value}" for name, value in facts.items() if value]
+    return "\n".join([f"```\n{command}\n```", "", *rows])
+
+
+def _last_loss(path: Path) -> str | None:
+    """The last whole line of loss.jsonl, in words."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+            return f"{row['loss']:.4g} at step {row['step']}"
+        except (ValueError, KeyError, TypeError):  # a killed run may leave half a line
+            continue
+    return None

@@ -1,0 +1,208 @@
+"""Where encoders come from: a stranger's class, a folder, the Hub; and a sentence for every way they can be broken."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoFeatureExtractor, AutoModel
+from transformers.utils import logging as transformers_logging
+
+from .adapters import HuggingFaceEncoder, ModelEncoder
+from .mert_folder import load_mert_folder
+
+PUBLIC_MERT = "mert_model"
+PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
+
+
+def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
+    """An object of the class `class_name` in `file`."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}, from which the encoder {class_name!r} was to come.")
+    name = "_groundbass_stranger_" + hashlib.blake2b(str(file.resolve()).encode(), digest_size=6).hexdigest()
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not isinstance(getattr(module, class_name, None), type):
+        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == name]
+        raise ValueError(f"{file} has no class {class_name!r}; it has {', '.join(known) or 'no class at all'}.")
+    try:
+        encoder = getattr(module, class_name)()
+    except TypeError as error:
+        raise ValueError(f"{class_name} in {file} must be constructible without arguments: {error}.") from error
+    missing = [part for part in PARTS if not hasattr(encoder, part)]
+    if missing:
+        raise ValueError(f"{class_name} in {file} is no Encoder: it lacks {', '.join(missing)}.")
+    if hasattr(encoder, "to"):
+        encoder = encoder.to(device)
+    return encoder
+
+
+def find_folder(path: Path) -> Path:
+    """The folder itself, or the encoder that a run keeps."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / "encoder" / "config.json").is_file():
+        return path / "encoder"
+    if (path / "recipe.json").is_file():
+        raise FileNotFoundError(
+            f"the run {path} has no encoder yet: none is written before the first checkpoint; train it further, or "
+            "lower checkpoint_every."
+        )
+    raise FileNotFoundError(
+        f"{path} holds neither config.json nor encoder/config.json, so there is no encoder in it; give a run, or a "
+        "folder that groundbass publish or save_pretrained has written."
+    )
+
+
+def download(name: str) -> Path:
+    """The local copy of a model on the Hugging Face Hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise FileNotFoundError(
+            f"there is no folder {name}; give a run, a published folder, or a Hub name as org/name."
+        )
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.py", "*.txt"]))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.bin", "*.py", "*.txt"]))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {name} here, and no model of that name could be had from the Hugging Face Hub "
+            f"({type(error).__name__}); check the spelling, or the network."
+        ) from error
+    return folder
+
+
+def load_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype | None, *, trust: bool
+) -> ModelEncoder | HuggingFaceEncoder:
+    """The encoder in a folder with config.json and weights."""
+    config = _read_config(folder)
+    _check_files(folder)
+    if config.get("model_type") == PUBLIC_MERT:  # its own remote code doesn't load with today's transformers
+        return ModelEncoder(load_mert_folder(folder).to(device=device, dtype=dtype or torch.float32))
+    ours = _our_class(config)
+    if ours is None and "auto_map" in config and not trust:
+        raise ValueError(
+            f"the model {folder} from the Hub comes with its own Python code, which is not run unseen; download it "
+            "with `hf download`, read the code, and give the folder."
+        )
+    with quiet():
+        try:
+            model, report = (ours or AutoModel).from_pretrained(
+                str(folder),
+                dtype=dtype or torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                local_files_only=True,
+                **({} if ours else {"trust_remote_code": trust}),
+            )
+        except (ValueError, ImportError) as error:
+            raise ValueError(
+                f"{folder} (model type {config.get('model_type')!r}) could not be loaded by transformers: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
+    _check_report(folder, model, report, strict=ours is not None)
+    model = model.to(device)
+    if all(hasattr(model, part) for part in ("frame_rate", "dim", "layers", "valid_frames")):
+        return ModelEncoder(model)
+    return HuggingFaceEncoder(model, _extractor(folder, trust))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json, so nothing tells what model it is.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); the folder is damaged, write it again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__} instead of settings by name; write the folder again.")
+    return config
+
+
+def _check_files(folder: Path) -> None:
+    """Weights are there, and every safetensors file is whole."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not list(folder.glob("*.bin")):
+        raise FileNotFoundError(f"{folder} has a config.json but no weights (*.safetensors); was it copied completely?")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file} is truncated or damaged ({error}); copy or write it again.") from error
+
+
+def _our_class(config: dict[str, Any]) -> Any:
+    """Our own class for a config that one of our models wrote: the module's name is the address, as published."""
+    module_name, _, class_name = str(config.get("auto_map", {}).get("AutoModel", "")).rpartition(".")
+    if not module_name.isidentifier() or not (Path(__file__).parent / f"{module_name}.py").is_file():
+        return None
+    module = importlib.import_module(f".{module_name}", __package__)
+    found = getattr(module, class_name, None)
+    known = getattr(getattr(found, "config_class", None), "model_type", None)
+    return found if known == config.get("model_type") else None
+
+
+def _check_report(folder: Path, model: Any, report: dict[str, Any], *, strict: bool) -> None:
+    """Refuse weights that don't fit: a silent gap would be probed as if it had been trained.
+
+    Of foreign models, heads that the bare encoder doesn't have are dropped, and a mask embedding may be missing.
+    """
+    parts = {name for name, _ in model.named_children()}
+    unexpected = [str(key) for key in report["unexpected_keys"]]
+    missing = [str(key) for key in report["missing_keys"]]
+    if not strict:
+        prefix = f"{model.base_model_prefix}."
+        unexpected = [key for key in unexpected if key.removeprefix(prefix).split(".")[0] in parts]
+        missing = [key for key in missing if not key.endswith("masked_spec_embed")]
+    for what, keys in (("lacks", missing), ("has unexpected", unexpected)):
+        if keys:
+            shown = ", ".join(sorted(keys)[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise ValueError(f"{folder} {what} weights: {shown}; weights and config.json don't belong together.")
+    for key, found, wanted in report["mismatched_keys"]:
+        raise ValueError(
+            f"the weight {key} in {folder} has shape {list(found)}, but config.json asks for {list(wanted)}; weights "
+            "and config don't belong together."
+        )
+    broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"the weight {broken[0]} in {folder} holds NaN or infinity ({len(broken)} weights do).")
+
+
+def _extractor(folder: Path, trust: bool) -> Any:
+    """The model's feature extractor, or None where the folder has none."""
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return None
+    return AutoFeatureExtractor.from_pretrained(str(folder), trust_remote_code=trust, local_files_only=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' loading report and progress bar: what matters in them is raised as an error."""
+    verbosity = transformers_logging.get_verbosity()
+    bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,194 @@
+"""Residual quantiser of stacked log-mel frames: the Mel-RVQ tokenizer (after MuQ, Zhu et al. 2025), publishable.
+
+Four log-mel frames side by side are one encoder frame; a linear map takes them to a small space where codebook after
+codebook quantises what the ones before left over. Codebooks are float32 buffers that follow the data by exponential
+averages; `pretrain/objectives/tokenizer.py` trains them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+
+from .frontends import LogMel
+
+FLOOR = -40.0
+"""dB of mel power. A full-scale sine has about 54, 16-bit rounding -65: a file's word length shall be no label."""
+
+
+class MelQuantizerConfig(PretrainedConfig):
+    """Configuration of :class:`MelQuantizer`.
+
+    Args:
+        sample_rate: Hz.
+        hop: samples per encoder frame.
+        stack: log-mel frames per encoder frame; the mel hop is hop / stack.
+        mels: mel bins, 0 Hz to half the sample rate, HTK scale.
+        window: samples of the Hann window (and FFT).
+        latent: width of the quantised space.
+        codebooks: quantisers in the residual chain.
+        codebook_size: codes in each.
+
+    """
+
+    model_type = "groundbass_mel_quantizer"
+
+    def __init__(
+        self,
+        sample_rate: int = 24_000,
+        hop: int = 960,
+        stack: int = 4,
+        mels: int = 128,
+        window: int = 2048,
+        latent: int = 64,
+        codebooks: int = 8,
+        codebook_size: int = 1024,
+        **kwargs: Any,
+    ) -> None:
+        self.sample_rate, self.hop, self.stack, self.mels, self.window = sample_rate, hop, stack, mels, window
+        self.latent, self.codebooks, self.codebook_size = latent, codebooks, codebook_size
+        super().__init__(**kwargs)
+
+
+class StackedMel(nn.Module):
+    """Waveform → normalised log-mel frames in dB, `stack` of them side by side per encoder frame.
+
+    Frame k holds the mel frames centred on samples k × hop + j × hop / stack, j < stack; there are samples // hop.
+    Mean and deviation of each mel bin are buffers and travel with the weights.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, sample_rate: int, hop: int, stack: int = 4, mels: int = 128, window: int = 2048) -> None:
+        super().__init__()
+        if hop % stack:
+            raise ValueError(f"A frame of {hop} samples doesn't divide into {stack} mel frames: choose another stack.")
+        self.hop, self.stack = hop, stack
+        self.log_mel = LogMel(sample_rate, window, hop // stack, mels)
+        self.register_buffer("mean", torch.full((mels,), 6.768))  # MusicFM's of FMA, until they are measured
+        self.register_buffer("deviation", torch.full((mels,), 18.418))
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Compute normalised frames [batch, samples // hop, stack × mels] of [batch, samples] in [-1, 1], float32."""
+        whole = waveform[:, : waveform.shape[1] // self.hop * self.hop]
+        mel = (self.decibels(whole) - self.mean) / self.deviation
+        return mel.unflatten(1, (-1, self.stack)).flatten(2)
+
+    def decibels(self, waveform: Tensor) -> Tensor:
+        """Compute mel power [batch, samples × stack // hop, mels] in dB, no lower than the floor."""
+        mel: Tensor = self.log_mel(waveform)
+        return mel.clamp(min=FLOOR)
+
+    @torch.no_grad()
+    def measure(self, mel: Tensor) -> None:
+        """Take mean and deviation per bin from mel frames [frames, mels] in dB."""
+        self.mean.copy_(mel.mean(0))
+        self.deviation.copy_(mel.std(0).clamp(min=1.0))
+
+
+class ResidualQuantizer(nn.Module):
+    """Codebooks [codebooks, codes, dim] as float32 buffers, each quantising what the ones before left over."""
+
+    codebooks: Tensor
+
+    def __init__(self, codebooks: int, codes: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("codebooks", torch.randn(codebooks, codes, dim) / math.sqrt(dim))
+
+    @torch.no_grad()
+    def quantize(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantise latent [n, dim].
+
+        Returns codes int64 [n, codebooks], the sum of their codewords [n, dim], and residuals [codebooks, n, dim]:
+        residuals[k] is what codebook k saw.
+        """
+        residual = latent.float()
+        codes, residuals = [], []
+        for codewords in self.codebooks:
+            nearest = (codewords.square().sum(1) - 2 * residual @ codewords.T).argmin(1)
+            residuals.append(residual)
+            residual = residual - codewords[nearest]
+            codes.append(nearest)
+        return torch.stack(codes, 1), latent.float() - residual, torch.stack(residuals)
+
+
+class MelQuantizer(PreTrainedModel):
+    """Waveform → codes: stacked log-mel, a linear map, a residual quantiser; and a linear map back for training."""
+
+    config_class = MelQuantizerConfig
+    main_input_name = "input_values"
+
+    def __init__(self, config: MelQuantizerConfig) -> None:
+        super().__init__(config)
+        width = config.stack * config.mels
+        self.features = StackedMel(config.sample_rate, config.hop, config.stack, config.mels, config.window)
+        self.project = nn.Linear(width, config.latent)
+        self.quantizer = ResidualQuantizer(config.codebooks, config.codebook_size, config.latent)
+        self.reconstruct = nn.Linear(config.latent, width)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill the mel tables, which Hugging Face's loading leaves empty; layers keep their own initialisation."""
+        if isinstance(module, LogMel):
+            for name, table in module.tables().items():
+                init.copy_(getattr(module, name), table)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int(self.config.sample_rate)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second: sample_rate / hop."""
+        return float(self.config.sample_rate / self.config.hop)
+
+    @property
+    def dim(self) -> int:
+        """Width of a hidden state."""
+        return int(self.config.latent)
+
+    @property
+    def layers(self) -> int:
+        """Hidden states that the model offers: the quantised frames."""
+        return 1
+
+    def valid_frames(self, valid: Tensor) -> Tensor:
+        """Count the frames of valid samples, both int64 [batch]: valid // hop."""
+        return valid // int(self.config.hop)
+
+    @torch.no_grad()
+    def codes(self, waveform: Tensor) -> Tensor:
+        """Tokenise waveform [batch, samples] in [-1, 1]: int64 [batch, samples // hop, codebooks]."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            latent = self.project(self.features(waveform))
+            codes, _, _ = self.quantizer.quantize(latent.flatten(0, 1))
+            return codes.unflatten(0, latent.shape[:2])
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Quantise [batch, samples]: last_hidden_state [batch, samples // hop, latent]; padding is set to silence."""
+        sound = input_values if attention_mask is None else input_values * attention_mask.to(input_values.dtype)
+        with torch.autocast(sound.device.type, enabled=False):
+            latent = self.project(self.features(sound))
+            _, quantised, _ = self.quantizer.quantize(latent.flatten(0, 1))
+        hidden = quantised.view_as(latent).to(self.project.weight.dtype)
+        output = BaseModelOutput(last_hidden_state=hidden, hidden_states=(hidden,) if output_hidden_states else None)
+        return output if return_dict is not False else output.to_tuple()
+
+
+MelQuantizerConfig.register_for_auto_class()
+MelQuantizer.register_for_auto_class("AutoModel")
