@@ -1,0 +1,287 @@
+"""How fast `pretrain` is, each number against a reference measured in the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, TypedDict
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.audio import write
+from ..data.crops import Batch, Crops, loader
+from ..data.scan import scan_folder
+from ..models.mert import MertConfig
+from . import optim
+from .dryrun import random_batches
+from .mixture import Mixture, draw_segments, mix
+from .objective import draw_seeds
+from .objectives import masked
+from .objectives.masked import Masked
+from .recipe import Recipe
+from .targets.cqt import CQTSettings
+from .targets.rvq import RVQSettings
+
+PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+"""Dense bf16 FLOP/s by the vendor's data sheets."""
+
+
+class Row(TypedDict):
+    """One measurement: `ratio` is our speed over the reference's, None without a reference."""
+
+    what: str
+    value: float
+    unit: str
+    reference: str | None
+    ratio: float | None
+
+
+def mert() -> list[Row]:
+    """A step of masked pretraining and its parts: `mert_tiny` on a CPU, `mert_95m` with Mel-RVQ + CQT on a GPU.
+
+    Rows: seconds of audio per second of the full step; seconds per step of data wait, targets, front end, transformer,
+    backward and optimiser; utilisation (GPU: analytic FLOPs over the vendor's dense bf16 peak); peak memory; and
+    `noise_mixture` (against a loop over items), `attention` (against softmax written out), `targets` (a step without
+    targets over a step with them: its ratio is the share of the step that isn't targets).
+    """
+    bench = _Bench(_recipe())
+    step = bench.seconds(bench.step)
+    audio = bench.batch.waveform.numel() / bench.recipe.crops.sample_rate
+    rows = [_row("step", audio / step, "s of audio/s"), _row("step_seconds", step, "s")]
+    rows += [_row(f"part_{name}", value, "s") for name, value in bench.parts().items()]
+    if bench.device.type == "cuda":
+        rows += _utilisation(bench, step)
+    rows.append(_row("peak_memory", _peak_memory(bench.device), "GiB"))
+    rows.append(_mixture_row(bench))
+    rows.append(_attention_row(bench, step))
+    without = bench.without_targets()
+    rows.append(
+        _row("targets", without / step, "step without / step with", "the same step without targets", without / step)
+    )
+    return rows
+
+
+def _recipe() -> Recipe:
+    """The recipe that is measured; full size on a GPU, with the targets that need no download."""
+    if not torch.cuda.is_available():
+        return dataclasses.replace(masked.mert_tiny(), batch_size=8)
+    recipe = masked.mert_95m()
+    objective = dataclasses.replace(
+        recipe.objective,
+        codec=dataclasses.replace(recipe.objective.codec, weight=0.0),
+        rvq=RVQSettings(weight=1.0, stack=2),
+        cqt=CQTSettings(weight=1.0),
+        encoder=dataclasses.replace(recipe.objective.encoder, attention_dropout=0.1),
+    )
+    return dataclasses.replace(recipe, objective=objective, batch_size=64, micro_batch=64)
+
+
+class _Bench:
+    """A recipe's objective, optimiser and one batch on the device, and clocks for them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(0)
+        self.objective: Masked = recipe.objective.build().train().to(self.device)
+        self.objective.logs = False
+        self.objective.place(self.device)
+        self.optimiser = optim.build(recipe.optim, self.objective)
+        self.batch = _batch(recipe).to(self.device)
+
+    def seconds(self, work: Callable[[], Any], rounds: int = 5) -> float:
+        """Median seconds of `work` after a warm-up, the device waited for."""
+        work()
+        took = []
+        for _ in range(rounds):
+            self._wait()
+            began = time.perf_counter()
+            work()
+            self._wait()
+            took.append(time.perf_counter() - began)
+        return median(took)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The recipe's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def forward(self) -> Tensor:
+        """One loss."""
+        with self.autocast():
+            return self.objective(self.batch, 0).value
+
+    def step(self) -> None:
+        """Forward, backward, optimiser."""
+        self.forward().backward()
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def parts(self) -> dict[str, float]:
+        """Seconds of a step's parts, each measured alone."""
+        clean = self.batch.waveform.flatten(0, 1)
+        frames = self.objective.encoder.frames(clean.shape[1])
+        valid_frames = torch.full((len(clean),), frames, device=self.device)
+        with self.autocast():
+            features, _ = self.objective.encoder.extract(clean)
+
+            def targets() -> Any:
+                return self.objective._compute_targets(self.batch, clean, frames, valid_frames)
+
+            found = {"data_wait": self._data_wait(), "targets": self.seconds(targets)}
+            found["front_end"] = self.seconds(lambda: self.objective.encoder.extract(clean))
+            found["transformer"] = self.seconds(lambda: self.objective.encoder.encode(features))
+        forward = self.seconds(self.forward)
+        both = self.seconds(lambda: self.forward().backward())
+        found["backward"] = max(0.0, both - forward)
+
+        def optimise() -> None:
+            self.optimiser.step()
+
+        self.forward().backward()
+        found["optimiser"] = self.seconds(optimise)
+        self.optimiser.zero_grad()
+        return found
+
+    def _data_wait(self) -> float:
+        """Seconds that a step waits for its batch, when the loader has had a step's time to work ahead."""
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(16):
+                noise = np.random.default_rng(number).standard_normal(8 * self.recipe.crops.sample_rate)
+                write(Path(folder) / f"{number}.flac", (0.1 * noise).clip(-1, 1), self.recipe.crops.sample_rate)
+            manifest, _ = scan_folder(folder, workers=1, progress=False)
+            batches = loader(Crops(manifest, self.recipe.crops, 0), self._micro_batch(), workers=2)
+            waits = []
+            for _ in range(6):
+                began = time.perf_counter()
+                next(batches)
+                waits.append(time.perf_counter() - began)
+                self.step()
+                self._wait()
+            getattr(batches, "close", lambda: None)()
+            return median(waits[1:])
+
+    def _micro_batch(self) -> int:
+        return self.recipe.micro_batch or self.recipe.batch_size
+
+    def without_targets(self) -> float:
+        """Seconds of a step whose targets are there already."""
+        clean = self.batch.waveform.flatten(0, 1)
+        frames = self.objective.encoder.frames(clean.shape[1])
+        valid_frames = torch.full((len(clean),), frames, device=self.device)
+        known = self.objective._compute_targets(self.batch, clean, frames, valid_frames)
+        with patch.object(self.objective, "_compute_targets", lambda *_: known):
+            return self.seconds(self.step)
+
+
+def _batch(recipe: Recipe) -> Batch:
+    """Noise in the recipe's shapes."""
+
+    class Names:
+        """Stands for a manifest: keys only."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, _: int) -> Any:
+            return type("Name", (), {"key": "noise"})()
+
+    return next(random_batches(recipe, Names()))  # type: ignore[arg-type]
+
+
+def _row(what: str, value: float, unit: str, reference: str | None = None, ratio: float | None = None) -> Row:
+    return {"what": what, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
+
+
+def _peak_memory(device: torch.device) -> float:
+    """GiB: of the device, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def flops(config: MertConfig, samples: int) -> float:
+    """Multiply-adds × 2 of one clip's forward pass through the encoder, convolutions included."""
+    frames, dim = config.frames(samples), config.hidden_size
+    total, length, inputs = 0.0, samples, 1
+    if config.frontend == "conv":
+        for outputs, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+            length = (length - kernel) // stride + 1
+            total += 2.0 * length * inputs * outputs * kernel
+            inputs = outputs
+    else:
+        for divisor, inputs in ((2, 1), (4, config.mel_channels)):
+            cells = frames * 4 // divisor * (config.mel_bins // divisor)
+            total += 2.0 * cells * inputs * config.mel_channels * 9
+    total += 2.0 * frames * config.feature_dim * dim
+    if config.positions == "conv":
+        total += 2.0 * frames * dim * (dim // config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+    block = 4 * dim * dim + 2 * dim * config.intermediate_size + 2 * frames * dim
+    return total + 2.0 * frames * block * config.num_hidden_layers
+
+
+def _utilisation(bench: _Bench, step: float) -> list[Row]:
+    """Analytic FLOPs of forward and backward (3 × forward) over the step's seconds and the device's peak."""
+    name = torch.cuda.get_device_name()
+    peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
+    samples = bench.recipe.crops.crop_samples
+    rate = 3 * flops(bench.objective.encoder.config, samples) * len(bench.batch.waveform) / step
+    rows = [_row("flops", rate / 1e12, "TFLOP/s")]
+    return rows if peak is None else [*rows, _row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]
+
+
+def _mixture_row(bench: _Bench) -> Row:
+    """The vectorised mixture against the published way, a loop over items and segments."""
+    waveform = bench.batch.waveform.flatten(0, 1)
+    seeds = draw_seeds(0, torch.arange(len(waveform), device=bench.device), 0)
+    settings = Mixture()
+
+    def loop() -> Tensor:
+        valid = torch.full((len(waveform),), waveform.shape[1], device=bench.device)
+        segments = draw_segments(seeds, valid, settings)
+        mixed = waveform.clone()
+        for item in range(len(waveform)):
+            others = torch.cat([waveform[:item], waveform[item + 1 :]]).flatten()
+            for number in range(settings.segments[1]):
+                length = int(segments.length[item, number])
+                source, target = int(segments.source[item, number]), int(segments.target[item, number])
+                mixed[item, target : target + length] += others[source : source + length]
+        return mixed
+
+    ours, theirs = bench.seconds(lambda: mix(waveform, seeds)), bench.seconds(loop)
+    return _row("noise_mixture", ours, "s", "a loop over items and segments", theirs / ours)
+
+
+def _attention_row(bench: _Bench, step: float) -> Row:
+    """The full step with scaled_dot_product_attention against the step with softmax(QK)V written out."""
+    with _naive_attention():
+        naive = bench.seconds(bench.step)
+    return _row("attention", step, "s per step", "softmax attention written out", naive / step)
+
+
+@contextlib.contextmanager
+def _naive_attention() -> Iterator[None]:
+    def naive(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+    ) -> Tensor:
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        return torch.dropout(scores.softmax(-1), dropout_p, True) @ value
+
+    with patch("torch.nn.functional.scaled_dot_product_attention", naive):
+        yield

@@ -1,0 +1,154 @@
+"""`groundbass pretrain ADDRESS --data MANIFEST --run RUN [overrides]`, and the same by `accelerate launch`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from . import distributed
+from .objective import Objective
+from .recipe import Recipe, addresses, find
+from .train import STOPPED, train
+
+USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--root ROOT] [--steps N] [--optim.lr 2e-4] …
+       groundbass pretrain --from RUN/recipe.json --run NEW [--data MANIFEST]
+       groundbass pretrain ADDRESS --dry-run
+       groundbass pretrain ADDRESS --help      every field of the recipe
+       groundbass pretrain --list              every recipe
+
+Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
+On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
+
+PLACES = ("--data", "--run", "--root", "--dry-run")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Pretrain a recipe on a manifest. The same --run folder goes on where it stopped."""
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """what is learned"""
+    data: Path | None = None
+    """a manifest (Parquet), or a folder of audio, which is scanned into RUN/manifest.parquet first"""
+    run: Path | None = None
+    """the run's folder; one that holds this run already goes on"""
+    root: Path | None = None
+    """where the manifest's paths begin, if the audio has moved"""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """print what would be trained (parameters, hours, steps) and stop"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended the run after its checkpoint.
+
+    Raises ValueError or OSError with a sentence for the user; tyro exits with 2 on unknown or malformed overrides.
+    """
+    if "--list" in argv:
+        return _list()
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    argv = _repeated(argv) if argv[0] == "--from" else argv
+    address, words = argv[0], argv[1:]
+    if address.startswith("-"):
+        raise ValueError(f"The recipe's address comes first, before {address}; `groundbass pretrain --list` shows all.")
+    options = tyro.cli(
+        Options, args=words, default=Options(find(address)), prog=f"groundbass pretrain {address}"
+    )  # fmt: skip
+    if options.dry_run:
+        print(_plan(address, options.recipe))
+        return 0
+    if options.data is None or options.run is None:
+        missing = "--data MANIFEST" if options.data is None else "--run RUN"
+        raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
+    manifest = _manifest(options.data, options.run)
+    steps = train(
+        options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
+    )  # fmt: skip
+    if steps < options.recipe.steps:
+        return STOPPED
+    if distributed.rank() == 0:
+        print(
+            f"Done: {steps} steps. Encoder: {options.run / 'encoder'}; losses: {options.run / 'loss.jsonl'}.\n"
+            f"Next: groundbass probe {shlex.quote(str(options.run))} synth:MANIFEST   (or folder:PATH --label COLUMN)"
+        )
+    return 0
+
+
+def _list() -> int:
+    known = addresses()
+    width = max((len(address) for address in known), default=0)
+    for address, first_line in known.items():
+        print(f"{address:{width}}  {first_line}")
+    return 0
+
+
+def _repeated(argv: list[str]) -> list[str]:
+    """`--from RECIPE.JSON words` -> the address, its overrides, its manifest, and then the words (which win)."""
+    if len(argv) < 2:
+        raise ValueError("--from needs a file: groundbass pretrain --from RUN/recipe.json --run NEW.")
+    path = Path(argv[1])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not record.get("address"):
+        raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
+    return [record["address"], *record["overrides"], "--data", record["manifest"]["path"], *argv[2:]]
+
+
+def _overrides(words: list[str]) -> Iterator[str]:
+    """The words that change the recipe, without places: what `--from` gives again."""
+    skip = False
+    for word in words:
+        option = word.partition("=")[0].replace("_", "-")
+        if skip:
+            skip = False
+        elif option in PLACES:
+            skip = "=" not in word and option != "--dry-run"
+        else:
+            yield word
+
+
+def _manifest(data: Path, run: Path) -> Path:
+    """The manifest; a folder is scanned into the run first, once."""
+    if not data.is_dir():
+        return data
+    found = run / "manifest.parquet"
+    distributed.join()
+    with distributed.main_first():
+        if not found.exists():
+            from ..data.scan import scan
+
+            run.mkdir(parents=True, exist_ok=True)
+            with redirect_stdout(sys.stderr):
+                scan(data, found)
+    return found
+
+
+def _plan(address: str, recipe: Recipe) -> str:
+    """Parameters, counted on the meta device (nothing is allocated), and the numbers derived from the recipe."""
+    with torch.device("meta"):
+        objective: Objective = recipe.objective.build()
+    encoder = sum(parameter.numel() for parameter in objective.encoder.parameters())
+    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    rest = sum(parameter.numel() for parameter in objective.parameters()) - encoder
+    lines = {
+        "encoder": f"{encoder:,} parameters",
+        "heads and the rest": f"{rest:,} parameters",
+        "trained": f"{trained:,} parameters",
+        "crop": f"{recipe.crop_seconds:.3f} s × {recipe.crops.views} view(s) at {recipe.crops.sample_rate} Hz",
+        "step": f"{recipe.batch_size} crops = {recipe.seconds_per_step:.1f} s of audio",
+        "run": f"{recipe.steps:,} steps = {recipe.total_hours:,.1f} h of audio",
+        "optimiser": f"{recipe.optim.name}, lr {recipe.optim.lr:g}, {recipe.optim.warmup_steps} warm-up steps, "
+        f"{recipe.optim.decay} after",
+        "precision": recipe.precision,
+    }
+    width = max(map(len, lines))
+    return "\n".join([address, *(f"  {name:{width}}  {value}" for name, value in lines.items())])

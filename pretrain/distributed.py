@@ -1,0 +1,168 @@
+"""What must be exact over ranks: gathered embeddings, summed statistics, synchronised batch norm.
+
+Every function is the identity (or the local result) where there is one process, so objectives need no second path.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+COLLECTIVE_MINUTES = 30
+"""A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
+
+
+def join() -> PartialState:
+    """Join the other processes that `accelerate launch` or `torchrun` started: NCCL on GPUs, gloo on CPUs."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    limit = {"timeout": timedelta(minutes=COLLECTIVE_MINUTES)}
+    if several and cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
+    return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
+
+
+def main_first() -> AbstractContextManager[None]:
+    """Let rank 0 go through a `with` block first, then the others."""
+    block: AbstractContextManager[None] = PartialState().main_process_first()
+    return block
+
+
+def ranks() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of the own process, 0 the first."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """[batch, …] on each rank (all alike in shape) -> [ranks · batch, …] on all, in the order of the ranks.
+
+    The gradient is full: a rank's part gets the sum of what *all* ranks' losses say about it. SimCLR's GatherLayer
+    returned only the own loss's part, and so did its descendants (Spijkervet/SimCLR issues 30 and 37).
+    """
+    if ranks() == 1:
+        return tensor
+    gathered: Tensor = _Gather.apply(tensor)
+    return gathered
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over ranks, on all of them; the gradient is summed over ranks too, as each rank's loss used the sum."""
+    if ranks() == 1:
+        return tensor
+    total: Tensor = _AllReduceSum.apply(tensor)
+    return total
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(ranks())]
+        dist.all_gather(parts, tensor.contiguous())
+        ctx.batch = len(tensor)
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # reduce_scatter would send less, but gloo has none
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.batch : (rank() + 1) * ctx.batch]
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the joint batch of all ranks, on any device and backend; torch's own refuses CPU ranks.
+
+    Equal to `nn.BatchNorm` on the concatenated batch, in output, gradients and running statistics. Without it a rank's
+    own statistics let a contrastive objective tell positives (same rank) from negatives (other ranks).
+    Two small collectives per call: the variance is taken around the joint mean, which stays exact where E[x²] − E[x]²
+    cancels.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"Batch norm needs [batch, channels, …], but got the shape {tuple(input.shape)}.")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[batch, channels, …] -> the same shape; evaluation mode is torch's."""
+        if not self.training or ranks() == 1:
+            return super().forward(input)
+        x = input.float()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = all_reduce_sum(torch.cat([x.sum(axes), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
+        centred = x - mean.view(shape)
+        variance = all_reduce_sum(centred.square().sum(axes)) / total
+        self._follow(mean.detach(), variance.detach(), total)
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, total: Tensor) -> None:
+        """Move the running statistics, with the unbiased variance as torch does."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_((variance * total / (total - 1)).to(self.running_var.dtype), momentum)
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """Replace every batch norm under `module` by one over all ranks, keeping its parameters, buffers and names.
+
+    On CUDA it is torch's own (fused kernels), elsewhere :class:`SyncBatchNorm`.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SyncBatchNorm):
+            setattr(module, name, _synchronised(child))
+        else:
+            synchronise_batch_norm(child)
+    return module
+
+
+def _synchronised(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    on_cuda = any(tensor.is_cuda for tensor in (*norm.parameters(), *norm.buffers()))
+    if on_cuda:
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        return converted
+    ours = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    ours.train(norm.training)
+    for name, parameter in norm.named_parameters(recurse=False):
+        setattr(ours, name, parameter)
+    for name, buffer in norm.named_buffers(recurse=False):
+        setattr(ours, name, buffer)
+    return ours

@@ -1,0 +1,93 @@
+"""In-batch noise mixture (MERT): other items' sound is added to an item's input; its targets stay clean.
+
+Published parameters: half of the items, one to three segments each, every segment's length uniform (12,000 to 24,000
+samples at 24 kHz for 95M, to 36,000 for 330M), cut at a random place of the concatenation of the other items (it may
+straddle two), added at a random place with gain 1 and no clipping. The released code loops over items; here everything
+is one gather and one add on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .masking import uniform
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Settings of the in-batch noise mixture."""
+
+    probability: float = 0.5
+    """Chance that an item is mixed; 0 turns the mixture off."""
+    segments: tuple[int, int] = (1, 3)
+    """Fewest and most segments per mixed item, inclusive."""
+    lengths: tuple[int, int] = (12_000, 24_000)
+    """Shortest and longest segment in samples, inclusive."""
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("segments", self.segments), ("lengths", self.lengths)):
+            if not 1 <= low <= high:
+                raise ValueError(f"mixture.{name} is ({low}, {high}): the first has to be at least 1 and no larger.")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where sound is taken from and put to; all int64 [batch, segments]. A length of 0 means no segment."""
+
+    source: Tensor
+    """First sample in the concatenation of the other items' valid parts."""
+    target: Tensor
+    """First sample in the item."""
+    length: Tensor
+
+
+def draw_segments(seeds: Tensor, valid: Tensor, settings: Mixture) -> Segments:
+    """Draw each item's segments from its own seed; seeds, valid (samples): int64 [batch]."""
+    most = settings.segments[1]
+    u = uniform(seeds, 2 + 3 * most)
+    low, high = settings.segments
+    count = low + (u[:, 1] * (high - low + 1)).long()
+    shortest, longest = settings.lengths
+    length = shortest + (u[:, 2 : 2 + most] * (longest - shortest + 1)).long()
+    others = valid.sum() - valid
+    length = torch.minimum(length, torch.minimum(valid, others)[:, None])
+    used = (u[:, :1] < settings.probability) & (torch.arange(most, device=seeds.device) < count[:, None])
+    length = torch.where(used, length, 0)
+    source = (u[:, 2 + most : 2 + 2 * most] * (others[:, None] - length + 1)).long()
+    target = (u[:, 2 + 2 * most :] * (valid[:, None] - length + 1)).long()
+    return Segments(source, target, length)
+
+
+def mix(waveform: Tensor, seeds: Tensor, valid: Tensor | None = None, settings: Mixture | None = None) -> Tensor:
+    """Return the mixed waveform [batch, samples]; the input stays untouched.
+
+    waveform: [batch, samples] in [-1, 1] (the result may exceed it, as published); seeds: int64 [batch]; valid: int64
+    [batch] samples that are sound (None: all). Sound is taken from and put into valid parts only. One item alone has
+    nobody to borrow from and stays clean.
+    """
+    settings = settings or Mixture()
+    batch, samples = waveform.shape
+    if batch < 2 or settings.probability <= 0:
+        return waveform
+    whole = torch.full((batch,), samples, dtype=torch.int64, device=waveform.device)
+    valid = whole if valid is None else valid
+    drawn = draw_segments(seeds, valid, settings)
+    item, number = drawn.length.nonzero(as_tuple=True)  # the segments that there are
+    length, source = drawn.length[item, number, None], drawn.source[item, number, None]
+    target = drawn.target[item, number, None]
+    offset = torch.arange(min(settings.lengths[1], samples), device=waveform.device)
+    inside = offset < length
+    ends = valid.cumsum(0)
+    begins = ends - valid
+    place = source + offset
+    place = place + torch.where(place >= begins[item, None], valid[item, None], 0)  # skip the item itself
+    owner = torch.searchsorted(ends, place, right=True).clamp(max=batch - 1)
+    flat = place - begins[owner] + owner * samples  # from the packed place to the padded one
+    sound = torch.where(inside, waveform.reshape(-1)[flat.clamp(max=batch * samples - 1)], 0.0)
+    to = item[:, None] * samples + (target + offset).clamp(max=samples - 1)
+    added = torch.zeros_like(waveform).flatten().scatter_add_(0, to.flatten(), sound.flatten())
+    return waveform + settings.gain * added.view_as(waveform)

@@ -1,0 +1,122 @@
+"""The contract of what trains: an `Objective` is an `nn.Module` whose `forward(batch, step)` returns a `Loss`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..data.crops import Batch
+    from ..data.track import Manifest
+
+
+class TrainingStopped(ValueError):
+    """Going on would waste the machine: labels carry no information, the loss is no number. The sentence says which."""
+
+
+@dataclass
+class Loss:
+    """What one forward pass says.
+
+    value: [] the mean over everything that was predicted in this micro-batch on this rank, with gradient, float32.
+    weight: [] how many things (masked frames, pairs) stand behind that mean. The trainer combines micro-batches and
+        ranks as sum(value · weight) / sum(weight), so that any division of a batch gives the same gradient. A
+        micro-batch with nothing to predict has value 0 (attached to the graph) and weight 0.
+    metrics: detached scalars to log; they are combined by the same weights.
+    """
+
+    value: Tensor
+    weight: Tensor
+    metrics: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Something to learn. Subclasses set `encoder` and write `forward`; the rest has defaults.
+
+    Parameters and buffers are state: optimised (where they require gradients), saved and restored. A frozen teacher is
+    no state: keep it in a plain tuple attribute (`self._teacher = (model,)`), where `nn.Module` doesn't see it, and
+    move it in `place`. An EMA teacher or a codebook is state: buffers, or parameters with `requires_grad=False`.
+
+    Random draws are functions of `self.seed`, the step and `batch.index` (:func:`draw_seeds`), so that the number of
+    ranks and an interruption change nothing. What draws from torch's global generator (dropout) is seeded by the
+    trainer before each micro-batch.
+    """
+
+    encoder: PreTrainedModel  # what gets published
+    seed: int = 0  # the run's seed; the trainer sets it
+    logs: bool = True  # whether this step's metrics will be written; the trainer sets it, costly ones may follow it
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """One micro-batch of this rank at `step` (0 is the first) -> its loss."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(batch, step)")
+
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Make what must exist before training (a tokenizer, say) under `run`. Called once after `build`, on all ranks.
+
+        To train something, call `train` with a run folder under `run`: all ranks take part. What one process should
+        write goes under `with distributed.main_first():`, so that the others find it done and load it. The same run
+        folder is prepared again when it resumes: what is there already is loaded.
+        """
+
+    def place(self, device: torch.device) -> None:
+        """Move what is no state (frozen teachers) to `device`. Called once, after `prepare`."""
+
+    def after_step(self, step: int) -> None:
+        """Follow the weights after the optimiser's step (EMA teachers, codebooks); no gradient is recorded.
+
+        Every rank must do the same here: torch's generator is seeded alike on all of them.
+        """
+
+    def compile_encoder(self) -> None:
+        """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
+        self.encoder.compile()
+
+    def provenance(self) -> dict[str, Any]:
+        """What else decides the result and belongs into `recipe.json`: hashes of teachers, say. JSON-able."""
+        return {}
+
+    @property
+    def leaves_unused(self) -> bool:
+        """True where a step may leave a trainable parameter without gradient (layer drop): DDP then looks for it."""
+        return float(getattr(self.encoder.config, "layerdrop", 0.0) or 0.0) > 0
+
+
+def draw_seeds(seed: int, index: Tensor, stream: int) -> Tensor:
+    """One seed per example, a function of the run's seed, the example and what it is for.
+
+    index: [batch] int64, the global example index (`batch.index`).
+    stream: which draw this is (the view, say): other streams give independent seeds.
+    Returns [batch] int64, not negative. The mixing is splitmix64's finaliser (Steele, Lea, Flood 2014).
+    """
+    state = index.to(torch.int64) * -7046029254386353131 + _mix(seed * 1000003 + stream)
+    state = (state ^ _shift(state, 30)) * -4658895280553007687
+    state = (state ^ _shift(state, 27)) * -7723592293110705685
+    return (state ^ _shift(state, 31)) & 0x7FFFFFFFFFFFFFFF
+
+
+def draw_seed(seed: int, *numbers: int) -> int:
+    """One non-negative 63-bit seed from the run's seed and any numbers (step, micro-batch, rank, …)."""
+    state = _mix(seed)
+    for number in numbers:
+        state = _mix(state ^ _mix(number))
+    return state & 0x7FFFFFFFFFFFFFFF
+
+
+def _shift(state: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's is arithmetic."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(number: int) -> int:
+    """splitmix64 of a Python integer, as a signed 64-bit one."""
+    state = (number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+    state ^= state >> 31
+    return state - (1 << 64) if state >> 63 else state

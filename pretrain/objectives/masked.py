@@ -1,0 +1,536 @@
+"""Masked acoustic modelling: hide spans of frames, predict what frozen teachers say about them.
+
+MERT (Li et al. 2023, arXiv:2306.00107): a HuBERT-like encoder hears a clip with masked spans, half of the time with
+other clips mixed in, and predicts codec codes and constant-Q magnitudes of the clean sound at the masked frames.
+BEST-RQ, MusicFM and OMAR-RQ differ in parts only: random-projection codes, a mel front end at 25 Hz, longer crops,
+rotary positions, noise in place of masked sound. So both families are one module, `Masked`, and their recipes below.
+
+    groundbass pretrain masked.mert_tiny --data MANIFEST --run RUN
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...data.crops import CropConfig
+from ...models.mert import MertConfig, MertModel
+from ...models.transformer import time_mask
+from ..masking import Masking, noise_fill
+from ..mixture import Mixture, mix
+from ..objective import Loss, Objective, draw_seeds
+from ..recipe import Optim, Recipe
+from ..targets.codec import CodecSettings
+from ..targets.codes import CodeHeadSettings
+from ..targets.cqt import CQTSettings
+from ..targets.kmeans import KMeansSettings
+from ..targets.random_projection import RandomProjectionSettings
+from ..targets.rvq import RVQSettings
+from ..targets.target import FrameGrid, Metrics, Target
+
+if TYPE_CHECKING:
+    from ...data.crops import Batch
+    from ...data.track import Manifest
+
+MASK, MIX, FILL = 101, 102, 103  # streams of draws
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """The encoder, by `MertConfig`'s names; the defaults are MERT-v1-95M."""
+
+    sample_rate: int = 24_000
+    """Hz."""
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    norm_first: bool = False
+    """Pre-LN blocks (330M) instead of post-LN (95M)."""
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    feat_proj_dropout: float = 0.1
+    layerdrop: float = 0.05
+    feature_grad_mult: float = 0.1
+    """Factor on the gradient that reaches the front end."""
+    frontend: Literal["conv", "mel"] = "conv"
+    """conv: wav2vec 2.0's convolutions, 75 Hz; mel: log-mel and 2-D convolutions, 25 Hz."""
+    conv_dim: tuple[int, ...] = (512,) * 7
+    """Channels of the convolutions."""
+    mel_channels: int = 64
+    """Channels of the 2-D convolutions."""
+    mel_bins: int = 128
+    n_fft: int = 2048
+    """Samples of the mel spectrum's window."""
+    mel_high: float | None = None
+    """Hz of the highest mel filter; None: half the sample rate."""
+    positions: Literal["conv", "rotary"] = "conv"
+    num_conv_pos_embeddings: int = 128
+    num_conv_pos_embedding_groups: int = 16
+    do_normalize: bool = False
+    """Make each clip zero-mean and unit-variance (MERT was trained without)."""
+    gradient_checkpointing: bool = False
+    """Recompute blocks and front end in the backward pass: less memory, about a third more time."""
+
+    def config(self) -> MertConfig:
+        """Make the model's configuration."""
+        values = dataclasses.asdict(self)
+        values.pop("gradient_checkpointing")
+        return MertConfig(**values)
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """What is masked, what is predicted, how much each prediction counts. A target of weight 0 isn't built."""
+
+    encoder: EncoderShape = field(default_factory=EncoderShape)
+    masking: Masking = field(default_factory=Masking)
+    mixture: Mixture = field(default_factory=Mixture)
+    feature_penalty: float = 10.0
+    """Weight of the mean square of the convolutions' output; a mel front end has none."""
+    cqt: CQTSettings = field(default_factory=CQTSettings)
+    rvq: RVQSettings = field(default_factory=RVQSettings)
+    codec: CodecSettings = field(default_factory=CodecSettings)
+    kmeans: KMeansSettings = field(default_factory=KMeansSettings)
+    random_projection: RandomProjectionSettings = field(default_factory=RandomProjectionSettings)
+    unmasked_weight: float = 0.0
+    """What a frame that isn't masked counts in the targets' losses, against 1 for a masked one; 0 as published."""
+    share_every: int = 50
+    """Steps between measurements of each target's share of the gradient."""
+
+    @property
+    def grid(self) -> FrameGrid:
+        """The encoder's frames: sample rate and hop_samples."""
+        config = self.encoder.config()
+        return FrameGrid(config.sample_rate, config.hop_samples)
+
+    def frames(self, samples: int) -> int:
+        """Tokens of a crop: the front end's frames (120,000 samples give 374 at 75 Hz, 125 at 25 Hz)."""
+        return self.encoder.config().frames(samples)
+
+    def build(self) -> Masked:
+        """Build the objective."""
+        return Masked(self)
+
+
+def tokens(recipe: Recipe) -> int:
+    """Frames that a masked run hears: steps · batch_size · views · frames(crop_samples)."""
+    return recipe.steps * recipe.batch_size * recipe.crops.views * recipe.objective.frames(recipe.crops.crop_samples)
+
+
+class Masked(Objective):
+    """Predict the targets of masked frames.
+
+    The loss is the sum over targets of weight × loss (cross entropy summed over codebooks, or mean square error, each
+    averaged over the masked frames; `unmasked_weight` adds the others), plus the penalty on the front end's output. Its
+    weight is the number of masked frames.
+    """
+
+    encoder: MertModel
+
+    def __init__(self, config: MaskedConfig) -> None:
+        super().__init__()
+        self.config = config
+        settings: list[Any] = [config.rvq, config.codec, config.kmeans, config.random_projection, config.cqt]
+        chosen = [entry for entry in settings if entry.weight > 0]
+        if not chosen:
+            raise ValueError(
+                "Nothing is predicted: all targets have weight 0; set one of rvq.weight, codec.weight, kmeans.weight, "
+                "random_projection.weight or cqt.weight."
+            )
+        width = config.encoder.hidden_size
+        # random teachers draw from seeds of their own, before the weights are drawn
+        self.targets = nn.ModuleList(entry.build(config.grid, width) for entry in chosen)
+        self.encoder = MertModel(config.encoder.config())
+        if config.encoder.gradient_checkpointing:
+            self.encoder.gradient_checkpointing_enable()
+        if config.masking.fill == "noise":
+            self.encoder.masked_spec_embed.requires_grad_(False)  # nothing would use it
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """Mask, hear, predict.
+
+        Raises:
+            ValueError: the audio has another sample rate, or crops are shorter than a mask span.
+
+        """
+        self._check_rate(batch)
+        clean, valid, index = _by_view(batch)
+        frames = self.encoder.frames(clean.shape[1])
+        valid_frames = self.encoder.valid_frames(valid).clamp(max=frames)
+        mask = self.config.masking.draw(valid_frames, frames, draw_seeds(self.seed, index, MASK))
+        wanted = self._compute_targets(batch, clean, frames, valid_frames)
+
+        heard = clean
+        if self.training:
+            heard = mix(clean, draw_seeds(self.seed, index, MIX), valid, self.config.mixture)
+        masked_in_model: Tensor | None = mask
+        if self.config.masking.fill == "noise":
+            heard = noise_fill(heard, mask, self.config.grid.hop, draw_seeds(self.seed, index, FILL))
+            masked_in_model = None
+        padded = bool((valid < clean.shape[1]).any())
+        attention_mask = time_mask(valid, clean.shape[1]) if padded else None
+        features, frame_mask = self.encoder.extract(heard, attention_mask)
+        output = self.encoder.encode(features, frame_mask, mask_time_indices=masked_in_model)
+        assert output.last_hidden_state is not None
+        hidden = output.last_hidden_state[mask]
+
+        value, metrics = self._predict(hidden, [target[mask] for target in wanted], step)
+        if self.config.unmasked_weight > 0:
+            open_ears = time_mask(valid_frames, frames) & ~mask
+            value = value + self._predict_unmasked(output.last_hidden_state, wanted, open_ears, mask.sum())
+        if self.config.feature_penalty > 0 and self.config.encoder.frontend == "conv":
+            penalty = _mean_square(features, frame_mask)
+            value = value + self.config.feature_penalty * penalty
+            metrics["feature_penalty"] = penalty.detach()
+        weight = mask.sum()
+        metrics["coverage"] = weight / valid_frames.sum().clamp(min=1)
+        return Loss(value, weight, metrics)
+
+    def _check_rate(self, batch: Batch) -> None:
+        expected = self.config.encoder.sample_rate
+        if batch.sample_rate != expected:
+            raise ValueError(
+                f"The crops have {batch.sample_rate} Hz, the encoder expects {expected} Hz: "
+                "set crops.sample_rate and objective.encoder.sample_rate to the same."
+            )
+
+    def _targets(self) -> list[Target]:
+        return list(self.targets)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _compute_targets(self, batch: Batch, clean: Tensor, frames: int, valid_frames: Tensor) -> list[Tensor]:
+        """Each target's [batch, frames, …] of the clean sound, trimmed to the encoder's frames, never resampled."""
+        starts = batch.starts.flatten()
+        keys = [key for key in batch.keys for _ in range(batch.waveform.shape[1])]
+        inside = time_mask(valid_frames, frames)
+        found = []
+        for target in self._targets():
+            wanted = target.targets(clean, starts, keys)
+            if wanted.shape[1] < frames:
+                raise ValueError(
+                    f"The target {target.name!r} has {wanted.shape[1]} frames for a crop, the encoder {frames}: "
+                    "they have to count time alike (same hop)."
+                )
+            wanted = wanted[:, :frames]
+            if self.training:
+                target.observe(wanted[inside])
+            found.append(wanted)
+        return found
+
+    def _predict(self, hidden: Tensor, wanted: list[Tensor], step: int) -> tuple[Tensor, Metrics]:
+        """The weighted sum of the targets' losses for hidden [n, dim], and metrics."""
+        terms: dict[str, Tensor] = {}
+        metrics: Metrics = {}
+        for target, truth in zip(self._targets(), wanted, strict=True):
+            loss, found = target.loss(hidden, truth)
+            terms[target.name] = target.weight * loss
+            metrics |= found
+        if self.logs and (step + 1) % self.config.share_every == 0 and hidden.requires_grad:
+            metrics |= gradient_shares(terms, hidden)
+        return torch.stack(list(terms.values())).sum(), metrics
+
+    def _predict_unmasked(self, hidden: Tensor, wanted: list[Tensor], heard: Tensor, masked: Tensor) -> Tensor:
+        """The same losses where the sound is heard, over the number of masked frames: batches combine exactly."""
+        pairs = zip(self._targets(), wanted, strict=True)
+        means = [target.weight * target.loss(hidden[heard], truth[heard])[0] for target, truth in pairs]
+        share = heard.sum() / masked.clamp(min=1)
+        return self.config.unmasked_weight * share * torch.stack(means).sum()
+
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Let targets fit or load what they need, in the run folder."""
+        for target in self._targets():
+            target.prepare(manifest, run)
+
+    def place(self, device: torch.device) -> None:
+        """Move frozen teachers."""
+        for target in self._targets():
+            target.place(device)
+
+    def after_step(self, step: int) -> None:
+        """Raise TrainingStopped where a target's labels carry no information."""
+        for target in self._targets():
+            target.follow(step)
+
+    def compile_encoder(self) -> None:
+        """Compile the front end and the blocks, which `extract` and `encode` call."""
+        self.encoder.feature_extractor.compile()
+        for block in self.encoder.encoder.layers:
+            block.compile()
+
+    @property
+    def leaves_unused(self) -> bool:
+        """False: a dropped block is computed and gets a gradient of 0."""
+        return False
+
+    def provenance(self) -> dict[str, Any]:
+        """Hashes of the teachers."""
+        return {key: value for target in self._targets() for key, value in target.provenance().items()}
+
+
+def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Fold views into the batch: waveform [batch · views, samples], valid and index int64 [batch · views]."""
+    views = batch.waveform.shape[1]
+    index = batch.index[:, None] * views + torch.arange(views, device=batch.index.device)
+    return batch.waveform.flatten(0, 1), batch.valid.flatten(), index.flatten()
+
+
+def _mean_square(features: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """Mean square of the front end's output [batch, frames, channels] over valid frames, in float32."""
+    square = features.float().square()
+    if frame_mask is None:
+        return square.mean()
+    return (square * frame_mask[..., None]).sum() / (frame_mask.sum().clamp(min=1) * features.shape[-1])
+
+
+def gradient_shares(terms: dict[str, Tensor], hidden: Tensor) -> Metrics:
+    """Each term's share of the gradient: its norm with respect to hidden [n, dim], over the sum of all norms.
+
+    A term whose share is near 0 teaches nothing, however large its value is. The penalty on the front end's output
+    isn't among them: it doesn't pass through the hidden states.
+    """
+    norms = {
+        name: torch.autograd.grad(term, hidden, retain_graph=True)[0].detach().float().norm()
+        for name, term in terms.items()
+    }
+    total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
+    return {f"{name}/gradient_share": norm / total for name, norm in norms.items()}
+
+
+_PUBLISHED_MASK = Masking(kind="fairseq", coverage=0.8, span=5)
+_LARGE = EncoderShape(
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    norm_first=True,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    feat_proj_dropout=0.0,
+    layerdrop=0.0,
+    feature_grad_mult=1.0,
+)
+
+
+def mert_95m() -> Recipe:
+    """MERT-v1-95M: EnCodec codes and CQT, 5-second crops, 1,024 crops (1.42 hours of audio) per step.
+
+    groundbass pretrain masked.mert_95m --data MANIFEST --run RUN · published: 64 GPUs,
+    400,000 steps, 20,000 hours of music. The published 2.0 M samples per GPU hold 16 crops of 120,000: the micro-batch.
+    """
+    return Recipe(
+        objective=MaskedConfig(masking=_PUBLISHED_MASK, codec=CodecSettings(weight=1.0)),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=320, min_seconds=3.0),
+        optim=_published_optim(lr=5e-4, clip=10.0),
+        steps=400_000,
+        batch_size=1024,
+        micro_batch=16,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )
+
+
+def mert_330m() -> Recipe:
+    """MERT-v1-330M: pre-LN, 5.12-second crops, 3,584 crops (5.10 hours of audio) per step.
+
+    groundbass pretrain masked.mert_330m --data MANIFEST --run RUN · published: 64 GPUs with 8 micro-batches of 0.9 M
+    samples (7 crops of 122,880), 400,000 steps, 160,000 hours of music.
+    """
+    return Recipe(
+        objective=MaskedConfig(
+            encoder=_LARGE,
+            masking=_PUBLISHED_MASK,
+            mixture=Mixture(lengths=(12_000, 36_000)),
+            codec=CodecSettings(weight=1.0, head=CodeHeadSettings(dim=128)),
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=122_880, align=320, min_seconds=3.0),
+        optim=_published_optim(lr=1.5e-3, clip=1.0),
+        steps=400_000,
+        batch_size=3584,
+        micro_batch=7,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )
+
+
+def _published_optim(lr: float, clip: float) -> Optim:
+    """Return fairseq's Adam (decoupled weight decay), 32,000 steps of warm-up and a straight line to 0."""
+    return Optim(
+        name="adamw",
+        lr=lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        weight_decay=0.01,
+        warmup_steps=32_000,
+        decay="linear",
+        clip=clip,
+        fused=True,
+    )
+
+
+_TINY_CODES = CodeHeadSettings(dim=32, labels="normal", least_entropy=2.0)
+
+
+def mert_small() -> Recipe:
+    """MERT's front end at 75 Hz with 8 blocks of 512, Mel-RVQ codes and log CQT: 32 M parameters, no download.
+
+    groundbass pretrain masked.mert_small --data MANIFEST --run RUN · one GPU · hours
+    """
+    shape = EncoderShape(
+        hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048, layerdrop=0.0
+    )
+    rvq = RVQSettings(weight=1.0, stack=2, steps=2000, head=CodeHeadSettings(labels="normal"))
+    return Recipe(
+        objective=MaskedConfig(encoder=shape, rvq=rvq, cqt=CQTSettings(weight=1.0, scale="standard")),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=320),
+        optim=Optim(lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=2000, decay="linear",
+                    clip=10.0, fused=True),
+        steps=50_000,
+        batch_size=64,
+        precision="bf16",
+        log_every=50,
+        workers=8,
+    )  # fmt: skip
+
+
+def mert_tiny() -> Recipe:
+    """MERT for two CPU cores: a mel front end at 25 Hz in place of the convolutions, which are too slow for a CPU.
+
+    Four pre-LN blocks of 192, Mel-RVQ codes (4 × 256, trained into the run first) and standardised log CQT.
+
+    groundbass pretrain masked.mert_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    shape = EncoderShape(
+        hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, norm_first=True,
+        hidden_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, feature_grad_mult=1.0,
+        frontend="mel", mel_channels=16, mel_bins=192, n_fft=4096, mel_high=8000.0, num_conv_pos_embeddings=32,
+    )  # fmt: skip
+    rvq = RVQSettings(
+        weight=1.0, codebooks=4, codebook_size=256, window=4096, steps=10, batch_size=16, head=_TINY_CODES
+    )
+    return Recipe(
+        objective=MaskedConfig(
+            encoder=shape, rvq=rvq, cqt=CQTSettings(weight=16.0, scale="standard"), unmasked_weight=0.5
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
+        optim=Optim(
+            lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
+        ),
+        steps=400,
+        batch_size=16,
+        log_every=10,
+        checkpoint_every=200,
+    )
+
+
+def mert_debug() -> Recipe:
+    """MERT's own parts in miniature: convolutions at 75 Hz, two blocks of 32, Mel-RVQ codes and raw CQT.
+
+    groundbass pretrain masked.mert_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = EncoderShape(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, hidden_dropout=0.0,
+        attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, conv_dim=(16,) * 7, num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    return _debug(MaskedConfig(encoder=shape, rvq=_DEBUG_RVQ, mixture=Mixture(lengths=(1200, 2400))), hop=320)
+
+
+_DEBUG_CODES = CodeHeadSettings(dim=8, labels="normal", least_entropy=1.0)
+_DEBUG_RVQ = RVQSettings(
+    weight=1.0, stack=1, mels=40, window=1024, latent=8, codebooks=2, codebook_size=16, steps=4, batch_size=4,
+    workers=0, head=_DEBUG_CODES,
+)  # fmt: skip
+
+
+def _debug(config: MaskedConfig, hop: int) -> Recipe:
+    return Recipe(
+        objective=config,
+        crops=CropConfig(sample_rate=24_000, crop_samples=24_000, align=hop),
+        optim=Optim(lr=1e-3, warmup_steps=2, clip=10.0),
+        steps=10,
+        batch_size=4,
+        log_every=1,
+        checkpoint_every=5,
+        workers=0,
+        trackers=(),
+    )
+
+
+_MUSICFM_MASK = Masking(kind="cells", coverage=0.6, span=10, fill="noise")
+_NO_MIXTURE = Mixture(probability=0.0)
+_NO_CQT = CQTSettings(weight=0.0)
+
+
+def bestrq_base() -> Recipe:
+    """BEST-RQ on music, after MusicFM and OMAR-RQ: random-projection codes, 25 Hz, 30-second crops, rotary positions.
+
+    12 pre-LN blocks of 768 (their conformers are plain transformers here), four codebooks of 8192 × 16, cells of 400 ms
+    masked with probability 0.6 by noise N(0, 0.1) in the waveform.
+
+    groundbass pretrain masked.bestrq_base --data MANIFEST --run RUN · 8 GPUs · days
+    """
+    shape = EncoderShape(
+        norm_first=True, layerdrop=0.0, feature_grad_mult=1.0, frontend="mel", positions="rotary",
+        hidden_dropout=0.1, attention_dropout=0.0, feat_proj_dropout=0.0,
+    )  # fmt: skip
+    return Recipe(
+        objective=MaskedConfig(
+            encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT,
+            random_projection=RandomProjectionSettings(weight=1.0),
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=720_000, align=960, min_seconds=5.0),
+        optim=Optim(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=30_000, decay="cosine", clip=1.0,
+                    fused=True),
+        steps=400_000,
+        batch_size=256,
+        micro_batch=32,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )  # fmt: skip
+
+
+def bestrq_tiny() -> Recipe:
+    """BEST-RQ for two CPU cores: `mert_tiny`'s size, four codebooks of 256, 10-second crops, rotary positions.
+
+    groundbass pretrain masked.bestrq_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    tiny = mert_tiny()
+    shape = dataclasses.replace(tiny.objective.encoder, positions="rotary")
+    config = MaskedConfig(
+        encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT,
+        random_projection=RandomProjectionSettings(weight=1.0, codebook_size=256, head=_TINY_CODES),
+    )  # fmt: skip
+    crops = dataclasses.replace(tiny.crops, crop_samples=240_000)
+    return dataclasses.replace(tiny, objective=config, crops=crops, batch_size=16)
+
+
+def bestrq_debug() -> Recipe:
+    """BEST-RQ in miniature: mel front end, two blocks of 32, two codebooks of 16.
+
+    groundbass pretrain masked.bestrq_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = EncoderShape(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, norm_first=True,
+        hidden_dropout=0.0, attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, feature_grad_mult=1.0,
+        frontend="mel", mel_channels=4, positions="rotary",
+    )  # fmt: skip
+    codes = RandomProjectionSettings(
+        weight=1.0, codebooks=2, codebook_size=16, mels=40, window=1024, crops=8, head=_DEBUG_CODES
+    )
+    masking = dataclasses.replace(_MUSICFM_MASK, span=5)
+    config = MaskedConfig(
+        encoder=shape, masking=masking, mixture=_NO_MIXTURE, cqt=_NO_CQT, random_projection=codes
+    )  # fmt: skip
+    return _debug(config, hop=960)

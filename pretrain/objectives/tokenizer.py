@@ -1,0 +1,263 @@
+"""Tokenizers that give masked prediction its codes. `mel_rvq`: a residual quantiser of stacked log-mel frames.
+
+After MuQ (Zhu et al. 2025), whose Mel-RVQ replaces a neural codec as teacher: light, fast, without a download. Before
+the first step the linear map becomes the principal axes of some frames and the codebooks their k-means centres,
+residual by residual; then the maps follow the gradient of reconstruction + commitment (straight through), and the
+codebooks exponential averages of what they were chosen for, summed over ranks. Codewords that nobody chooses are moved
+onto current residuals.
+
+    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · about 2 minutes
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from ...data.crops import CropConfig, Crops, loader
+from ...models.quantizers import MelQuantizer, MelQuantizerConfig, StackedMel
+from ...models.transformer import time_mask
+from ..distributed import all_reduce_sum, ranks
+from ..objective import Loss, Objective, draw_seed
+from ..recipe import Optim, Recipe
+from ..targets.codes import LabelCounts
+from ..targets.target import Metrics
+
+if TYPE_CHECKING:
+    from ...data.crops import Batch
+    from ...data.track import Manifest
+
+
+@dataclass(frozen=True)
+class MelRVQConfig:
+    """Settings of the Mel-RVQ tokenizer."""
+
+    sample_rate: int = 24_000
+    """Hz."""
+    hop: int = 960
+    """Samples per code: the encoder's frame (960 at 24 kHz is 25 Hz)."""
+    stack: int = 4
+    """Log-mel frames per code."""
+    mels: int = 128
+    window: int = 2048
+    """Samples of the mel spectrum's window."""
+    latent: int = 64
+    """Width of the quantised space."""
+    codebooks: int = 8
+    codebook_size: int = 1024
+    decay: float = 0.99
+    """Share of a codebook's averages that a step keeps."""
+    commitment: float = 0.25
+    """Weight of the distance between a latent frame and its codewords' sum."""
+    revive_every: int = 20
+    """Steps between looks for codewords that nobody chooses."""
+    first_crops: int = 64
+    """Crops that the principal axes and the first codebooks are computed from."""
+
+    def build(self) -> MelRVQ:
+        """Build the objective, with random codebooks until `prepare`."""
+        return MelRVQ(self)
+
+
+class MelRVQ(Objective):
+    """Learn to reconstruct stacked log-mel frames from a chain of codes."""
+
+    usage: Tensor
+    sums: Tensor
+    encoder: MelQuantizer
+
+    def __init__(self, config: MelRVQConfig) -> None:
+        super().__init__()
+        self.config = config
+        fields = ("sample_rate", "hop", "stack", "mels", "window", "latent", "codebooks", "codebook_size")
+        self.encoder = MelQuantizer(MelQuantizerConfig(**{name: getattr(config, name) for name in fields}))
+        books, codes, _ = self.encoder.quantizer.codebooks.shape
+        self.register_buffer("usage", torch.ones(books, codes))
+        self.register_buffer("sums", self.encoder.quantizer.codebooks.clone())
+        self.counts = LabelCounts((codes,) * books, window=100, least_entropy=2.0, name="mel_rvq")
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """Reconstruct the valid frames; the mean is over frames and mel bins."""
+        waveform = batch.waveform.flatten(0, 1)
+        with torch.autocast(waveform.device.type, enabled=False):
+            frames = self._valid_frames(waveform, batch.valid.flatten())
+            latent = self.encoder.project(frames)
+            codes, quantised, residuals = self.encoder.quantizer.quantize(latent)
+            rebuilt = self.encoder.reconstruct(latent + (quantised - latent).detach())
+            reconstruction = functional.mse_loss(rebuilt, frames)
+            commitment = functional.mse_loss(latent, quantised)
+        if self.training:
+            self._note(codes, residuals)
+            self.counts.observe(codes)
+        metrics: Metrics = {"reconstruction": reconstruction.detach(), "commitment": commitment.detach()}
+        value = reconstruction + self.config.commitment * commitment
+        return Loss(value, torch.tensor(float(len(frames)), device=value.device), metrics | self.counts.statistics())
+
+    def _valid_frames(self, waveform: Tensor, valid: Tensor) -> Tensor:
+        """Normalised stacked frames [n, stack × mels] of the valid samples."""
+        with torch.no_grad():
+            frames = self.encoder.features(waveform)
+            found: Tensor = frames[time_mask(self.encoder.valid_frames(valid), frames.shape[1])]
+            return found
+
+    @torch.no_grad()
+    def _note(self, codes: Tensor, residuals: Tensor) -> None:
+        """Keep a micro-batch's statistics until the step: uses, sums and some residuals for revival."""
+        books, size, _ = self.sums.shape
+        flat = (codes.T + torch.arange(books, device=codes.device)[:, None] * size).flatten()
+        uses = torch.bincount(flat, minlength=books * size).float().view(books, size)
+        sums = torch.zeros_like(self.sums).flatten(0, 1).index_add_(0, flat, residuals.flatten(0, 1)).view_as(self.sums)
+        self._pending.append((uses, sums, residuals[:, : 4 * size]))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the codebooks' averages, revive unused codewords, judge the labels."""
+        if not self._pending:
+            return
+        uses = torch.stack([entry[0] for entry in self._pending]).sum(0)
+        sums = torch.stack([entry[1] for entry in self._pending]).sum(0)
+        residuals = self._pending[-1][2]
+        self._pending = []
+        uses, sums = all_reduce_sum(uses), all_reduce_sum(sums)
+        decay = self.config.decay
+        self.usage.mul_(decay).add_(uses, alpha=1 - decay)
+        self.sums.mul_(decay).add_(sums, alpha=1 - decay)
+        codebooks = self.encoder.quantizer.codebooks
+        codebooks.copy_(self.sums / self.usage.clamp(min=1e-4)[..., None])
+        if (step + 1) % self.config.revive_every == 0:
+            self._revive(residuals, step)
+        self.counts.follow(step)
+
+    def _revive(self, residuals: Tensor, step: int) -> None:
+        """Put codewords chosen under a tenth as often as the average onto random residuals [codebooks, n, latent]."""
+        size = self.sums.shape[1]
+        draw = torch.Generator().manual_seed(draw_seed(self.seed, step))
+        pick = torch.randint(residuals.shape[1], (size,), generator=draw)
+        fresh = residuals[:, pick.to(residuals.device)]
+        if ranks() > 1:  # all ranks take the first one's, or codebooks would drift apart
+            fresh = fresh.contiguous()
+            dist.broadcast(fresh, 0)
+        usual = self.usage.mean(1, keepdim=True)
+        dead = self.usage < 0.1 * usual
+        self.usage.copy_(torch.where(dead, usual, self.usage))
+        self.sums.copy_(torch.where(dead[..., None], fresh * usual[..., None], self.sums))
+        self.encoder.quantizer.codebooks.copy_(self.sums / self.usage[..., None])
+
+    @torch.no_grad()
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Measure the mel bins, lay the linear maps along principal axes and the codebooks into the data.
+
+        Every rank computes the same from the same crops; on resume the checkpoint's state replaces it.
+        """
+        batch = first_crops(manifest, self.config.sample_rate, self.config.first_crops, self.seed)
+        self.encoder.features.measure(valid_mel(self.encoder.features, batch))
+        frames = self._valid_frames(batch.waveform.flatten(0, 1), batch.valid.flatten())
+        if len(frames) < 2:
+            raise ValueError("The first crops hold no two whole frames of sound: is the manifest's audio too short?")
+        _lay_principal_axes(self.encoder, frames)
+        residual = self.encoder.project(frames)
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, 1))
+        for book, codewords in enumerate(self.encoder.quantizer.codebooks):
+            centres, nearest = k_means(residual, len(codewords), generator)
+            codewords.copy_(centres)
+            self.usage[book] = torch.bincount(nearest, minlength=len(codewords)).float().clamp(min=1e-2)
+            residual = residual - centres[nearest]
+        self.usage.mul_(self.usage.shape[1] / self.usage.sum(1, keepdim=True))
+        self.sums.copy_(self.encoder.quantizer.codebooks * self.usage[..., None])
+
+
+def _lay_principal_axes(model: MelQuantizer, frames: Tensor) -> None:
+    """Set `project` to the leading principal axes of frames [n, width], and `reconstruct` to the way back."""
+    mean = frames.mean(0)
+    centred = (frames - mean).double()
+    _, axes = torch.linalg.eigh(centred.T @ centred / len(frames))
+    axes = axes.flip(1)[:, : model.config.latent].float()
+    axes = axes * torch.where(axes.sum(0) < 0, -1.0, 1.0)  # the sign is free: fix it
+    model.project.weight.copy_(axes.T)
+    model.project.bias.copy_(-mean @ axes)
+    model.reconstruct.weight.copy_(axes)
+    model.reconstruct.bias.copy_(mean)
+
+
+def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm on points [n, dim]: centres [count, dim] and each point's centre int64 [n].
+
+    Centres start on random points (with repetition where there are fewer points than centres); one that loses all its
+    points moves onto a random point.
+    """
+    start = torch.randperm(len(points), generator=generator)
+    centres = points[start[torch.arange(count) % len(points)]].clone()
+    for _ in range(rounds):
+        nearest = (centres.square().sum(1) - 2 * points @ centres.T).argmin(1)
+        uses = torch.bincount(nearest, minlength=count).to(points.dtype)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        fresh = points[torch.randint(len(points), (count,), generator=generator)]
+        centres = torch.where((uses > 0)[:, None], sums / uses.clamp(min=1)[:, None], fresh)
+    return centres, (centres.square().sum(1) - 2 * points @ centres.T).argmin(1)
+
+
+def first_crops(manifest: Manifest, sample_rate: int, count: int, seed: int) -> Batch:
+    """Read five-second crops to measure on: the first batch of a run of that seed."""
+    crops = Crops(manifest, CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
+    return next(loader(crops, count, workers=0))
+
+
+def valid_mel(features: StackedMel, batch: Batch) -> Tensor:
+    """Mel frames [n, mels] in dB of a batch's valid samples."""
+    mel: Tensor = features.decibels(batch.waveform.flatten(0, 1))
+    hop = features.hop // features.stack
+    return mel[time_mask(batch.valid.flatten() // hop, mel.shape[1])]
+
+
+def mel_rvq() -> Recipe:
+    """Mel-RVQ, 8 × 1024 at 25 Hz as MuQ's: 4,000 steps.
+
+    groundbass pretrain tokenizer.mel_rvq --data MANIFEST --run RUN · one GPU · well under an hour (MuQ: about an hour)
+    """
+    return Recipe(
+        objective=MelRVQConfig(),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000),
+        optim=Optim(name="adamw", lr=1e-3, warmup_steps=100, decay="cosine"),
+        steps=4000,
+        batch_size=64,
+    )
+
+
+def mel_rvq_tiny() -> Recipe:
+    """Mel-RVQ, 8 × 256 at 25 Hz, what `masked.mert_tiny` trains into its run.
+
+    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN · 2 CPU cores · about 2 minutes
+    """
+    return Recipe(
+        objective=MelRVQConfig(codebook_size=256),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000),
+        optim=Optim(name="adamw", lr=1e-3, warmup_steps=20, decay="cosine"),
+        steps=200,
+        batch_size=32,
+        log_every=5,
+    )
+
+
+def mel_rvq_debug() -> Recipe:
+    """Mel-RVQ, 2 × 16 codes, 10 steps: seconds.
+
+    groundbass pretrain tokenizer.mel_rvq_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    config = MelRVQConfig(mels=40, window=1024, latent=8, codebooks=2, codebook_size=16, first_crops=8)
+    return Recipe(
+        objective=config,
+        crops=CropConfig(sample_rate=24_000, crop_samples=48_000),
+        optim=Optim(name="adamw", lr=1e-3),
+        steps=10,
+        batch_size=4,
+        log_every=1,
+        checkpoint_every=10,
+        workers=0,
+    )

@@ -1,0 +1,39 @@
+"""The optimiser from the recipe, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .recipe import Optim
+
+
+def build(optim: Optim, objective: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over everything that requires a gradient; vectors and scalars (biases, norms) never decay."""
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("The objective has no parameter that requires a gradient, so there is nothing to train.")
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
+    groups = [group for group in groups if group["params"]]
+    return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused or None)
+
+
+def schedule(optim: Optim, step: int, steps: int) -> float:
+    """The learning rate of step `step` (0 is the first) in a run of `steps`.
+
+    Warm-up: lr · (step + 1) / warmup_steps. After it, with p the share of the way from warmup_steps to decay_steps (the
+    run's end unless given): constant lr; linear lr · (1 − p); cosine lr · (1 + cos πp) / 2.
+    """
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.decay == "constant":
+        return optim.lr
+    end = optim.decay_steps or steps
+    way = min(max((step - optim.warmup_steps) / max(end - optim.warmup_steps, 1), 0.0), 1.0)
+    return optim.lr * (1.0 - way if optim.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * way)))

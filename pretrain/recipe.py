@@ -1,0 +1,188 @@
+"""A recipe is plain data: everything that decides what a run learns. Its address is a file and a function.
+
+`contrastive.clmr_tiny` is the function `clmr_tiny` in `pretrain/objectives/contrastive.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.crops import CropConfig
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimiser and its learning rate over time."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    """adam adds weight decay to the gradient, adamw takes it from the weights"""
+    lr: float = 3e-4
+    """the highest learning rate"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """decay of the running mean and of the running mean square"""
+    eps: float = 1e-8
+    """added to the root of the mean square"""
+    weight_decay: float = 0.0
+    """per step and learning rate; biases, norms and other vectors are left alone"""
+    warmup_steps: int = 0
+    """steps from 0 to lr, in a straight line"""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """the way from lr at the end of the warm-up to 0 at decay_steps"""
+    decay_steps: int | None = None
+    """the step where the decay ends; None: the run's last (a longer run then decays later)"""
+    clip: float | None = None
+    """highest norm of the whole gradient; None: not clipped"""
+    fused: bool = False
+    """torch's fused kernel: faster on a GPU, equal to rounding"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run learns."""
+
+    objective: Any
+    """what is learned: a frozen dataclass with build() -> Objective"""
+    crops: CropConfig
+    """what is heard"""
+    optim: Optim = field(default_factory=Optim)
+    """how the weights move"""
+    steps: int = 1000
+    """steps of the optimiser"""
+    batch_size: int = 32
+    """crops per step, all ranks and micro-batches together"""
+    micro_batch: int | None = None
+    """crops per forward pass on one rank; None: the rank's whole share"""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """of the arithmetic; weights and optimiser stay float32"""
+    compile: bool = False
+    """torch.compile the encoder"""
+    seed: int = 0
+    """of weights, crops, augmentation, masks and dropout"""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """when a loss or gradient is no number: stop the run, or skip the step and say so"""
+    log_every: int = 10
+    """steps between lines of loss.jsonl"""
+    checkpoint_every: int = 1000
+    """steps between checkpoints; one is always written at the end"""
+    keep_last: int = 2
+    """checkpoints that are kept"""
+    workers: int = 2
+    """loader processes per rank"""
+    max_bad_share: float = 0.01
+    """share of crops that may fail to read before the run stops"""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """names of Accelerate's trackers (tensorboard, wandb, …); loss.jsonl is always written"""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't train, in a sentence."""
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if not (self.optim.lr >= 0 and math.isfinite(self.optim.lr)):
+            raise ValueError(f"optim.lr is {self.optim.lr}, but a learning rate is a finite number of at least 0.")
+
+    @property
+    def crop_seconds(self) -> float:
+        """Length of a crop: crop_samples / sample_rate."""
+        return self.crops.crop_samples / self.crops.sample_rate
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Audio that a step hears: batch_size · views · crop_seconds."""
+        return self.batch_size * self.crops.views * self.crop_seconds
+
+    @property
+    def total_hours(self) -> float:
+        """Audio that the run hears, repetitions counted: steps · seconds_per_step / 3600."""
+        return self.steps * self.seconds_per_step / 3600
+
+    def rank_batch(self, ranks: int = 1) -> int:
+        """Crops per step on one rank: batch_size / ranks."""
+        if self.batch_size % ranks:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which {ranks} ranks can't share evenly; take a multiple of {ranks}."
+            )
+        return self.batch_size // ranks
+
+    def micro(self, ranks: int = 1) -> int:
+        """Crops per forward pass on one rank: micro_batch, or the rank's whole share."""
+        return self.micro_batch or self.rank_batch(ranks)
+
+    def accumulation(self, ranks: int = 1) -> int:
+        """Micro-batches per step on one rank: batch_size / (ranks · micro_batch)."""
+        share = self.rank_batch(ranks)
+        micro = self.micro(ranks)
+        if micro < 1 or share % micro:
+            raise ValueError(
+                f"A rank's share of the batch is {share} crops ({self.batch_size} / {ranks} ranks), which is no "
+                f"multiple of micro_batch = {micro}; choose a micro_batch that divides {share}."
+            )
+        return share // micro
+
+
+FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep_last", "workers", "trackers", "max_bad_share"})
+"""What may differ when a run folder goes on: how long, how it is logged, where it runs."""
+
+
+def find(address: str) -> Recipe:
+    """The recipe at `address`, e.g. ``contrastive.clmr_tiny``.
+
+    Raises ValueError, naming the nearest addresses, where there is none.
+    """
+    known = addresses()
+    if address not in known:
+        near = difflib.get_close_matches(address, known, n=3, cutoff=0.3) or list(known)[:3]
+        raise ValueError(
+            f"There is no recipe {address!r}. Nearest: {', '.join(near)}. `groundbass pretrain --list` shows all."
+        )
+    file, _, name = address.rpartition(".")
+    module = importlib.import_module(f"{__package__}.objectives.{file}")
+    recipe: Recipe = getattr(module, name)()
+    return recipe
+
+
+def addresses() -> dict[str, str]:
+    """Every recipe's address and the first line of its docstring, read from the sources without importing them."""
+    found: dict[str, str] = {}
+    for file in sorted((Path(__file__).parent / "objectives").glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and _is_recipe(node):
+                found[f"{file.stem}.{node.name}"] = (ast.get_docstring(node) or "").partition("\n")[0]
+    return found
+
+
+def _is_recipe(node: ast.FunctionDef) -> bool:
+    takes_nothing = not (node.args.args or node.args.kwonlyargs or node.args.vararg or node.args.kwarg)
+    returns_recipe = isinstance(node.returns, ast.Name) and node.returns.id == "Recipe"
+    return takes_nothing and returns_recipe and not node.name.startswith("_")
+
+
+def resolved(value: Any) -> Any:
+    """A recipe (or any part) as plain JSON data; a dataclass tells its class under ``kind``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {item.name: resolved(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {str(key): resolved(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [resolved(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two resolved recipes differ, e.g. ``optim.lr: 0.0003 there, 0.001 here``; free fields are left out."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [name for name in {**old, **new} if path or name not in FREE]
+        return [
+            line
+            for name in names
+            for line in differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
+        ]
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]

@@ -1,0 +1,370 @@
+"""Codes of a neural codec (EnCodec in MERT-v1; DAC): computed on the fly by a frozen model, or read from a store.
+
+`groundbass data codes MANIFEST OUT --codec NAME` fills the store. A crop's codes are found by its track's key and its
+start, which has to be a multiple of the codec's hop (`crops.align`). Codes on the fly know no sound outside the crop,
+so they differ from stored ones near the crop's edges: with EnCodec's causal convolutions and LSTM at the left edge
+mainly. The test's small random EnCodec agrees in over 98 % of the first codebook's codes from 25 frames inwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, DacModel, EncodecModel
+
+from ...data import audio
+from ...data.track import Manifest, Track
+from .codes import CodeHead, CodeHeadSettings
+from .target import FrameGrid, Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONTEXT_SECONDS = 2.0
+"""Sound on both sides of a chunk that is encoded with it and dropped, so that chunks join without a seam."""
+CHUNK_SECONDS = 30.0
+TRACKS_PER_PART = 64
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """The codec target of a recipe."""
+
+    weight: float = 0.0
+    """Weight of the summed cross entropy; 0 turns the target off."""
+    name: str = "facebook/encodec_24khz"
+    """Hub name or folder of an EnCodec or DAC model in Transformers' form."""
+    codebooks: int = 8
+    codebook_size: int = 1024
+    store: str | None = None
+    """Folder that `groundbass data codes` filled; None: codes on the fly."""
+    head: CodeHeadSettings = field(default_factory=CodeHeadSettings)
+
+    def build(self, grid: FrameGrid, dim: int) -> CodecTarget:
+        """Build the target for an encoder's frame grid and width; the codec itself is loaded by `prepare`."""
+        return CodecTarget(self, grid, dim)
+
+
+@dataclass(frozen=True)
+class CodecIdentity:
+    """Which codec made codes, and how they count."""
+
+    name: str
+    hash: str
+    """blake2b of configuration and weights: folders move and names are reused."""
+    sample_rate: int
+    hop: int
+    codebooks: int
+    codebook_size: int
+
+
+class Codec:
+    """A frozen codec's encoder half, EnCodec or DAC alike.
+
+    Args:
+        name: Hub name or local folder.
+        codebooks: how many of its codebooks are used.
+
+    Raises:
+        ValueError: the model is no mono EnCodec or DAC, or has fewer codebooks.
+
+    """
+
+    def __init__(self, name: str, codebooks: int) -> None:
+        config = AutoConfig.from_pretrained(name)
+        kinds: dict[str, Any] = {"encodec": EncodecModel, "dac": DacModel}
+        if config.model_type not in kinds:
+            raise ValueError(f"{name} is a {config.model_type!r} model, no codec that is known: use EnCodec or DAC.")
+        if getattr(config, "audio_channels", 1) != 1 or getattr(config, "chunk_length_s", None):
+            raise ValueError(f"{name} encodes stereo or normalised chunks; only mono codecs give one code per frame.")
+        self.kind, self.codebooks = config.model_type, codebooks
+        model: PreTrainedModel = kinds[config.model_type].from_pretrained(name)
+        self.model = model.eval().requires_grad_(False)
+        quantizer: Any = model.quantizer
+        have: int = quantizer.num_quantizers if self.kind == "encodec" else config.n_codebooks
+        if have < codebooks:
+            raise ValueError(
+                f"{name} has {have} codebooks, fewer than the {codebooks} asked for: lower codec.codebooks."
+            )
+        self.bandwidth = self._bandwidth() if self.kind == "encodec" else None
+        hop = math.prod(config.upsampling_ratios) if self.kind == "encodec" else config.hop_length
+        self.identity = CodecIdentity(
+            name, _hash(model), int(config.sampling_rate), int(hop), codebooks, int(config.codebook_size)
+        )
+
+    def _bandwidth(self) -> float:
+        """EnCodec's smallest bandwidth with enough codebooks, kbps."""
+        quantizer: Any = self.model.quantizer
+        enough = [
+            width
+            for width in sorted(self.model.config.target_bandwidths)
+            if quantizer.get_num_quantizers_for_bandwidth(width) >= self.codebooks
+        ]
+        return float(enough[0])
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Encode waveform [batch, samples] at the codec's rate: int64 [batch, frames, codebooks], float32 inside."""
+        model: Any = self.model
+        with torch.autocast(waveform.device.type, enabled=False):
+            sound = waveform.float()[:, None]
+            if self.kind == "encodec":
+                codes = model.encode(sound, bandwidth=self.bandwidth).audio_codes[0]
+            else:
+                codes = model.encode(sound, n_quantizers=self.codebooks).audio_codes
+        found: Tensor = codes[:, : self.codebooks].transpose(1, 2).long()
+        return found
+
+    def encode_track(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+        """Encode a track [samples] in chunks with context: [ceil(samples / hop), codebooks]."""
+        hop, rate = self.identity.hop, self.identity.sample_rate
+        chunk, context = (round(seconds * rate / hop) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))
+        total = math.ceil(len(waveform) / hop)
+        sound = torch.from_numpy(waveform).to(next(self.model.parameters()).device)
+        parts = []
+        for first in range(0, total, chunk):
+            before = max(0, first - context)
+            codes = self.encode(sound[None, before * hop : (first + chunk + context) * hop])[0]
+            wanted = min(chunk, total - first)
+            kept = codes[first - before : first - before + wanted]
+            if len(kept) < wanted:  # a codec that drops an incomplete last frame
+                kept = torch.cat([kept, kept[-1:].expand(wanted - len(kept), -1)])
+            parts.append(kept.cpu().numpy().astype(np.uint16))
+        return np.concatenate(parts) if parts else np.zeros((0, self.codebooks), np.uint16)
+
+
+def _hash(model: PreTrainedModel) -> str:
+    digest = hashlib.blake2b(model.config.model_type.encode(), digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class CodeStore:
+    """Codes of whole tracks in a folder: codec.json, and parts `part_N.npy` (uint16 [frames, codebooks]) with an index.
+
+    Raises:
+        ValueError: the folder holds no codes.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        file = folder / "codec.json"
+        if not file.is_file():
+            raise ValueError(
+                f"There are no codes in {folder}: store them with `groundbass data codes MANIFEST OUT --codec NAME`."
+            )
+        self.identity = CodecIdentity(**json.loads(file.read_text()))
+        self._place: dict[str, tuple[int, int, int]] = {}
+        self.hashes: dict[str, str] = {}
+        self.parts = 0
+        for index in sorted(folder.glob("part_*.parquet")):
+            number = int(index.stem.split("_")[1])
+            self.parts = max(self.parts, number + 1)
+            rows = pq.read_table(index).to_pydict()
+            columns = (rows["key"], rows["hash"], rows["begin"], rows["frames"])
+            for key, content, begin, frames in zip(*columns, strict=True):
+                self._place[key] = (number, begin, frames)
+                self.hashes[key] = content
+        self._open = lru_cache(maxsize=256)(self._map)
+
+    def _map(self, number: int) -> npt.NDArray[np.uint16]:
+        codes: npt.NDArray[np.uint16] = np.load(self.folder / f"part_{number:06d}.npy", mmap_mode="r")
+        return codes
+
+    def read(self, key: str, start: int, frames: int) -> npt.NDArray[np.int64]:
+        """Read a crop's codes [frames, codebooks]; beyond the track's end (padding) they are 0.
+
+        Args:
+            key: of the track.
+            start: sample in the track, a multiple of the hop.
+            frames: how many.
+
+        Raises:
+            ValueError: the track has no codes, or the start lies between two codes.
+
+        """
+        if key not in self._place:
+            raise ValueError(
+                f"{self.folder} has no codes for the track {key!r}: store them with `groundbass data codes` for this "
+                "manifest (it goes on where it stopped)."
+            )
+        if start % self.identity.hop:
+            raise ValueError(
+                f"A crop of {key!r} starts at sample {start}, between two codes of {self.identity.hop} samples: set "
+                f"crops.align to {self.identity.hop}."
+            )
+        number, begin, count = self._place[key]
+        first = start // self.identity.hop
+        found = self._open(number)[begin + min(first, count) : begin + min(first + frames, count)]
+        codes = np.zeros((frames, found.shape[1]), np.int64)
+        codes[: len(found)] = found
+        return codes
+
+    def write_part(self, tracks: list[Track], codes: list[npt.NDArray[np.uint16]]) -> None:
+        """Add a part; the index comes last, so a part without one counts as absent."""
+        stem = self.folder / f"part_{self.parts:06d}"
+        lengths = [len(entry) for entry in codes]
+        begins = np.cumsum([0, *lengths[:-1]]).tolist()
+        beside = stem.with_suffix(".npy.part")
+        with beside.open("wb") as file:
+            np.save(file, np.concatenate(codes))
+        beside.rename(stem.with_suffix(".npy"))
+        rows = {
+            "key": [track.key for track in tracks],
+            "hash": [track.hash for track in tracks],
+            "begin": pa.array(begins, pa.int64()),
+            "frames": pa.array(lengths, pa.int64()),
+        }
+        beside = stem.with_suffix(".parquet.part")
+        pq.write_table(pa.table(rows), beside)
+        beside.rename(stem.with_suffix(".parquet"))
+        self.parts += 1
+
+
+class CodecTarget(Target):
+    """Predict a codec's codes."""
+
+    def __init__(self, settings: CodecSettings, grid: FrameGrid, dim: int) -> None:
+        super().__init__()
+        self.name, self.weight, self.settings, self.grid = "codec", settings.weight, settings, grid
+        self._teacher: tuple[Codec | CodeStore, ...] = ()  # in a tuple, out of parameters and state_dict
+        self.head = CodeHead(dim, (settings.codebook_size,) * settings.codebooks, settings.head, self.name)
+
+    def teacher(self) -> Codec | CodeStore:
+        """Return the codec, or the store of its codes; loaded and checked on first use.
+
+        Raises:
+            ValueError: it counts time or codes differently than the recipe, or the codes are another codec's.
+
+        """
+        if not self._teacher:
+            settings = self.settings
+            if settings.store is None:
+                found: Codec | CodeStore = Codec(settings.name, settings.codebooks)
+            else:
+                found = CodeStore(Path(settings.store))
+                _check_codec(found, settings)
+            self._check_shape(found.identity)
+            self._teacher = (found,)
+        return self._teacher[0]
+
+    def _check_shape(self, identity: CodecIdentity) -> None:
+        if identity.sample_rate != self.grid.sample_rate:
+            raise ValueError(
+                f"The codec {identity.name} works at {identity.sample_rate} Hz, the encoder at "
+                f"{self.grid.sample_rate} Hz: use a codec of the encoder's rate, or another encoder.sample_rate."
+            )
+        if identity.hop != self.grid.hop:
+            raise ValueError(
+                f"The codec {identity.name} has a code every {identity.hop} samples, the encoder a frame every "
+                f"{self.grid.hop}: frames and codes have to count time alike."
+            )
+        if identity.codebooks < self.settings.codebooks or identity.codebook_size != self.settings.codebook_size:
+            raise ValueError(
+                f"The codes of {identity.name} are {identity.codebooks} × {identity.codebook_size}, the recipe asks "
+                f"for {self.settings.codebooks} × {self.settings.codebook_size}: change them in codec."
+            )
+
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Load the codec, or check that the store has the codes of every track as it is now."""
+        teacher = self.teacher()
+        if isinstance(teacher, Codec):
+            return
+        for track in manifest:
+            if teacher.hashes.get(track.key) != track.hash:
+                what = "no codes for" if track.key not in teacher.hashes else "codes of other audio than now for"
+                raise ValueError(
+                    f"{teacher.folder} has {what} the track {track.key!r}: store them with `groundbass data codes` for "
+                    "this manifest (it goes on where it stopped)."
+                )
+
+    def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
+        """Compute or read codes int64 [batch, frames, codebooks]; a store knows the codes around the crop."""
+        teacher = self.teacher()
+        if isinstance(teacher, Codec):
+            return teacher.encode(waveform)
+        frames = waveform.shape[1] // self.grid.hop
+        rows = [teacher.read(key, start, frames) for key, start in zip(keys, starts.tolist(), strict=True)]
+        return torch.from_numpy(np.stack(rows))[..., : self.settings.codebooks].to(waveform.device)
+
+    def place(self, device: torch.device) -> None:
+        """Move the codec."""
+        teacher = self.teacher()
+        if isinstance(teacher, Codec):
+            teacher.model.to(device)
+
+    def provenance(self) -> dict[str, Any]:
+        """Identity of the codec."""
+        return {"codec": asdict(self.teacher().identity)}
+
+
+def _check_codec(store: CodeStore, settings: CodecSettings) -> None:
+    """Refuse codes of another codec: by name, and by hash where the codec lies in a local folder."""
+    same = Path(settings.name).is_dir() or store.identity.name == settings.name
+    if same and Path(settings.name).is_dir():
+        same = Codec(settings.name, settings.codebooks).identity.hash == store.identity.hash
+    if not same:
+        raise ValueError(
+            f"The codes in {store.folder} were made by {store.identity.name} (hash {store.identity.hash}), not by "
+            f"{settings.name}: store codes of that codec in another folder, or set codec.name."
+        )
+
+
+def codes(
+    manifest: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional],
+    *,
+    codec: str = "facebook/encodec_24khz",
+    codebooks: int = 8,
+    device: str = "cpu",
+) -> None:
+    """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
+
+    Args:
+        manifest: tracks to encode.
+        out: folder of the store.
+        codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
+        codebooks: codebooks to keep.
+        device: where the codec runs, e.g. cuda.
+    """
+    tracks = Manifest.open(manifest)
+    model = Codec(codec, codebooks)
+    model.model.to(torch.device(device))
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "codec.json"
+    if not file.exists():
+        beside = file.with_suffix(".part")
+        beside.write_text(json.dumps(asdict(model.identity), indent=1) + "\n")
+        beside.rename(file)
+    store = CodeStore(out)
+    if (store.identity.hash, store.identity.codebooks) != (model.identity.hash, codebooks):
+        raise ValueError(
+            f"{out} holds {store.identity.codebooks} codebooks of {store.identity.name} (hash {store.identity.hash}), "
+            f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
+        )
+    missing = [track for track in tracks if store.hashes.get(track.key) != track.hash]
+    with tqdm(total=len(missing), desc="codes", unit="track") as bar:
+        for first in range(0, len(missing), TRACKS_PER_PART):
+            group = missing[first : first + TRACKS_PER_PART]
+            found = []
+            for track in group:
+                found.append(model.encode_track(audio.read(tracks.path_of(track), model.identity.sample_rate)))
+                bar.update()
+            store.write_part(group, found)
+    print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")

@@ -1,0 +1,158 @@
+"""Predicting codes: cosine logits against learned label embeddings, cross entropy summed over codebooks (MERT)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..distributed import all_reduce_sum
+from ..objective import TrainingStopped
+from .target import Head, Metrics
+
+
+@dataclass(frozen=True)
+class CodeHeadSettings:
+    """How codes are predicted, and when their labels count as empty."""
+
+    dim: int = 64
+    """Width of a codebook's label embeddings (95M: 64, 330M: 128)."""
+    temperature: float = 0.1
+    """Logits are cosine / temperature."""
+    labels: Literal["uniform", "normal"] = "uniform"
+    """Initial label embeddings: uniform in [0, 1) as published, or normal, whose directions differ from the start."""
+    least_entropy: float = 4.0
+    """Bits: a codebook whose labels stay below this over a window of steps stops the run."""
+    window: int = 100
+    """Steps over which labels are counted (with exponential forgetting) and after which entropy is judged."""
+
+
+class LabelCounts(nn.Module):
+    """An exponentially forgetting histogram of labels: their entropy, use and most frequent code, per codebook.
+
+    Args:
+        classes: size of each codebook.
+        window: steps that the histogram remembers, and after which entropy is judged.
+        least_entropy: bits below which a codebook's labels count as empty (at most half of what it could carry).
+        name: whose labels, for the alarm's sentence.
+
+    """
+
+    counts: Tensor
+    sizes: Tensor
+
+    def __init__(self, classes: tuple[int, ...], window: int, least_entropy: float, name: str) -> None:
+        super().__init__()
+        self.classes, self.window, self.name = classes, window, name
+        self.least = [min(least_entropy, 0.5 * math.log2(size)) for size in classes]
+        self.register_buffer("counts", torch.zeros(len(classes), max(classes)))
+        self.register_buffer("sizes", torch.tensor(classes), persistent=False)
+        self._pending: Tensor | None = None
+
+    @torch.no_grad()
+    def observe(self, codes: Tensor) -> None:
+        """Count the labels of a micro-batch: codes int64 [..., codebooks]; they enter the histogram with `follow`."""
+        flat = codes.flatten(0, -2).T
+        shifted = flat + torch.arange(len(self.classes), device=codes.device)[:, None] * max(self.classes)
+        seen = torch.bincount(shifted.flatten(), minlength=self.counts.numel()).view_as(self.counts).float()
+        self._pending = seen if self._pending is None else self._pending + seen
+
+    @torch.no_grad()
+    def statistics(self) -> Metrics:
+        """Entropy (bits), share of codes in use (seen within a few windows) and share of the most frequent code."""
+        counts = self.counts if self._pending is None else self.counts + self._pending
+        share = counts / counts.sum(1, keepdim=True).clamp(min=1e-9)
+        entropy = _entropy(counts)
+        use = (counts > 1e-2).sum(1) / self.sizes
+        majority = share.amax(1)
+        found: Metrics = {"majority": majority.mean(), "majority_0": majority[0]}
+        found |= {"entropy": entropy.mean(), "use": use.mean()}
+        for book in range(len(self.classes)):
+            found[f"entropy_{book}"], found[f"use_{book}"] = entropy[book], use[book]
+        return found
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Take a step's labels, of all ranks, into the histogram; judge their entropy once per window.
+
+        Raises:
+            TrainingStopped: a codebook's labels carry fewer bits than expected.
+
+        """
+        if self._pending is not None:
+            self.counts.mul_(1 - 1 / self.window).add_(all_reduce_sum(self._pending))
+            self._pending = None
+        if (step + 1) % self.window:
+            return
+        for book, (bits, least) in enumerate(zip(_entropy(self.counts).tolist(), self.least)):
+            if bits < least:
+                raise TrainingStopped(
+                    f"The labels of {self.name!r}, codebook {book}, carry {bits:.2f} bits over the last {self.window} "
+                    f"steps, but at least {least:.2f} are expected: check that the audio isn't silent and that the "
+                    "teacher fits it (sample rate, codec, fitted tokenizer)."
+                )
+
+
+def _entropy(counts: Tensor) -> Tensor:
+    """Bits per row of a histogram [codebooks, classes]."""
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1e-9)
+    return (-share * share.clamp(min=1e-12).log2()).sum(1).clamp(min=0)
+
+
+class CodeHead(Head):
+    """Logits of several codebooks, their loss, and the statistics of their labels.
+
+    Args:
+        dim: width of the hidden states.
+        classes: size of each codebook.
+        settings: width, temperature, alarm.
+        name: of the target, for the alarm's sentence.
+
+    """
+
+    def __init__(self, dim: int, classes: tuple[int, ...], settings: CodeHeadSettings, name: str) -> None:
+        super().__init__()
+        self.temperature = settings.temperature
+        self.codebooks = len(classes)
+        self.projection = nn.Linear(dim, self.codebooks * settings.dim)
+        draw = torch.rand if settings.labels == "uniform" else torch.randn
+        self.labels = nn.Parameter(draw(self.codebooks, max(classes), settings.dim))
+        self.counts = LabelCounts(classes, settings.window, settings.least_entropy, name)
+        beyond = torch.arange(max(classes)) >= torch.tensor(classes)[:, None]
+        self.register_buffer("beyond", beyond if len(set(classes)) > 1 else None, persistent=False)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score hidden [n, dim]: cosine / temperature, [codebooks, n, classes]; -inf beyond a smaller codebook."""
+        projected = self.projection(hidden).unflatten(-1, (self.codebooks, -1)).transpose(0, 1)
+        query = functional.normalize(projected.float(), dim=-1)
+        label = functional.normalize(self.labels.float(), dim=-1)
+        # under autocast the product runs in the low precision, the softmax in float32
+        logits = torch.bmm(query, label.transpose(1, 2)).float() / self.temperature
+        beyond: Tensor | None = self.beyond  # type: ignore[assignment]
+        return logits if beyond is None else logits.masked_fill(beyond[:, None], -torch.inf)
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Metrics]:
+        """Return the cross entropy, summed over codebooks and averaged over n, and metrics.
+
+        hidden: [n, dim] masked frames; targets: int64 [n, codebooks] codes.
+        """
+        logits = self.logits(hidden)
+        codes = targets.T
+        total = functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum")
+        value = total / max(1, len(targets))
+        with torch.no_grad():
+            right = (logits.argmax(-1) == codes).float().sum(1) / max(1, len(targets))
+        metrics: Metrics = {"loss": value.detach(), "accuracy": right.mean(), "accuracy_0": right[0]}
+        return value, metrics | self.counts.statistics()
+
+    def observe(self, targets: Tensor) -> None:
+        """Count labels: int64 [..., codebooks]."""
+        self.counts.observe(targets)
+
+    def follow(self, step: int) -> None:
+        """Take the step's labels into account; raise TrainingStopped where they carry no information."""
+        self.counts.follow(step)

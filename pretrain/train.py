@@ -1,0 +1,329 @@
+"""The training loop, from a recipe and a manifest to a run folder, in the order in which things happen.
+
+RUN/recipe.json        what is trained, on what, with which versions
+RUN/loss.jsonl         deterministic: the same recipe and data give the same bytes on the same machine, resumed or not
+RUN/timing.jsonl       what depends on the machine: seconds per step, seconds of audio per second, memory
+RUN/checkpoints/       where the run goes on when it is started again
+RUN/encoder/           the newest encoder in published form: what `groundbass.load_encoder(RUN)` finds
+RUN/trackers/          TensorBoard and its like
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from tqdm import tqdm
+
+from ..data.crops import Crops, Loader, loader
+from ..data.track import Manifest
+from ..models.published import write_encoder
+from . import checkpoint, distributed, optim
+from .dryrun import dry_run
+from .objective import Objective, draw_seed
+from .recipe import Recipe
+from .record import Lines, check_same, describe, write_json
+from .step import Step, Training, train_step
+
+STOPPED = 75
+"""Exit code of a run that a SIGTERM ended after its checkpoint (EX_TEMPFAIL): start the same command again to go on."""
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    *,
+    root: Path | None = None,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Train `recipe` on the manifest `data` in the folder `run`; a run that is there already goes on.
+
+    root: where the manifest's paths begin, if not where the manifest says.
+    address, overrides: how the recipe was named on the command line, for recipe.json.
+    Returns the steps done: fewer than recipe.steps where a SIGTERM came.
+    Raises ValueError where the folder holds another run or the recipe doesn't fit the machine, and TrainingStopped
+    where going on would be a waste.
+    """
+    # 1. Who trains: this process and those that were launched with it.
+    processes = distributed.join()
+    say = print if processes.is_main_process else _silent
+    recipe.accumulation(processes.num_processes)  # refuses a batch that they can't share
+
+    # 2. What is heard.
+    manifest = Manifest.open(data, root)
+    if not len(manifest):
+        raise ValueError(
+            f"The manifest {data} holds no track; scan a folder with audio: groundbass data scan FOLDER OUT."
+        )
+    crops = Crops(manifest, recipe.crops, recipe.seed)
+
+    # 3. What must be learned. All ranks draw the same weights.
+    torch.manual_seed(draw_seed(recipe.seed, 0x1417))
+    objective: Objective = recipe.objective.build()
+    objective.seed = recipe.seed
+    objective.train()
+
+    # 4. The run folder: a new one, or this run's.
+    record = describe(recipe, address, overrides, manifest, data)
+    known = check_same(run, record)
+    with distributed.main_first():
+        run.mkdir(parents=True, exist_ok=True)
+    objective.prepare(manifest, run)
+    if processes.is_main_process and known != record["recipe"]:  # new, or longer than it was
+        record |= {"ranks": processes.num_processes, "objective": objective.provenance()}
+        write_json(run / "recipe.json", record)
+
+    # 5. The machine: devices, precision, wrappers.
+    accelerator = _accelerator(recipe, run, objective)
+    if accelerator.num_processes > 1:
+        distributed.synchronise_batch_norm(objective.to(accelerator.device))
+    objective.place(accelerator.device)
+    if recipe.compile:
+        objective.compile_encoder()
+    _tell_deepspeed(accelerator, recipe)
+    model, optimizer = accelerator.prepare(objective, optim.build(recipe.optim, objective))
+    training = Training(recipe, accelerator, objective, model, optimizer)
+    say(_announcement(recipe, address, manifest, crops, training, run))
+
+    # 6. Where to go on.
+    first = _resume(training, run, say)
+    if first >= recipe.steps:
+        say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")
+        return first
+
+    # 7. One step on noise, on a snapshot.
+    dry_run(training, manifest)
+
+    # 8. The steps.
+    with _loader(training, crops, first) as batches, _Log(training, run, first) as log, _sigterm() as asked:
+        for step in range(first, recipe.steps):
+            result = train_step(training, batches, step, asked.is_set())
+            log.write(step + 1, result)
+            done = step + 1 == recipe.steps or result.stop_asked
+            if done or (step + 1) % recipe.checkpoint_every == 0:
+                _save(training, run, step + 1)
+            if done:
+                break
+
+    # 9. Where things are.
+    if result.stop_asked and step + 1 < recipe.steps:
+        say(f"Stopped by SIGTERM after step {step + 1}, with a checkpoint; the same command goes on from there.")
+    return step + 1
+
+
+def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator:
+    """Accelerate's view of the machine. What an earlier run in this process had (another precision) is forgotten."""
+    for name in recipe.trackers:
+        if name not in [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]:
+            raise ValueError(
+                f"The tracker {name!r} isn't known or its package isn't installed; drop it from --trackers."
+            )
+    AcceleratorState._reset_state()
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=objective.leaves_unused)
+    return Accelerator(
+        mixed_precision=recipe.precision,
+        log_with=list(recipe.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
+        kwargs_handlers=[ddp],
+    )
+
+
+def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
+    """Give DeepSpeed's configuration what Accelerate would have read from its own loader; nothing without DeepSpeed."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.micro(accelerator.num_processes)
+        plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip or 0.0
+        plugin.deepspeed_config["zero_allow_untested_optimizer"] = True
+
+
+@contextmanager
+def _loader(training: Training, crops: Crops, first: int) -> Iterator[Loader]:
+    """The micro-batches from step `first` on.
+
+    Its workers start with SIGTERM blocked: a scheduler sends it to all processes, and a step needs them to finish. So
+    they must be closed, whatever happens, or Python would wait for them at its end.
+    """
+    recipe, accelerator = training.recipe, training.accelerator
+    ranks = accelerator.num_processes
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        batches = loader(
+            crops, recipe.micro(ranks), rank=accelerator.process_index, ranks=ranks,
+            first_step=first * recipe.accumulation(ranks), workers=recipe.workers,
+            pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
+        )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    try:
+        yield batches
+    finally:
+        batches.close()
+
+
+def _resume(training: Training, run: Path, say: Any) -> int:
+    """Load the newest whole checkpoint; returns the steps it has done, 0 where there is none."""
+    saved = checkpoint.newest(run, say)
+    if saved is None:
+        return 0
+    if training.sharded:
+        if saved.ranks != distributed.ranks():
+            raise ValueError(
+                f"{saved.folder} was written by {saved.ranks} ranks under DeepSpeed or FSDP and can't be loaded by "
+                f"{distributed.ranks()}; launch as many as before."
+            )
+        training.accelerator.load_state(str(saved.folder / "sharded"))
+    else:
+        training.objective.load_state_dict(saved.weights())
+        state = saved.optimizer()
+        training.optimizer.load_state_dict(state["optimizer"])
+        if training.accelerator.scaler is not None:
+            training.accelerator.scaler.load_state_dict(state["scaler"])
+    say(f"Going on from {saved.folder}.")
+    return saved.step
+
+
+def _save(training: Training, run: Path, step: int) -> None:
+    """Write a checkpoint and the published encoder; every rank takes part, rank 0 writes."""
+    accelerator, objective = training.accelerator, training.objective
+    part = checkpoint.begin(run, step) if accelerator.is_main_process else run / "checkpoints" / f".step_{step}.part"
+    accelerator.wait_for_everyone()
+    encoder = objective.encoder
+    if training.sharded:
+        accelerator.save_state(str(part / "sharded"))
+        state = accelerator.get_state_dict(training.model)
+    else:
+        state = objective.state_dict()
+    if accelerator.is_main_process:
+        checkpoint.write_weights(part, state)
+        if training.sharded:
+            encoder = type(encoder)(encoder.config)
+            encoder.load_state_dict({name[8:]: value for name, value in state.items() if name.startswith("encoder.")})
+        else:
+            scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+            checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
+        checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last)
+        write_encoder(encoder, run / "encoder")
+    accelerator.wait_for_everyone()
+
+
+class _Log:
+    """Progress bar, loss.jsonl, timing.jsonl and trackers; only rank 0 has them."""
+
+    def __init__(self, training: Training, run: Path, first: int) -> None:
+        self._training, self._main = training, training.accelerator.is_main_process
+        self._began, self._since, self._wait = time.perf_counter(), first, 0.0
+        if not self._main:
+            return
+        self._loss, self._timing = Lines(run / "loss.jsonl", first), Lines(run / "timing.jsonl", first)
+        self._bar = tqdm(total=training.recipe.steps, initial=first, unit="step", desc="pretrain", dynamic_ncols=True)
+        if training.recipe.trackers:
+            training.accelerator.init_trackers("trackers")
+
+    def write(self, step: int, result: Step) -> None:
+        """Take note of a step; every `log_every` steps a line is written."""
+        self._wait += result.wait_seconds
+        if not self._main:
+            return
+        self._bar.update()
+        if result.skipped:
+            tqdm.write(result.skipped)
+        if step % self._training.recipe.log_every and step != self._training.recipe.steps:
+            return
+        line = {"step": step, "loss": result.loss, "lr": result.learning_rate, "gradient_norm": result.gradient_norm}
+        line |= result.metrics
+        if step % self._training.recipe.log_every == 0:
+            self._loss.write(line)
+        timing = self._clock(step)
+        self._timing.write(timing)
+        self._bar.set_postfix_str(f"loss {result.loss:.4g}, {timing['audio_seconds_per_second']:.0f} s of audio/s")
+        self._training.accelerator.log(
+            {**{name: value for name, value in line.items() if name != "step"}, **_timing_names(timing)}, step=step
+        )
+
+    def _clock(self, step: int) -> dict[str, float]:
+        """What the steps since the last line took."""
+        now, steps = time.perf_counter(), max(step - self._since, 1)
+        seconds = (now - self._began) / steps
+        line = {
+            "step": step,
+            "seconds_per_step": seconds,
+            "audio_seconds_per_second": self._training.recipe.seconds_per_step / seconds,
+            "data_wait_share": self._wait / max(now - self._began, 1e-9),
+        }
+        if torch.cuda.is_available():
+            line["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._began, self._since, self._wait = now, step, 0.0
+        return line
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            self._bar.close()
+            self._loss.close()
+            self._timing.close()
+            for tracker in self._training.accelerator.trackers:
+                tracker.finish()
+
+
+def _timing_names(timing: dict[str, float]) -> dict[str, float]:
+    return {f"timing/{name}": value for name, value in timing.items() if name != "step"}
+
+
+def _announcement(
+    recipe: Recipe, address: str | None, manifest: Manifest, crops: Crops, training: Training, run: Path
+) -> str:
+    """What will be done, in a few lines."""
+    ranks = training.accelerator.num_processes
+    trained = sum(parameter.numel() for parameter in training.objective.parameters() if parameter.requires_grad)
+    encoder = sum(parameter.numel() for parameter in training.objective.encoder.parameters())
+    hours = float(manifest.seconds().sum()) / 3600
+    return "\n".join(
+        [
+            f"{address or type(recipe.objective).__name__} -> {run}",
+            f"  data    {len(manifest)} tracks, {hours:.2f} h; an epoch is {crops.epoch_length} crops of "
+            f"{recipe.crop_seconds:.2f} s with {recipe.crops.views} view(s)",
+            f"  run     {recipe.steps} steps of {recipe.batch_size} crops ({recipe.total_hours:.1f} h of audio, "
+            f"{recipe.steps * recipe.batch_size / crops.epoch_length:.1f} epochs)",
+            f"  model   {encoder:,} parameters in the encoder, {trained:,} trained",
+            f"  machine {ranks} process(es) on {training.accelerator.device.type}, {recipe.accumulation(ranks)} "
+            f"micro-batch(es) per step, precision {recipe.precision}",
+        ]
+    )
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process: the step in progress and a checkpoint are finished."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _silent(*_: object) -> None:
+    """Only rank 0 speaks."""

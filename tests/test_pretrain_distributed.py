@@ -1,0 +1,304 @@
+"""Two gloo processes equal one with the double batch: gather, batch norm, the contrastive objective, whole runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from groundbass.data.audio import write
+from groundbass.data.track import Manifest, Track
+from groundbass.pretrain.distributed import SyncBatchNorm, gather, ranks, synchronise_batch_norm
+
+# What both ranks run. Each gets its half of a batch and leaves what it found for the tests below.
+WORKER = """
+import os, sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from groundbass.data.crops import Batch
+from groundbass.pretrain.distributed import gather, all_reduce_sum, rank, ranks, synchronise_batch_norm
+from groundbass.pretrain.objectives.contrastive import Contrastive
+
+dist.init_process_group("gloo")
+found = {}
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+half = slice(3 * rank(), 3 * rank() + 3)
+
+x = draw(6, 4)[half].clone().requires_grad_()
+weights = draw(6, 4, seed=7 + rank())  # every rank's loss looks differently at everything
+(gather(x) * weights).sum().backward()
+found["gather"] = {"value": gather(x).detach(), "grad": x.grad}
+
+y = draw(6, 4)[half].clone().requires_grad_()
+(all_reduce_sum(y).square().sum() * (1 + rank())).backward()
+found["sum"] = {"value": all_reduce_sum(y).detach(), "grad": y.grad}
+
+for name, shape in (("flat", (6, 5)), ("time", (6, 5, 9))):
+    torch.manual_seed(0)
+    norm = synchronise_batch_norm(nn.Sequential(nn.BatchNorm1d(5)))
+    with torch.no_grad():
+        norm[0].weight.copy_(draw(5, seed=3)); norm[0].bias.copy_(draw(5, seed=4))
+    z = (3 + draw(*shape, seed=5))[half].clone().requires_grad_()
+    out = norm(z)
+    (out * draw(*shape, seed=6)[half]).sum().backward()
+    grads = [p.grad.clone() for p in norm.parameters()]
+    for grad in grads: dist.all_reduce(grad)
+    found[name] = {"out": out.detach(), "grad": z.grad, "weight": grads[0], "bias": grads[1],
+                   "mean": norm[0].running_mean, "var": norm[0].running_var, "kind": type(norm[0]).__name__}
+
+for name, chunk in (("contrastive", None), ("cached", 2)):
+    torch.manual_seed(2)
+    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False, chunk=chunk).build()
+    if chunk:
+        for norm in objective.encoder.modules():
+            if isinstance(norm, nn.BatchNorm1d): norm.momentum = 1.0
+        with torch.no_grad(): objective.encoder(0.1 * draw(16, 20736, seed=9))
+        objective.encoder.eval()
+    synchronise_batch_norm(objective)
+    keys = ["a", "b", "c", "a", "d", "e"]
+    own = slice(4 * rank(), 4 * rank() + 4) if chunk else half
+    count = 8 if chunk else 6
+    keys = (keys + ["f", "g"])[:count]
+    batch = Batch(waveform=0.1 * draw(count, 2, 20736)[own], sample_rate=8000,
+                  valid=torch.full((count // 2, 2), 20736), starts=torch.zeros(count // 2, 2, dtype=torch.int64),
+                  keys=keys[own], index=torch.arange(count)[own])
+    model = nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+    loss = model(batch, 0)
+    loss.value.backward()
+    found[name] = {"loss": loss.value.detach(), "metrics": {k: float(v) for k, v in loss.metrics.items()},
+                   "grads": {k: p.grad for k, p in objective.named_parameters()},
+                   "buffers": dict(objective.encoder.named_buffers())}
+torch.save(found, f"{sys.argv[1]}/rank{rank()}.pt")
+dist.destroy_process_group()
+"""
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(command: list[str], world: int = 2, seconds: int = 400, **extra: str) -> list[str]:
+    """Run `command` as `world` ranks; returns what they printed (through files: a full pipe would stop a rank)."""
+    port = free_port()
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(world)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *command], stdout=said[number], stderr=subprocess.STDOUT,
+                env=os.environ | {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world),
+                                  "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                                  "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | extra,
+            )
+            for number in range(world)
+        ]  # fmt: skip
+        try:
+            codes = [process.wait(timeout=seconds) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+            outputs = []
+            for file in said:
+                file.seek(0)
+                outputs.append(file.read())
+        assert codes == [0] * world, "\n".join(outputs)
+        return outputs
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "worker.py").write_text(WORKER)
+    launch([str(folder / "worker.py"), str(folder)])
+    return [torch.load(folder / f"rank{number}.pt", weights_only=True) for number in range(2)]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def joined(two_ranks: list[dict[str, Any]], name: str, what: str) -> Tensor:
+    return torch.cat([found[name][what] for found in two_ranks])
+
+
+def test_one_process_needs_no_collective() -> None:
+    x = draw(3, 2)
+    assert ranks() == 1
+    assert gather(x) is x
+    norm, ours = nn.BatchNorm1d(2), SyncBatchNorm(2)
+    assert torch.equal(norm(x), ours(x))
+    assert torch.equal(norm.running_var, ours.running_var)
+
+
+def test_synchronising_keeps_weights_names_and_mode() -> None:
+    module = nn.Sequential(nn.Conv1d(1, 3, 3), nn.Sequential(nn.BatchNorm1d(3)))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    weight = module[1][0].weight
+    module.eval()
+    synchronise_batch_norm(module)
+    assert isinstance(module[1][0], SyncBatchNorm)
+    assert module[1][0].weight is weight
+    assert not module[1][0].training
+    assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_gather_passes_every_ranks_gradient(two_ranks: list[dict[str, Any]]) -> None:
+    for found in two_ranks:
+        assert torch.equal(found["gather"]["value"], draw(6, 4))
+    assert torch.allclose(joined(two_ranks, "gather", "grad"), draw(6, 4, seed=7) + draw(6, 4, seed=8))
+
+
+@pytest.mark.slow
+def test_sum_passes_every_ranks_gradient(two_ranks: list[dict[str, Any]]) -> None:
+    total = draw(6, 4)[:3] + draw(6, 4)[3:]
+    for found in two_ranks:
+        assert torch.allclose(found["sum"]["value"], total)
+        assert torch.allclose(found["sum"]["grad"], 2 * total * (1 + 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, shape", [("flat", (6, 5)), ("time", (6, 5, 9))])
+def test_batch_norm_is_that_of_the_joint_batch(
+    two_ranks: list[dict[str, Any]], name: str, shape: tuple[int, ...]
+) -> None:
+    norm = nn.BatchNorm1d(5)
+    with torch.no_grad():
+        norm.weight.copy_(draw(5, seed=3))
+        norm.bias.copy_(draw(5, seed=4))
+    x = (3 + draw(*shape, seed=5)).requires_grad_()
+    out = norm(x)
+    (out * draw(*shape, seed=6)).sum().backward()
+    assert two_ranks[0][name]["kind"] == "SyncBatchNorm"
+    assert x.grad is not None and norm.weight.grad is not None and norm.bias.grad is not None
+    assert torch.allclose(joined(two_ranks, name, "out"), out, atol=1e-5)
+    assert torch.allclose(joined(two_ranks, name, "grad"), x.grad, atol=1e-5)
+    for found in two_ranks:
+        assert torch.allclose(found[name]["weight"], norm.weight.grad, atol=1e-4)
+        assert torch.allclose(found[name]["bias"], norm.bias.grad, atol=1e-4)
+        assert torch.allclose(found[name]["mean"], norm.running_mean, atol=1e-6)
+        assert torch.allclose(found[name]["var"], norm.running_var, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, chunk", [("contrastive", None), ("cached", 2)])
+def test_contrast_over_two_ranks_is_that_of_the_double_batch(
+    two_ranks: list[dict[str, Any]], name: str, chunk: int | None
+) -> None:
+    from groundbass.data.crops import Batch
+    from groundbass.pretrain.objectives.contrastive import Contrastive
+
+    # weights without near ties: where rounding decides which sample a max-pool takes, gradients below jump by percents
+    torch.manual_seed(2)
+    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False).build()
+    if chunk:
+        for norm in objective.encoder.modules():
+            if isinstance(norm, nn.BatchNorm1d):
+                norm.momentum = 1.0
+        with torch.no_grad():
+            objective.encoder(0.1 * draw(16, 20736, seed=9))
+        objective.encoder.eval()
+    count = 8 if chunk else 6
+    batch = Batch(
+        waveform=0.1 * draw(count, 2, 20736), sample_rate=8000, valid=torch.full((count, 2), 20736),
+        starts=torch.zeros(count, 2, dtype=torch.int64), keys=["a", "b", "c", "a", "d", "e", "f", "g"][:count],
+        index=torch.arange(count),
+    )  # fmt: skip
+    loss = objective(batch, 0)
+    loss.value.backward()
+    mean = sum(float(found[name]["loss"]) for found in two_ranks) / 2
+    assert mean == pytest.approx(float(loss.value.detach()), rel=1e-5)
+    assert two_ranks[0][name]["metrics"]["chance_loss"] == pytest.approx(float(loss.metrics["chance_loss"]))
+    similar = [found[name]["metrics"]["negative_similarity"] for found in two_ranks]
+    assert sum(similar) / 2 == pytest.approx(float(loss.metrics["negative_similarity"]), abs=1e-5)
+    for parameter, tensor in objective.named_parameters():
+        if parameter.endswith(".0.bias") and not chunk:
+            continue  # before a batch norm in training: no gradient but rounding
+        assert tensor.grad is not None
+        scale = float(tensor.grad.abs().max())
+        assert scale > 1e-4
+        for found in two_ranks:
+            assert torch.allclose(found[name]["grads"][parameter], tensor.grad, atol=1e-3 * scale), parameter
+    for buffer, tensor in objective.encoder.named_buffers():
+        assert torch.allclose(two_ranks[1][name]["buffers"][buffer].float(), tensor.float(), atol=1e-5), buffer
+
+
+def write_tones(folder: Path, count: int = 8) -> Path:
+    tracks = []
+    for number in range(count):
+        time = np.arange(8000 * 4) / 8000
+        noise = np.random.default_rng(number).standard_normal(len(time))
+        sound = (0.2 * np.sin(2 * np.pi * (150 + 60 * number) * time) + 0.02 * noise).astype(np.float32)
+        write(folder / f"{number}.flac", sound, 8000)
+        tracks.append(Track(f"{number}.flac", f"{number}.flac", len(sound), 8000, 1, f"{number:032x}"))
+    Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "loss.jsonl").read_text().splitlines()]
+
+
+COMMAND = ["contrastive.clmr_debug", "--objective.no-pitch", "--steps", "4", "--optim.lr", "1e-3", "--workers", "1"]
+
+
+@pytest.mark.slow
+def test_a_run_on_two_ranks_learns_what_one_rank_learns(tmp_path: Path) -> None:
+    manifest = write_tones(tmp_path)
+    module = ["-m", "groundbass.pretrain", *COMMAND, "--data", str(manifest)]
+    outputs = launch([*module, "--run", str(tmp_path / "two")])
+    launch([*module, "--run", str(tmp_path / "one")], world=1)
+    assert "2 process(es)" in outputs[0]
+    assert "Done" not in outputs[1], "only rank 0 speaks"
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+    states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
+    for name, tensor in states[0].items():
+        if not name.endswith(".0.bias"):  # before a batch norm: their gradient is rounding noise, which Adam scales up
+            assert torch.allclose(tensor.float(), states[1][name].float(), atol=5e-3), name
+
+
+@pytest.mark.slow
+def test_accelerate_launch(tmp_path: Path) -> None:
+    manifest = write_tones(tmp_path)
+    config = Path(__file__).parent.parent / "pretrain" / "launch" / "cpu.yaml"
+    finished = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
+         free_port(), "-m", "groundbass.pretrain", *COMMAND, "--data", str(manifest), "--run", str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "2 process(es) on cpu" in finished.stdout
+    assert len(losses(tmp_path / "run")) == 4
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", ["1", "2", "3"])
+def test_zero_trains_saves_and_resumes(tmp_path: Path, stage: str) -> None:
+    pytest.importorskip("deepspeed")
+    manifest = write_tones(tmp_path)
+    module = ["-m", "groundbass.pretrain", *COMMAND, "--data", str(manifest)]
+    zero = {
+        "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage,
+    }  # fmt: skip
+    launch([*module, "--run", str(tmp_path / "zero"), "--checkpoint-every", "2"], **zero)
+    launch([*module, "--run", str(tmp_path / "twice"), "--steps", "2"], **zero)
+    launch([*module, "--run", str(tmp_path / "twice")], **zero)
+    launch([*module, "--run", str(tmp_path / "one")], world=1)
+    assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+    assert losses(tmp_path / "twice") == pytest.approx(losses(tmp_path / "zero"), rel=1e-6)
