@@ -1,0 +1,244 @@
+"""Linear heads: every strength of an L2 path trained at once, to the optimum, on cached features.
+
+The heads are convex (multinomial logistic regression, one-vs-rest logistic regression, ridge), so there is no learning
+rate, no seed and no early stopping to tune. Features are standardised with the statistics of the training clips and
+rotated into
+their principal axes: a rotation changes no L2-penalised optimum, and in those axes the Hessian is nearly diagonal, so
+that a diagonal preconditioner makes L-BFGS converge in tens of iterations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+STRENGTHS = tuple(float(10.0**exponent) for exponent in (-5.0, -4.25, -3.5, -2.75, -2.0, -1.25, -0.5, 0.25, 1.0))
+RIDGE_STRENGTHS = tuple(float(10.0**exponent) for exponent in (-4.0, -3.25, -2.5, -1.75, -1.0, -0.25, 0.5, 1.25, 2.0))
+
+# A batch of problems: (points [problems, parameters], problem numbers) -> values [problems], gradients [problems,
+# parameters]
+Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Standardisation and rotation learned from training clips.
+
+    mean, scale: [dim] of the training clips; a feature that doesn't vary has scale inf, so it becomes 0.
+    rotation: [dim, rank] orthonormal principal axes of the standardised features.
+    variances: [rank] variance along each axis, falling.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    rotation: Tensor
+    variances: Tensor
+
+    def project(self, features: Tensor) -> Tensor:
+        """features: [clips, dim] -> coordinates [clips, rank] float64."""
+        return ((features.double() - self.mean) / self.scale) @ self.rotation
+
+
+def basis(features: Tensor) -> Basis:
+    """Learn the standardisation and the principal axes of features: [clips, dim]."""
+    features = features.double()
+    clips = len(features)
+    mean = features.mean(0)
+    centred = features - mean
+    scale = centred.square().mean(0).sqrt()
+    # float32 features of a constant differ in their last digit: that is rounding, not information
+    still = scale <= 1e-6 * mean.abs().clamp_min(1e-12)
+    scale = torch.where(still, torch.full_like(scale, torch.inf), scale)
+    standard = centred / scale
+    if clips >= features.shape[1]:
+        variances, axes = torch.linalg.eigh(standard.T @ standard / clips)
+    else:
+        variances, left = torch.linalg.eigh(standard @ standard.T / clips)
+        axes = standard.T @ (left / (variances.clamp_min(1e-300) * clips).sqrt())
+    keep = variances > 1e-10 * variances.max().clamp_min(1e-10)
+    keep[-1] = True  # features that never vary keep one axis, on which every clip lies at 0
+    order = torch.argsort(variances[keep], descending=True)
+    return Basis(mean, scale, axes[:, keep][:, order], variances[keep][order])
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One head per strength. weight: [strengths, rank, outputs]; bias: [strengths, outputs]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        """coordinates: [clips, rank] -> logits or values [strengths, clips, outputs]."""
+        return torch.einsum("nr,srk->snk", coordinates, self.weight) + self.bias[:, None]
+
+
+def ridge(coordinates: Tensor, targets: Tensor, strengths: tuple[float, ...]) -> Heads:
+    """Minimise mean squared error / 2 + strength / 2 * |weight|^2 in closed form, the bias free.
+
+    coordinates: [clips, rank] of `Basis.project` on the same clips; targets: [clips, outputs]. The scale of a target is
+    the caller's business: standardise it so that one path of strengths fits all. scikit-learn's alpha is strength *
+    clips.
+    """
+    mean = targets.mean(0)
+    variances = coordinates.square().mean(0)
+    slope = coordinates.T @ (targets - mean) / len(targets)
+    weight = torch.stack([slope / (variances + strength)[:, None] for strength in strengths])
+    return Heads(weight, mean.expand(len(strengths), -1).clone())
+
+
+def logistic(
+    coordinates: Tensor,
+    targets: Tensor,
+    strengths: tuple[float, ...],
+    kind: Literal["classes", "tags"],
+    tolerance: float = 1e-5,
+    iterations: int = 1000,
+) -> Heads:
+    """Minimise mean cross-entropy + strength / 2 * |weight|^2 for all strengths at once, the bias free.
+
+    coordinates: [clips, rank] of `Basis.project` on the same clips; targets: [clips, outputs] of 0 and 1, one 1 per row
+    for "classes" (softmax), any number for "tags" (one sigmoid per output; the cross-entropies are summed over outputs,
+    which makes each output its own problem). scikit-learn's C is 1 / (strength * clips). Every output needs a positive.
+    """
+    clips, outputs = targets.shape
+    room = max(1, int(4e7 // max(1, clips * outputs)))  # logits of all strengths at once stay under about 1 GB
+    parts = [
+        _logistic(coordinates, targets, torch.tensor(strengths[i : i + room]).double(), kind, tolerance, iterations)
+        for i in range(0, len(strengths), room)
+    ]
+    return Heads(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+
+
+def _logistic(
+    coordinates: Tensor, targets: Tensor, strengths: Tensor, kind: str, tolerance: float, iterations: int
+) -> Heads:
+    (clips, outputs), rank = targets.shape, coordinates.shape[1]
+    share = targets.mean(0)
+    curvature = (share * (1 - share)).clamp_min(1e-4)  # of the loss at the constant prediction, per output
+    variances = coordinates.square().mean(0)
+    step = torch.rsqrt(variances[None, :, None] * curvature + strengths[:, None, None])  # [strengths, rank, outputs]
+    bias_step = torch.rsqrt(curvature)
+
+    def split(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        weight = points[:, : rank * outputs].view(len(points), rank, outputs) * step[problems]
+        return weight, points[:, rank * outputs :] * bias_step
+
+    def value(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = split(points, problems)
+        flat = coordinates @ weight.permute(1, 0, 2).reshape(rank, -1)
+        logits = flat.view(clips, -1, outputs) + bias
+        if kind == "classes":
+            log_normaliser = torch.logsumexp(logits, -1)
+            loss = (log_normaliser - torch.einsum("nsk,nk->ns", logits, targets)).mean(0)
+            residual = (logits - log_normaliser[..., None]).exp() - targets[:, None]
+        else:
+            loss = (torch.nn.functional.softplus(logits) - logits * targets[:, None]).sum(-1).mean(0)
+            residual = logits.sigmoid() - targets[:, None]
+        residual = residual / clips
+        slope = (coordinates.T @ residual.reshape(clips, -1)).view(rank, -1, outputs).permute(1, 0, 2)
+        penalty = strengths[problems]
+        loss = loss + penalty / 2 * weight.square().sum((1, 2))
+        gradient = (slope + penalty[:, None, None] * weight) * step[problems]
+        return loss, torch.cat([gradient.flatten(1), residual.sum(0) * bias_step], 1)
+
+    start = torch.zeros(len(strengths), rank * outputs + outputs, dtype=torch.float64)
+    if kind == "classes":
+        start[:, rank * outputs :] = share.clamp_min(1e-6).log() / bias_step
+    else:
+        start[:, rank * outputs :] = torch.logit(share.clamp(1e-6, 1 - 1e-6)) / bias_step
+    best = minimise(value, start, tolerance, iterations)
+    weight, bias = split(best, torch.arange(len(strengths)))
+    return Heads(weight, bias.clone())
+
+
+# A pair of L-BFGS: step and change of the gradient [problems, parameters], inverse of their inner product [problems]
+Pair = tuple[Tensor, Tensor, Tensor]
+
+
+def minimise(function: Function, start: Tensor, tolerance: float, iterations: int, memory: int = 8) -> Tensor:
+    """L-BFGS on many independent smooth problems at once, each with its own line search and its own end.
+
+    start: [problems, parameters]. A problem ends when the largest entry of its gradient is below `tolerance`, or when
+    no step lowers its value any more (rounding). Nocedal and Wright, Numerical Optimization, algorithm 7.4.
+    """
+    points = start.clone()
+    active = torch.arange(len(points))
+    values, gradients = function(points, active)
+    pairs: list[Pair] = []
+    going = gradients.abs().amax(1) > tolerance
+    for _ in range(iterations):
+        if not going.all():
+            active, values, gradients = active[going], values[going], gradients[going]
+            pairs = [(step[going], change[going], inverse[going]) for step, change, inverse in pairs]
+        if not len(active):
+            break
+        direction = _direction(gradients, pairs)
+        slope = (direction * gradients).sum(1)
+        at = points[active]
+        rate = torch.ones_like(values)
+        if not pairs:
+            rate = torch.minimum(rate, 1 / gradients.norm(dim=1).clamp_min(1e-12))
+        new, values, new_gradients, moved = _search(function, at, values, gradients, direction, slope, rate, active)
+        points[active] = new
+        pairs = [*pairs, _pair(new - at, new_gradients - gradients)][-memory:]
+        gradients = new_gradients
+        going = moved & (gradients.abs().amax(1) > tolerance)
+    return points
+
+
+def _pair(step: Tensor, change: Tensor) -> Pair:
+    """A pair without positive curvature gets the inverse 0, which takes it out."""
+    product = (step * change).sum(1)
+    return step, change, torch.where(product > 1e-300, 1 / product.clamp_min(1e-300), 0.0)
+
+
+def _direction(gradients: Tensor, pairs: list[Pair]) -> Tensor:
+    """The two-loop recursion, one row per problem."""
+    direction = -gradients
+    weights = []
+    for step, change, inverse in reversed(pairs):
+        alpha = inverse * (step * direction).sum(1)
+        direction = torch.addcmul(direction, alpha[:, None], change, value=-1)
+        weights.append(alpha)
+    if pairs:
+        _, change, inverse = pairs[-1]
+        length = inverse * change.square().sum(1)  # of the newest change, in units of its product with the step
+        direction = direction / torch.where(length > 0, length, 1.0)[:, None]
+    for (step, change, inverse), alpha in zip(pairs, reversed(weights)):
+        beta = inverse * (change * direction).sum(1)
+        direction = torch.addcmul(direction, (alpha - beta)[:, None], step)
+    uphill = (direction * gradients).sum(1) >= 0
+    return torch.where(uphill[:, None], -gradients, direction)
+
+
+def _search(
+    function: Function,
+    at: Tensor,
+    values: Tensor,
+    gradients: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    rate: Tensor,
+    active: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backtrack each problem until Armijo's condition holds; a problem that can't move stays and says so."""
+    new, new_values, new_gradients = at.clone(), values.clone(), gradients.clone()
+    waiting = torch.arange(len(active))
+    for _ in range(25):
+        trial = at[waiting] + rate[waiting, None] * direction[waiting]
+        trial_values, trial_gradients = function(trial, active[waiting])
+        fine = trial_values <= values[waiting] + 1e-4 * rate[waiting] * slope[waiting]
+        hit = waiting[fine]
+        new[hit], new_values[hit], new_gradients[hit] = trial[fine], trial_values[fine], trial_gradients[fine]
+        waiting = waiting[~fine]
+        if not len(waiting):
+            break
+        rate[waiting] = rate[waiting] / 2
+    moved = torch.ones(len(active), dtype=torch.bool)
+    moved[waiting] = False
+    return new, new_values, new_gradients, moved

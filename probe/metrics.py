@@ -1,0 +1,141 @@
+"""Metrics on whole splits in float64, and the same metrics on thousands of bootstrap resamples at once.
+
+`measure` asks scikit-learn and mir_eval. `resampled` computes the main metric for a matrix of resampling counts by sums
+and cumulative sums; with counts of 1 it equals `measure` (tested).
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+import mir_eval
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics as sk
+
+Array = npt.NDArray[np.float64]
+
+TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
+_SHARPS = {"C#": "Db", "D#": "Eb", "F#": "Gb", "G#": "Ab", "A#": "Bb"}
+
+MAIN = {"classes": "accuracy", "key": "key_score", "tags": "roc_auc", "numbers": "r2", "beats": "f_measure"}
+NAMES = {
+    "accuracy": "accuracy",
+    "key_score": "weighted key score",
+    "roc_auc": "ROC-AUC, macro",
+    "r2": "R²",
+    "f_measure": "beat F, 70 ms",
+}
+BOUNDS = {
+    "accuracy": (0.0, 1.0),
+    "key_score": (0.0, 1.0),
+    "roc_auc": (0.0, 1.0),
+    "r2": (-np.inf, 1.0),
+    "f_measure": (0.0, 1.0),
+}
+
+
+def key_name(text: str) -> str:
+    """Spell a key as "Db minor": flats, mode in lower case. Raises ValueError for anything that isn't a major or minor
+    key.
+    """
+    parts = str(text).strip().split()
+    tonic = parts[0][:1].upper() + parts[0][1:].lower() if parts else ""
+    tonic = _SHARPS.get(tonic, tonic)
+    if len(parts) != 2 or f"{tonic} {parts[1].lower()}" not in KEYS:
+        raise ValueError(f"{text!r} is no key: expected a tonic and a mode, such as 'C major' or 'Db minor'.")
+    return f"{tonic} {parts[1].lower()}"
+
+
+@cache
+def _key_table() -> Array:
+    return np.array([[mir_eval.key.weighted_score(truth, guess) for guess in KEYS] for truth in KEYS])
+
+
+def key_scores(classes: list[str]) -> Array:
+    """mir_eval's weighted score of every (truth, guess) pair of `classes`: [classes, classes]."""
+    index = [KEYS.index(name) for name in classes]
+    return _key_table()[np.ix_(index, index)]
+
+
+def measure(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]) -> dict[str, float]:
+    """All metrics of a kind on one whole split; the first is the main one.
+
+    truth: [clips] class numbers for "classes" and "key", [clips, classes] of 0/1 for "tags", [clips, targets] for
+    "numbers"; ignored for "beats". guess: [clips, classes] probabilities, [clips, targets] values, or [clips, 1] of
+    each track's F for "beats".
+    """
+    if kind in ("classes", "key"):
+        chosen = guess.argmax(1)
+        plain = {
+            "accuracy": float(sk.accuracy_score(truth, chosen)),
+            "balanced_accuracy": float(np.mean([np.mean(chosen[truth == c] == c) for c in np.unique(truth)])),
+        }
+        if kind == "classes":
+            return plain
+        weighted = [mir_eval.key.weighted_score(classes[t], classes[g]) for t, g in zip(truth, chosen)]
+        return {"key_score": float(np.mean(weighted)), **plain}
+    if kind == "tags":
+        used = scored(truth)
+        if not used.any():
+            return {"roc_auc": float("nan"), "average_precision": float("nan"), "tags_scored": 0.0}
+        return {
+            "roc_auc": float(np.mean([sk.roc_auc_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])),
+            "average_precision": float(
+                np.mean([sk.average_precision_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])
+            ),
+            "tags_scored": float(used.sum()),
+        }
+    if kind == "numbers":
+        each = [float(sk.r2_score(truth[:, t], guess[:, t])) for t in range(truth.shape[1])]
+        result = {"r2": float(np.mean(each)), "mae": float(sk.mean_absolute_error(truth, guess))}
+        if len(classes) > 1:
+            result |= {f"r2_{name}": value for name, value in zip(classes, each)}
+        return result
+    return {"f_measure": float(np.mean(guess))}
+
+
+def scored(truth: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which tags of truth: [clips, tags] have a positive and a negative; only these enter a macro mean."""
+    positives = truth.sum(0)
+    return np.asarray((positives > 0) & (positives < len(truth)))
+
+
+def resampled(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str], counts: Array) -> Array:
+    """The main metric on every resample. counts: [resamples, clips], how often each clip was drawn -> [resamples]."""
+    if kind in ("classes", "key"):
+        chosen = guess.argmax(1)
+        each = key_scores(classes)[truth, chosen] if kind == "key" else (truth == chosen).astype(np.float64)
+        return counts @ each / counts.sum(1)
+    if kind == "tags":
+        columns = [_auc(truth[:, c], guess[:, c], counts) for c in np.flatnonzero(scored(truth))]
+        if not columns:
+            return np.full(len(counts), np.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a resample without any scorable tag is nan, and stays nan
+            return np.asarray(np.nanmean(np.stack(columns), axis=0))
+    if kind == "numbers":
+        return np.mean([_r2(truth[:, t], guess[:, t], counts) for t in range(truth.shape[1])], axis=0)
+    return counts @ guess[:, 0] / counts.sum(1)
+
+
+def _r2(truth: Array, guess: Array, counts: Array) -> Array:
+    total = counts.sum(1)
+    mean = counts @ truth / total
+    error = counts @ np.square(truth - guess)
+    spread = counts @ np.square(truth) - total * np.square(mean)
+    return np.asarray(np.where(spread > 1e-12, 1 - error / np.maximum(spread, 1e-300), np.nan))
+
+
+def _auc(truth: npt.NDArray[Any], guess: Array, counts: Array) -> Array:
+    """ROC-AUC with sample counts: the share of (positive, negative) pairs in the right order, ties counting half."""
+    order = np.argsort(guess, kind="stable")
+    _, first = np.unique(guess[order], return_index=True)
+    positive = np.add.reduceat(counts[:, order] * (truth[order] > 0), first, axis=1)
+    negative = np.add.reduceat(counts[:, order] * (truth[order] <= 0), first, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    pairs = positive.sum(1) * negative.sum(1)
+    return np.asarray(np.where(pairs > 0, (positive * below).sum(1) / np.maximum(pairs, 1e-300), np.nan))

@@ -1,0 +1,210 @@
+"""`groundbass report DIR…`: what was learned, as a table in the terminal, Markdown, and one self-contained page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from . import result
+from .bootstrap import Interval, mark
+
+Record = dict[str, Any]
+
+
+def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
+    """Compare probe results: a table here, and one page with pictures to read or send.
+
+    Args:
+        dirs: run folders, or folders with probe results.
+        out: the page, .html or .md; report.html in the first folder by default.
+    """
+    if not dirs:
+        raise ValueError("Which results? Give run folders, or the folders that groundbass probe wrote.")
+    sections = [collect(folder) for folder in dirs]
+    records = [record for section in sections for record in section.records]
+    console = Console()
+    console.print(table(records, console.width))
+    for section in sections:
+        console.print(f"{section.name}: {verdict(section.records)}", highlight=False, markup=False)
+    target = out or dirs[0] / "report.html"
+    if target.suffix == ".md":
+        text = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in sections)
+    else:
+        from .page import page  # matplotlib is needed for the page alone
+
+        text = page(sections)
+    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(target)
+    console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+class Section:
+    """One encoder's results and, where the folder is a run, its recipe and losses."""
+
+    def __init__(self, folder: Path, records: list[Record], run: Path | None) -> None:
+        self.folder, self.records, self.run = folder, records, run
+        self.name = run.name if run is not None else str(records[0]["encoder"])
+
+    @property
+    def losses(self) -> list[Record]:
+        """The lines of RUN/loss.jsonl."""
+        path = None if self.run is None else self.run / "loss.jsonl"
+        if path is None or not path.is_file():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    @property
+    def recipe(self) -> Record:
+        """RUN/recipe.json."""
+        path = None if self.run is None else self.run / "recipe.json"
+        content: Record = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+        return content
+
+
+def collect(folder: Path) -> Section:
+    """The results in a run folder or a folder of results. Raises FileNotFoundError when there are none."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    home = folder / "probe" if (folder / "probe").is_dir() else folder
+    found = [result.read(path) for path in sorted(home.glob("*.json"))]
+    records = [record for record in found if record is not None]
+    if not records:
+        raise FileNotFoundError(
+            f"{home} holds no probe results; make them with `groundbass probe {folder} synth:PATH`."
+        )
+    run = folder if home is not folder else folder.parent if (folder.parent / "recipe.json").is_file() else None
+    return Section(folder, records, run)
+
+
+def table(records: Sequence[Record], width: int = 160) -> Table:
+    """One row per task for a terminal of `width` characters; under 150 the two scores lose their intervals."""
+    several = len({record["encoder"] for record in records}) > 1
+    title = None if several else str(records[0]["encoder"])
+    view = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    narrow = width < 150
+    for name in [*(["encoder"] if several else []), "task", *([] if narrow else ["metric"])]:
+        view.add_column(name, overflow="fold", min_width=16 if name == "task" else 8)
+    shorter = ("n", "score", "random", "difference", "", "mel", "const.")
+    for name in shorter if narrow else ("n", "score", "random copy", "difference", "", "log-mel", "constant", "layer"):
+        view.add_column(name, justify="right", no_wrap=True)
+    colour = {"▲": "green", "▼": "red"}
+    for record in records:
+        cells = [escape(cell) for cell in row(record)]
+        if narrow:
+            random = record["baselines"].get("random") or {}
+            cells[3], cells[4] = short(record["score"]), short(random)
+            cells[5] = escape(text(result.as_interval(random.get("difference")), sign=True, digits=2))
+            cells[:2] = [f"{cells[0]}\n[dim]{cells[1]}, layer {cells.pop(9).partition(' ')[0]}[/]"]
+        place = -3 if narrow else -4  # of the mark
+        cells[place] = f"[{colour[cells[place]]}]{cells[place]}[/]" if cells[place] in colour else cells[place]
+        view.add_row(*([escape(str(record["encoder"]))] if several else []), *cells)
+    return view
+
+
+def row(record: Record) -> list[str]:
+    """task, metric, n test, score, random copy, difference, mark, log-mel, constant, layer."""
+    base = record["baselines"]
+    random = base.get("random") or {}
+    difference = result.as_interval(random.get("difference"))
+    layers = len(record["layers"])
+    return [
+        record["task"],
+        record["metric_name"],
+        f"{record['counts']['test']:,}",
+        text(result.as_interval(record["score"])),
+        text(result.as_interval(random)),
+        text(difference, sign=True),
+        mark(difference),
+        short(base.get("log_mel")),
+        short(base.get("constant")),
+        f"{record['layer']} of 0–{layers - 1}" if layers > 1 else "0",
+    ]
+
+
+def text(found: Interval | None, sign: bool = False, digits: int = 3) -> str:
+    """0.62 [0.58, 0.66]."""
+    if found is None:
+        return "–"
+    plus = "+" if sign else ""
+    value, low, high = (f"{number:{plus}.{digits}f}" for number in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]"
+
+
+def short(numbers: Record | None) -> str:
+    return "–" if not numbers or numbers.get("value") is None else f"{numbers['value']:.3f}"
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The same table for a README or a model card."""
+    head = [
+        "task",
+        "metric",
+        "n test",
+        "score [95 %]",
+        "random copy [95 %]",
+        "difference [95 %]",
+        "",
+        "log-mel",
+        "constant",
+        "layer",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
+
+
+def marks(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Task names by ▲, =, ▼ and ? against the random copy."""
+    sorted_: dict[str, list[str]] = {"▲": [], "=": [], "▼": [], "?": []}
+    for record in records:
+        random = record["baselines"].get("random") or {}
+        sorted_[mark(result.as_interval(random.get("difference")))].append(record["task"])
+    return sorted_
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """In plain words: where the encoder beats its random copy, where it doesn't, and where a log-mel may do as well."""
+    by = marks(records)
+    known = len(records) - len(by["?"])
+    if not known:
+        return "Nothing can be said against a random copy: none was probed."
+    sentences = [
+        f"On {len(by['▲'])} of {known} tasks the encoder is above its random copy, outside the 95 % interval "
+        "of the paired difference"
+    ]
+    sentences[0] += f" ({', '.join(by['▲'])})." if by["▲"] else "."
+    if by["="]:
+        sentences.append(f"On {len(by['='])} no difference can be shown ({', '.join(by['='])}).")
+    if by["▼"]:
+        sentences.append(
+            f"On {len(by['▼'])} it is below its random copy ({', '.join(by['▼'])}): pretraining cost something there."
+        )
+    else:
+        sentences.append("On none is it below.")
+    weak = [
+        record["task"]
+        for record in records
+        if "log_mel" in record["baselines"]
+        and mark(result.as_interval(record["baselines"]["log_mel"]["difference"])) != "▲"
+    ]
+    if weak:
+        where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({', '.join(weak)}) it can't"
+        sentences.append(f"On {where} be shown to be above plain log-mel statistics.")
+    return " ".join(sentences)

@@ -1,0 +1,254 @@
+"""What is asked of an encoder: a corpus, a label, a split and a metric."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.track import Manifest
+from . import metrics
+from .splits import Fold, official
+
+Kind = Literal["classes", "key", "tags", "numbers", "beats"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question with its answers, ready to be fitted.
+
+    manifest: the corpus (or the part of it) that the question is about; tasks of one manifest share one feature store.
+    labels: one per track of the manifest, None where there is none: a class name, a key name, a list of tags, a list of
+    numbers (one per target), or a list of beat times in s.
+    classes: the class, tag or target names, in the order of a head's outputs.
+    folds: row numbers of the manifest; predictions of all test sets are pooled.
+    notes: sentences that stand beside the score.
+    """
+
+    name: str
+    version: int
+    kind: Kind
+    manifest: Manifest
+    labels: Sequence[Any]
+    classes: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    unit: Literal["clip", "frame"] = "clip"
+    question: str = ""
+    paper: str = ""
+    notes: tuple[str, ...] = ()
+    address: str = ""
+
+    @property
+    def metric(self) -> str:
+        return metrics.MAIN[self.kind]
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        return [track.hash for track in self.manifest]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Who made each track: the artist where known, else the track itself. Intervals are drawn over these."""
+        return [f"artist {t.artist}" if t.artist else f"track {t.key}" for t in self.manifest]
+
+    @property
+    def grouped(self) -> bool:
+        return any(name.startswith("artist ") for name in self.groups)
+
+    @cached_property
+    def targets(self) -> npt.NDArray[Any]:
+        """[tracks] class numbers (-1: none), [tracks, tags] of 0/1, or [tracks, targets] of numbers (nan: none)."""
+        return encode(self.kind, self.labels, self.classes)
+
+    def fingerprint(self) -> str:
+        """Changes when the question, a clip, a label or the split changes."""
+        content = {
+            "task": [self.name, self.version, self.kind, self.unit, list(self.classes)],
+            "clips": self.hashes,
+            "labels": list(self.labels),
+            "groups": self.groups,
+            "folds": [[part.tolist() for part in (f.train, f.valid, f.test)] for f in self.folds],
+        }
+        return hashlib.blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
+
+
+def encode(kind: str, labels: Sequence[Any], classes: Sequence[str]) -> npt.NDArray[Any]:
+    """Labels as arrays; see `Task.targets`."""
+    index = {name: number for number, name in enumerate(classes)}
+    if kind in ("classes", "key"):
+        return np.array([-1 if label is None else index[label] for label in labels], dtype=np.int64)
+    if kind == "tags":
+        table = np.zeros((len(labels), len(classes)), dtype=np.int64)
+        for row, tags in enumerate(labels):
+            table[row, [index[tag] for tag in tags or ()]] = 1
+        return table
+    if kind == "numbers":
+        return np.array([[np.nan] * len(classes) if label is None else label for label in labels], dtype=np.float64)
+    return np.full(len(labels), -1, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task before it has met its corpus: what a file of `probe/tasks/` states.
+
+    corpus: names `$GROUNDBASS_DATA/<corpus>`; part: only tracks whose label `part` is this; label: the manifest's
+    labels it reads; convert: from the values of those labels to what `Task.labels` holds.
+    """
+
+    name: str
+    version: int
+    corpus: str
+    kind: Kind
+    label: tuple[str, ...]
+    question: str
+    part: str | None = None
+    unit: Literal["clip", "frame"] = "clip"
+    convert: Callable[..., Any] | None = None
+    targets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    paper: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def meet(self, manifest: Manifest, address: str = "") -> Task:
+        """Ask this of a corpus. Raises ValueError when the corpus lacks the label or a split."""
+        if self.part is not None:
+            parts = _column(manifest, "part")
+            manifest = manifest.select([row for row, part in enumerate(parts) if part == self.part])
+        if not len(manifest):
+            raise ValueError(
+                f"{self.name} needs tracks of the part {self.part!r}, and {address} has none: is it this corpus?"
+            )
+        columns = [_column(manifest, name) for name in self.label]
+        labels = [None if any(v is None for v in values) else self._answer(values) for values in zip(*columns)]
+        present = np.array([label is not None for label in labels])
+        if not present.any():
+            raise ValueError(
+                f"{self.name} needs the label {' and '.join(self.label)}, and no track of {address} has it."
+            )
+        folds, notes = official([t.split for t in manifest], present)
+        task = Task(
+            self.name, self.version, self.kind, manifest, labels, self._classes(labels), folds, self.unit,
+            self.question, self.paper, (*self.notes, *notes), address,
+        )  # fmt: skip
+        return task
+
+    def _answer(self, values: tuple[Any, ...]) -> Any:
+        if self.convert is not None:
+            return self.convert(*values)
+        if self.kind == "numbers":
+            return [float(value) for value in values]
+        if self.kind == "key":
+            return metrics.key_name(values[0])
+        return values[0] if self.kind in ("tags", "beats") else str(values[0])
+
+    def _classes(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        if self.kind == "numbers":
+            return self.targets or self.label
+        return class_names(self.kind, labels)
+
+
+def class_names(kind: str, labels: Sequence[Any]) -> tuple[str, ...]:
+    """Names of the outputs: all 24 keys, else the values that occur, numbers in their order."""
+    if kind == "key":
+        return metrics.KEYS
+    if kind == "beats":
+        return ("beat",)
+    names = {tag for tags in labels if tags for tag in tags} if kind == "tags" else {x for x in labels if x is not None}
+    return tuple(sorted(names, key=lambda name: (0, float(name), "") if _is_number(name) else (1, 0.0, name)))
+
+
+def _is_number(name: str) -> bool:
+    return str(name).lstrip("-").isdigit()
+
+
+def _column(manifest: Manifest, name: str) -> list[Any]:
+    return [track.labels.get(name) for track in manifest]
+
+
+def questions() -> dict[str, Question]:
+    """Every file of `probe/tasks/` by its name."""
+    from . import tasks
+
+    names = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__) if module.name != "folder")
+    return {name: importlib.import_module(f"{tasks.__name__}.{name}").TASK for name in names}
+
+
+def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = None) -> list[Task]:
+    """Open an address: `synth_key`, `synth_key:PATH`, `synth:PATH` (all tasks of a corpus), `folder:PATH` with labels.
+
+    PATH is a manifest (.parquet) or a folder that holds `manifest.parquet`; without one, `$GROUNDBASS_DATA/<corpus>`.
+    label: for `folder:` only, `COLUMN[:class|tags|number|key]` each. store: where the scan of a folder is remembered.
+    Raises ValueError naming the nearest tasks for an unknown address, FileNotFoundError for a corpus that isn't there.
+    """
+    name, _, place = address.partition(":")
+    if name == "folder":
+        from .tasks.folder import folder_tasks
+
+        if not place:
+            raise ValueError("folder: needs a path, for example folder:my_music --label genre.")
+        return folder_tasks(Path(place), label, store)
+    known = questions()
+    chosen = [known[name]] if name in known else [q for q in known.values() if q.corpus == name]
+    if not chosen:
+        near = get_close_matches(name, [*known, *{q.corpus for q in known.values()}, "folder"], 3) or sorted(known)
+        raise ValueError(
+            f"There is no task {name!r}. Near or known: {', '.join(near)}. Your own labels: folder:PATH --label NAME."
+        )
+    manifest, where = _open(chosen[0].corpus, place)
+    return [question.meet(manifest, f"{question.name}:{where}") for question in chosen]
+
+
+def _open(corpus: str, place: str) -> tuple[Manifest, Path]:
+    if place:
+        path = Path(place)
+    elif "GROUNDBASS_DATA" in os.environ:
+        path = Path(os.environ["GROUNDBASS_DATA"]) / corpus
+    else:
+        raise ValueError(
+            f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
+        )
+    manifest = path / "manifest.parquet" if path.is_dir() else path
+    if not manifest.is_file():
+        cure = f"groundbass data synth {path}" if corpus == "synth" else "groundbass data scan FOLDER OUT.parquet"
+        raise FileNotFoundError(f"There is no manifest {manifest}; make it with `{cure}`.")
+    return Manifest.open(manifest), path
+
+
+def describe(task: Task) -> list[str]:
+    """Sentences that a reader should know: missing classes, classes of one clip, unlabelled tracks."""
+    sentences = list(task.notes)
+    missing = sum(label is None for label in task.labels)
+    if missing:
+        share = missing / len(task.labels)
+        sentences.append(f"{missing} of {len(task.labels)} tracks ({share:.1%}) have no label and are left out.")
+    if task.kind in ("classes", "key"):
+        counts = Counter(label for label in task.labels if label is not None)
+        alone = [str(name) for name, count in counts.items() if count == 1]
+        if alone:
+            sentences.append(f"Classes of one clip, which can't be both learned and tested: {', '.join(alone[:8])}.")
+        for number, fold in enumerate(task.folds):
+            learned = {task.labels[row] for row in fold.train}
+            unknown = sorted({str(task.labels[row]) for row in fold.test} - {str(name) for name in learned})
+            if unknown:
+                place = f"fold {number}" if len(task.folds) > 1 else "the test split"
+                sentences.append(f"Not in the training clips, so always wrong in {place}: {', '.join(unknown[:8])}.")
+    if task.kind == "tags":
+        test = np.concatenate([fold.test for fold in task.folds])
+        used = int(metrics.scored(task.targets[test]).sum())
+        if used < len(task.classes):
+            sentences.append(
+                f"{used} of {len(task.classes)} tags have a positive and a negative in the test set and are scored."
+            )
+    return sentences

@@ -1,0 +1,283 @@
+"""From an encoder to a report: an oracle and a constant bracket every kind of task; a second run does nothing."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from groundbass.data import audio
+from groundbass.data.track import Manifest, Track
+from groundbass.probe import command, result
+from groundbass.probe.baselines import LogMel, constant
+from groundbass.probe.contract import problems
+from groundbass.probe.features import FeatureStore
+from groundbass.probe.fit import fit
+from groundbass.probe.report import collect, markdown, report, row, verdict
+from groundbass.probe.task import questions
+
+RATE = 8000
+TASKS = ("synth_style", "synth_key", "synth_tags", "synth_emotion")
+STYLES = ("blues", "rock", "waltz")
+KEYS = ("C major", "A minor", "F# minor")
+
+
+def labels(number):
+    """A track's labels. Its number is written into its sound, as the level, so that an oracle can know them."""
+    style = [0, 0, 1, 2][number % 4]
+    return {
+        "part": "music",
+        "style": STYLES[style],
+        "key": KEYS[[0, 1, 0, 2][number // 3 % 4]],
+        "tags": [tag for tag, bit in (("fast", 1), ("loud", 2), ("sad", 4)) if number * 7 // 3 & bit],
+        "arousal": float(np.sin(number)),
+        "valence": float(np.cos(2 * number)),
+        "beats": (0.1 + 0.03 * (number % 5) + np.arange(0, 1.8, 0.25 + 0.05 * (number % 4))).tolist(),
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bands")
+    tracks = []
+    for number in range(120):
+        sound = np.full(2 * RATE, (number + 1) / 250, np.float32)
+        for beat in labels(number)["beats"]:
+            sound[int(beat * RATE) : int(beat * RATE) + 80] += 0.4
+        path = f"{number}.flac"
+        audio.write(root / path, sound, RATE)
+        part = ("train", "train", "train", "valid", "test")[number // 4 % 5]
+        tracks.append(
+            Track(path, path, len(sound), RATE, 1, f"hash{number}", part, f"band {number // 4}", labels(number))
+        )
+    return Manifest.from_tracks(tracks, root)
+
+
+class Oracle:
+    """Layer 0 knows nothing. Layer 1 knows the track's labels, and where the sound is loud."""
+
+    sample_rate, frame_rate, dim, layers = RATE, 100.0, 24, 2
+
+    def __init__(self, knows=True):
+        self.knows, self.calls = torch.tensor([float(knows)]), 0
+
+    def valid_frames(self, valid):
+        return valid // 80
+
+    def hidden_states(self, waveform, valid=None, sample_rate=None):
+        self.calls += 1
+        frames = waveform.unflatten(1, (-1, 80))
+        hidden = torch.zeros(len(waveform), 2, frames.shape[1], 24)
+        for item, track in enumerate((waveform.median(1).values * 250).round().int().tolist()):
+            truth = labels(track - 1)
+            known = [truth["style"] == s for s in STYLES] + [truth["key"] == k for k in KEYS]
+            known += [tag in truth["tags"] for tag in ("fast", "loud", "sad")] + [truth["arousal"], truth["valence"]]
+            hidden[item, 1, :, : len(known)] = torch.tensor([float(value) for value in known])
+        hidden[:, 1, :, 12] = (frames.mean(-1) > waveform.median(1).values[:, None] + 0.1).float()
+        return hidden * self.knows
+
+    def random_copy(self, seed):
+        return Oracle(knows=False)
+
+
+def tasks(corpus, names=TASKS):
+    known = questions()
+    return [known[name].meet(corpus, f"{name}:corpus") for name in names]
+
+
+def store(root):
+    return FeatureStore(root / "store", window_seconds=2.0, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def probed(corpus, tmp_path_factory):
+    """The oracle's results on all kinds of tasks, and the folder they are in."""
+    root = tmp_path_factory.mktemp("probe")
+    encoder = Oracle()
+    asked = tasks(corpus) + tasks(corpus[::3], ("synth_beat",))
+    records = command.run_tasks(encoder, "oracle", asked, root / "out", store(root))
+    assert encoder.calls > 0
+    return records, root
+
+
+def test_oracle_reaches_one_and_a_constant_the_constant_baseline(probed, corpus):
+    records, _ = probed
+    for record in records:
+        assert record["score"]["value"] == pytest.approx(1.0, abs=1e-4), record["task"]
+        assert record["layer"] == 1
+        assert record["baselines"]["random"]["difference"]["low"] > 0  # its random copy hears nothing
+    for task, record in zip(tasks(corpus), records):
+        nothing = fit(task, np.full((1, len(corpus), 5), 3.0, np.float32))
+        value = {name: number["value"] for name, number in record["baselines"].items()}
+        if task.kind == "key":  # the constant knows the metric and may do better than the commonest key
+            assert value["random"] <= value["constant"]
+        elif task.kind == "tags":
+            assert value["constant"] == value["random"] == 0.5
+        else:
+            assert value["constant"] == pytest.approx(value["random"], abs=1e-9)
+        np.testing.assert_allclose(nothing.guess[0], nothing.guess[-1])
+        if task.kind == "numbers":
+            np.testing.assert_allclose(nothing.guess, constant(task).guess, atol=1e-9)
+
+
+def test_a_wrong_join_of_labels_shows(corpus, tmp_path):
+    """The oracle on labels that belong to other tracks is no oracle."""
+    task = tasks(corpus, ("synth_style",))[0]
+    features = np.array(store(tmp_path).clips(Oracle(), corpus))
+    assert (fit(task, features).guess.argmax(1) == fit(task, features).truth).all()
+    mixed = fit(task, features[:, np.random.default_rng(0).permutation(len(corpus))])
+    assert (mixed.guess.argmax(1) == mixed.truth).mean() < 0.9
+
+
+def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, corpus, capsys):
+    records, root = probed
+    again = Oracle()
+    assert command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root)) == records[:4]
+    assert again.calls == 0 and capsys.readouterr().err.count("already done") == 4
+    (root / "out" / "synth_key.json").unlink()  # lost results come back from the features, without a call
+    restored = command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root))
+    assert again.calls == 0 and restored[1]["score"] == records[1]["score"]
+    other = Oracle(knows=False)
+    changed = command.run_tasks(other, "deaf", tasks(corpus, ("synth_style",)), root / "deaf", store(root))
+    assert changed[0]["weights_hash"] != records[0]["weights_hash"]
+    assert changed[0]["baselines"]["random"]["difference"]["value"] == 0
+
+
+def test_result_file(probed):
+    _, root = probed
+    content = json.loads((root / "out" / "synth_key.json").read_text())
+    assert content["schema"] == 1 and content["classes"][:2] == ["C major", "Db major"]
+    assert content["counts"] == {"train": 72, "valid": 24, "test": 24, "folds": 1}
+    assert content["groups"] == {"number": 6, "of": "artist"}
+    assert {"constant", "log_mel", "random"} == set(content["baselines"])
+    assert {"value", "low", "high", "difference"} <= set(content["baselines"]["random"])
+    assert np.sum(content["confusion"]["counts"]) == 24 and len(content["layers"]) == 2
+    table = pq.read_table(root / "out" / "synth_key.predictions.parquet").to_pydict()
+    assert [json.loads(truth) for truth in table["truth"]] == table["encoder"]
+
+
+def test_several_random_copies_are_averaged_and_none_is_allowed(corpus, tmp_path):
+    task = tasks(corpus, ("synth_style",))
+    two = command.run_tasks(Oracle(), "oracle", task, tmp_path / "two", store(tmp_path), seeds=(0, 1))
+    assert len(two[0]["baselines"]["random"]["values"]) == 2
+    none = command.run_tasks(Oracle(), "oracle", task, tmp_path / "none", store(tmp_path), seeds=())
+    assert "random" not in none[0]["baselines"] and row(none[0])[6] == "?"
+    assert "none was probed" in verdict(none)
+
+
+def test_report_is_one_file_that_says_it_plainly(probed, capsys):
+    _, root = probed
+    report((root / "out",))
+    page = (root / "out" / "report.html").read_text()
+    assert "above its random copy" in page and "On 5 of 5 tasks" in page and page.count("<svg") == 4
+    assert not re.search(r'(src|href)="(?!#|data:)', page)  # nothing is loaded from elsewhere
+    assert "1.000" in capsys.readouterr().out
+    lines = markdown(collect(root / "out").records).splitlines()
+    assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+    with pytest.raises(FileNotFoundError, match="no probe results"):
+        report((root / "store",))
+
+
+def test_report_of_a_run_shows_its_loss(probed, tmp_path):
+    _, root = probed
+    run = tmp_path / "run"
+    (run / "probe").mkdir(parents=True)
+    for path in (root / "out").glob("*.json"):
+        (run / "probe" / path.name).write_text(path.read_text())
+    (run / "recipe.json").write_text(json.dumps({"address": "contrastive.clmr_tiny"}))
+    lines = [{"step": s, "loss": 4 - s / 100, "chance_loss": 4.5} for s in range(100)]
+    (run / "loss.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report((run,))
+    page = (run / "report.html").read_text()
+    assert 'aria-label="Training loss"' in page and "groundbass pretrain contrastive.clmr_tiny" in page
+
+
+def test_verdict_hides_nothing(probed):
+    records = [json.loads(json.dumps(record)) for record in probed[0][:3]]
+    records[0]["baselines"]["random"]["difference"] = {"value": -0.1, "low": -0.2, "high": -0.05}
+    records[1]["baselines"]["random"]["difference"] = {"value": 0.1, "low": -0.2, "high": 0.3}
+    text = verdict(records)
+    assert "On 1 of 3 tasks the encoder is above" in text
+    assert "On 1 no difference can be shown (synth_key)" in text and "below its random copy (synth_style)" in text
+
+
+class Keeper:
+    """An encoder that keeps every promise: energies of 20 ms frames."""
+
+    sample_rate, frame_rate, dim, layers = 16000, 50.0, 1, 1
+
+    def valid_frames(self, valid):
+        return (valid // 320).clamp_min(1)
+
+    def hidden_states(self, waveform, valid=None, sample_rate=None):
+        if sample_rate not in (None, self.sample_rate):
+            waveform = torch.from_numpy(audio.resample(waveform.numpy(), sample_rate, self.sample_rate))
+        waveform = waveform[:, : waveform.shape[1] // 320 * 320]
+        return waveform.unflatten(1, (-1, 320)).square().mean(-1)[:, None, :, None]
+
+
+def broken(**changes):
+    return type("Broken", (Keeper,), changes)()
+
+
+def layers_last(self, waveform, valid=None, sample_rate=None):
+    return Keeper().hidden_states(waveform, valid, sample_rate).permute(0, 2, 1, 3).repeat(1, 1, 3, 1)
+
+
+def dropping(self, waveform, valid=None, sample_rate=None):
+    return torch.dropout(Keeper().hidden_states(waveform, valid, sample_rate), 0.5, True)
+
+
+def whole_clip(self, waveform, valid=None, sample_rate=None):
+    hidden = Keeper().hidden_states(waveform, valid, sample_rate)
+    return hidden / hidden.mean(2, keepdim=True)
+
+
+def deaf_to_rates(self, waveform, valid=None, sample_rate=None):
+    return Keeper().hidden_states(waveform)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "complaint"),
+    [
+        (broken(hidden_states=layers_last), "batch first, then layers"),
+        (broken(hidden_states=dropping), "call .eval()"),
+        (broken(hidden_states=whole_clip), "mask the padding"),
+        (broken(frame_rate=75.0), "frame_rate is frames per second"),
+        (broken(valid_frames=lambda self, valid: valid), "never more than there are"),
+        (broken(dim="1"), "dim is a positive number"),
+        (broken(hidden_states=deaf_to_rates), "another rate is resampled"),
+        (broken(hidden_states=lambda self, x: 1 / 0), "ZeroDivisionError"),
+    ],
+)  # fmt: skip
+def test_check_explains_what_is_wrong(encoder, complaint):
+    assert not problems(Keeper()).failed
+    failed = problems(encoder).failed
+    assert any(complaint in sentence for sentence in failed), failed
+
+
+def test_log_mel_keeps_the_contract_except_the_rate():
+    assert [line for line in problems(LogMel()).failed if "24000 Hz" not in line] == []
+
+
+def test_command_line_words(tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom groundbass.probe.baselines import LogMel\nclass Mine(LogMel):\n    fingerprint = None\n"
+    )
+    with pytest.raises(ValueError, match="Which task"):
+        command.main([f"{file}:Mine"])
+    with pytest.raises(ValueError, match="breaks the encoder's contract"):
+        command.main(["check", f"{file}:Mine"])  # it doesn't resample
+    with pytest.raises(FileNotFoundError, match="lost"):
+        command.main([f"{file}:Mine", f"folder:{tmp_path}/lost", "--label", "a", "--label", "b:tags"])
+    with pytest.raises(ValueError, match="layers 0 to 0"):
+        command.probe(f"{file}:Mine", ("synth_key",), layers=(3,), store=tmp_path)
+    with pytest.raises(ValueError, match="Near or known"):
+        command.probe(f"{file}:Mine", ("synth_kee",), store=tmp_path)
+    (tmp_path / "run" / "encoder").mkdir(parents=True)
+    assert command.default_out(str(tmp_path / "run")) == tmp_path / "run" / "probe"
+    assert str(command.default_out("m-a-p/MERT-v1-95M")) == "probe/m-a-p_MERT-v1-95M"
+    assert result.read(file) is None

@@ -1,0 +1,161 @@
+"""The feature store: what enters a mean, what names a store, what survives a kill."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundbass.data import audio
+from groundbass.data.track import Manifest, Track
+from groundbass.probe.features import FeatureStore
+from groundbass.probe.windows import cut, jobs, plan
+
+RATE = 8000
+
+
+class Ruler:
+    """Frames of 100 samples: layer 0 is their mean, layer 1 their energy, and a weight multiplies both.
+
+    Frames beyond the valid ones are poisoned, so that a mean that takes one is wrong at once.
+    """
+
+    sample_rate, frame_rate, dim, layers = RATE, 80.0, 1, 2
+
+    def __init__(self, weight=1.0, die_after=None, nan=False):
+        self.weight = torch.tensor([weight])
+        self.die_after, self.nan, self.calls, self.heard = die_after, nan, 0, 0
+
+    def valid_frames(self, valid):
+        return valid // 100
+
+    def hidden_states(self, waveform, valid=None, sample_rate=None):
+        self.calls += 1
+        self.heard += len(waveform)
+        if self.die_after is not None and self.calls > self.die_after:
+            raise KeyboardInterrupt
+        frames = waveform[:, : waveform.shape[1] // 100 * 100].unflatten(1, (-1, 100))
+        hidden = torch.stack([frames.mean(-1), frames.square().mean(-1)], 1)[..., None] * self.weight
+        if valid is not None:
+            late = torch.arange(hidden.shape[2]) >= self.valid_frames(valid)[:, None]
+            hidden = hidden.masked_fill(late[:, None, :, None], 1e9)
+        return hidden * float("nan") if self.nan else hidden
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Twelve tracks of 0.5 to 4 s of noise around a level of their own, as a manifest and as what the files hold."""
+    root = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    tracks, sounds = [], []
+    for number in range(12):
+        samples = int(generator.integers(RATE // 2, 4 * RATE))
+        path = f"{number}.flac"
+        audio.write(
+            root / path,
+            (0.3 * generator.normal(size=samples) * 0.2 + 0.05 * number).clip(-1, 1).astype(np.float32),
+            RATE,
+        )
+        sounds.append(audio.read(root / path))
+        tracks.append(Track(path, path, samples, RATE, 1, f"hash{number}"))
+    return Manifest.from_tracks(tracks, root), sounds
+
+
+def store(root, **settings):
+    return FeatureStore(Path(root), window_seconds=1.0, batch_seconds=5.0, quiet=True, **settings)
+
+
+def test_means_are_over_valid_frames_and_windows_weigh_by_them(corpus, tmp_path):
+    manifest, sounds = corpus
+    found = store(tmp_path).clips(Ruler(), manifest, "mean+std")
+    assert found.shape == (2, 12, 2)
+    for row, sound in enumerate(sounds):
+        frames = [
+            sound[start : start + size][: size // 100 * 100].reshape(-1, 100) for start, size in cut(len(sound), RATE)
+        ]
+        means = np.concatenate([frame.mean(1) for frame in frames])
+        energies = np.concatenate([np.square(frame).mean(1) for frame in frames])
+        expected = [[means.mean(), means.std()], [energies.mean(), energies.std()]]
+        np.testing.assert_allclose(found[:, row], expected, rtol=2e-4, atol=1e-6)
+
+
+def test_windows_are_equal_and_cover_the_track():
+    assert cut(1000, 300) == [(0, 250), (250, 250), (500, 250), (750, 250)]
+    assert cut(100, 300) == [(0, 100)]
+    pieces = cut(1001, 300)
+    assert sum(size for _, size in pieces) == 1001 and max(s for _, s in pieces) - min(s for _, s in pieces) <= 1
+
+
+def test_jobs_hold_every_window_once_and_stay_small(corpus):
+    plans = plan(corpus[0], range(12), RATE, RATE // 3)
+    work = jobs(plans, RATE, 120 * RATE, most=4)
+    together = sorted((w.row, w.start) for job in work for read in job for w in read)
+    assert together == sorted((w.row, w.start) for windows in plans for w in windows)
+    for job in work:
+        windows = [w for read in job for w in read]
+        assert len(windows) <= 4 and (len(windows) == 1 or len(windows) * max(w.samples for w in windows) <= RATE + 4)
+
+
+def test_second_run_makes_no_call_and_one_weight_changes_the_key(corpus, tmp_path):
+    first, second = Ruler(), Ruler()
+    a = store(tmp_path).clips(first, corpus[0])
+    again = store(tmp_path)
+    np.testing.assert_array_equal(a, again.clips(second, corpus[0]))
+    assert first.calls > 0 and second.calls == 0 and again.calls == 0
+    other = Ruler(weight=2.0)
+    b = again.clips(other, corpus[0])
+    assert other.calls == first.calls
+    np.testing.assert_allclose(b, 2 * a, rtol=1e-6)
+    keys = {
+        again.key(e, m, range(len(m)), p, None)
+        for e in (Ruler(), other)
+        for m in (corpus[0], corpus[0][:5])
+        for p in ("mean", "mean+std")
+    }
+    assert len(keys) == 8
+
+
+def test_killed_extraction_leaves_no_store_and_goes_on(corpus, tmp_path):
+    whole = np.array(store(tmp_path / "whole").clips(Ruler(), corpus[0]))
+    with pytest.raises(KeyboardInterrupt):
+        store(tmp_path / "killed").clips(Ruler(die_after=3), corpus[0])
+    assert not list((tmp_path / "killed").glob("*/meta.json"))
+    rest = Ruler()
+    np.testing.assert_array_equal(store(tmp_path / "killed").clips(rest, corpus[0]), whole)
+    complete = Ruler()
+    store(tmp_path / "third").clips(complete, corpus[0])
+    assert 0 < rest.heard < complete.heard
+    (meta,) = (tmp_path / "killed").glob("*/meta.json")
+    assert json.loads(meta.read_text())["shape"] == [2, 12, 1]
+    assert not list((tmp_path / "killed").glob("*.partial"))
+
+
+def test_nan_names_the_track_and_wrong_shapes_are_told(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"\.flac aren't finite"):
+        store(tmp_path).clips(Ruler(nan=True), corpus[0])
+    wrong = Ruler()
+    wrong.layers = 3
+    with pytest.raises(ValueError, match=r"expected \[batch, layers, frames, dim\]"):
+        store(tmp_path).clips(wrong, corpus[0])
+
+
+def test_other_rates_are_resampled(corpus, tmp_path):
+    fast = Ruler()
+    fast.sample_rate = 16000
+    np.testing.assert_allclose(
+        store(tmp_path).clips(fast, corpus[0])[0, 3:], store(tmp_path).clips(Ruler(), corpus[0])[0, 3:], rtol=0.02
+    )
+
+
+def test_frames_are_layer_major_with_their_times(corpus, tmp_path):
+    manifest, sounds = corpus
+    found = store(tmp_path).frames(Ruler(), manifest, [2, 7], [1], "ruler")
+    first, end = found.spans[7]
+    assert found.array.shape == (1, found.spans[7][1], 1) and len(found.times) == found.array.shape[1]
+    for start, size in cut(len(sounds[7]), RATE):
+        here = np.flatnonzero(
+            (found.times[first:end] >= start / RATE) & (found.times[first:end] < (start + size) / RATE)
+        )
+        frames = sounds[7][start : start + size][: size // 100 * 100].reshape(-1, 100)
+        np.testing.assert_allclose(found.array[0, first:end, 0][here], np.square(frames).mean(1), rtol=1e-3, atol=1e-7)

@@ -1,0 +1,174 @@
+"""Tasks from manifests and folders: the split that a table asks for, disjoint sets, labels that don't fit."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from groundbass.data import audio
+from groundbass.data.track import Manifest, Track
+from groundbass.probe.splits import grouped, official, rotating, split
+from groundbass.probe.task import describe, find_tasks, questions
+from groundbass.probe.tasks.folder import guess_kind
+
+HERE = np.ones(30, bool)
+
+
+def disjoint(folds, rows):
+    for fold in folds:
+        sets = [set(part.tolist()) for part in (fold.train, fold.valid, fold.test)]
+        assert all(sets) and not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
+        assert sets[0] | sets[1] | sets[2] == rows
+
+
+def test_folds_rotate_and_every_track_is_tested_once():
+    names = [row % 5 for row in range(30)]
+    folds, notes = rotating(names, [None] * 30, HERE)
+    disjoint(folds, set(range(30)))
+    assert sorted(np.concatenate([fold.test for fold in folds]).tolist()) == list(range(30))
+    for k, fold in enumerate(folds):
+        assert {names[row] for row in fold.test} == {k} and {names[row] for row in fold.valid} == {(k + 1) % 5}
+    assert "5 folds" in notes[0]
+    _, notes = rotating(names, ["one artist"] * 30, HERE)
+    assert "1 artists have tracks in several folds" in notes[1]
+    with pytest.raises(ValueError, match="at least 3"):
+        rotating([0, 1] * 15, [None] * 30, HERE)
+
+
+@pytest.mark.parametrize("artists", [3, 7, 30])
+def test_groups_never_straddle(artists):
+    groups = [f"artist {row % artists}" for row in range(30)]
+    for seed in range(5):
+        folds = grouped(groups, HERE, seed)
+        disjoint(folds, set(range(30)))
+        homes = [{groups[row] for row in part} for part in (folds[0].train, folds[0].valid, folds[0].test)]
+        assert not (homes[0] & homes[1] or homes[0] & homes[2] or homes[1] & homes[2])
+    assert grouped(groups, HERE, 1)[0].test.tolist() == grouped(groups, HERE, 1)[0].test.tolist()
+
+
+def test_columns_take_precedence_split_fold_artist_random():
+    splits = ["train"] * 20 + ["validation"] * 5 + ["test"] * 5
+    nothing = [None] * 30
+    folds, notes = split(splits, list(range(30)), ["a"] * 30, HERE)
+    assert folds[0].valid.tolist() == list(range(20, 25)) and notes == []
+    assert "folds" in split(nothing, [row % 3 for row in range(30)], ["a"] * 30, HERE)[1][0]
+    assert "by artist" in split(nothing, nothing, [str(row % 9) for row in range(30)], HERE)[1][0]
+    assert "at random" in split(nothing, nothing, nothing, HERE)[1][0]
+    _, notes = official(["train"] * 20 + ["test"] * 10, HERE)
+    assert "fifth" in notes[0]
+    with pytest.raises(ValueError, match="no labelled track for valid and test"):
+        official(["train"] * 30, HERE)
+    unlabelled = HERE.copy()
+    unlabelled[3] = False
+    disjoint(split(nothing, nothing, nothing, unlabelled)[0], set(range(30)) - {3})
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["rock", "pop", None], "classes"),
+        ([1, 2, 3, 1], "classes"), ([0.5, 1.25, 3.0], "numbers"),
+        (["0.5", "2"], "numbers"),
+        (list(range(40)), "numbers"), (["rock|slow", "pop"], "tags"), ([["rock"], ["pop", "slow"]], "tags"),
+    ],
+)  # fmt: skip
+def test_kind_is_guessed(values, kind):
+    assert guess_kind(values) == kind
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve notes in a folder, and a function that writes its labels.csv."""
+    for number in range(12):
+        sound = 0.3 * np.sin(2 * np.pi * (200 + 30 * number) * np.arange(4000) / 8000)
+        audio.write(tmp_path / f"{number}.wav", sound.astype(np.float32), 8000)
+
+    def write(**columns):
+        with (tmp_path / "labels.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(columns)
+            table.writerows(zip(*columns.values()))
+        return f"folder:{tmp_path}"
+
+    return write
+
+
+PATHS = [f"{number}.wav" for number in range(12)]
+
+
+def test_folder_reads_labels_and_remembers_the_scan(folder, tmp_path, monkeypatch):
+    address = folder(
+        path=PATHS, mood=["calm", "wild"] * 6, artist=list("aabbccddeeff"), level=[n / 7 for n in range(12)]
+    )
+    mood, level = find_tasks(address, ["mood", "level:number"], tmp_path / "store")
+    assert (mood.kind, mood.classes, mood.metric) == ("classes", ("calm", "wild"), "accuracy")
+    assert (level.kind, level.metric) == ("numbers", "r2")
+    assert (
+        mood.grouped
+        and any("by artist" in note for note in mood.notes)
+        and any("guessed" in note for note in mood.notes)
+    )
+    monkeypatch.setattr("groundbass.probe.tasks.folder.scan_folder", None)  # a second look must not scan again
+    assert find_tasks(address, ["mood"], tmp_path / "store")[0].fingerprint() == mood.fingerprint()
+
+
+def test_labels_that_match_no_audio(folder):
+    address = folder(path=[*PATHS[:9], "x.wav", "y.wav", "z.wav"], mood=["calm", "wild"] * 6)
+    (task,) = find_tasks(address, ["mood"])
+    sentences = " ".join(describe(task))
+    assert "3 of 12 rows of labels.csv (25.0%) match no audio" in sentences
+    assert "3 of 12 tracks (25.0%) have no label" in sentences
+    with pytest.raises(ValueError, match="None of the 12 paths"):
+        find_tasks(folder(path=[f"lost/{p}" for p in PATHS], mood=["calm", "wild"] * 6), ["mood"])
+
+
+def test_bad_labels_are_sentences(folder):
+    address = folder(path=PATHS, mood=["calm"] * 12, word=list("abcdefghijkl"))
+    with pytest.raises(ValueError, match="nothing to tell apart"):
+        find_tasks(address, ["mood"])
+    with pytest.raises(ValueError, match="no label 'genre'"):
+        find_tasks(address, ["genre"])
+    with pytest.raises(ValueError, match="needs numbers"):
+        find_tasks(address, ["word:number"])
+    with pytest.raises(ValueError, match="class, tags, number or key"):
+        find_tasks(address, ["mood:colour"])
+    with pytest.raises(ValueError, match="needs --label"):
+        find_tasks(address)
+    assert "Classes of one clip" in " ".join(describe(find_tasks(address, ["word"])[0]))
+
+
+def test_addresses(monkeypatch, tmp_path):
+    monkeypatch.delenv("GROUNDBASS_DATA", raising=False)
+    with pytest.raises(ValueError, match="synth_key"):
+        find_tasks("synth_kee:x")
+    with pytest.raises(ValueError, match="GROUNDBASS_DATA"):
+        find_tasks("synth_key")
+    with pytest.raises(FileNotFoundError, match="groundbass data synth"):
+        find_tasks(f"synth:{tmp_path}")
+    monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="synth"):
+        find_tasks("synth_key")
+    for name, question in questions().items():
+        assert question.name == name and question.question.endswith("?")
+
+
+def test_a_changed_label_or_clip_changes_the_fingerprint(tmp_path):
+    def tasks(key="C major", name="h0"):
+        tracks = [
+            Track(
+                f"{n}.wav",
+                f"{n}.wav",
+                100,
+                100,
+                1,
+                name if n == 0 else f"h{n}",
+                ("train", "valid", "test")[n % 3],
+                None,
+                {"part": "music", "key": key if n == 1 else "D minor"},
+            )
+            for n in range(9)
+        ]
+        return questions()["synth_key"].meet(Manifest.from_tracks(tracks, tmp_path), "x").fingerprint()
+
+    assert tasks() == tasks()
+    assert len({tasks(), tasks(key="C# major"), tasks(name="other")}) == 3
