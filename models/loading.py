@@ -94,7 +94,8 @@ def load_folder(
     config = _read_config(folder)
     _check_files(folder)
     if config.get("model_type") == PUBLIC_MERT:  # its own remote code doesn't load with today's transformers
-        return ModelEncoder(load_mert_folder(folder).to(device=device, dtype=dtype or torch.float32))
+        mert: Any = load_mert_folder(folder)  # transformers' decorator hides the type of `to`
+        return ModelEncoder(mert.to(device=device, dtype=dtype or torch.float32))
     ours = _our_class(config)
     if ours is None and "auto_map" in config and not trust:
         raise ValueError(

@@ -79,6 +79,21 @@ def test_cqt_target_trims_scales_and_refuses() -> None:
         CQT(8000, 320)
 
 
+def test_folded_cqt_shows_the_pitch_class_in_every_octave(note: Callable[..., np.ndarray]) -> None:
+    """A3, A4 and A5 peak in the same bin of the octave, an E4 seven semitones higher; the CQT itself is left as it is."""
+    settings = CQTSettings(scale="log", chroma=2.0)
+    target = settings.build(FrameGrid(24_000, 960), 8)
+    sound = torch.stack([torch.from_numpy(note(midi, 2.0, 24_000)).float() for midi in (57, 69, 81, 64)])
+    found = target.targets(sound, torch.zeros(4), ["a", "b", "c", "d"])
+    assert found.shape[2] == 336 + 48
+    plain = CQTSettings(scale="log").build(FrameGrid(24_000, 960), 8).targets(sound, torch.zeros(4), ["a"] * 4)
+    torch.testing.assert_close(found[:, :, :336], plain)
+    peaks = found[:, 10:-10, 336:].mean(1).argmax(-1)
+    assert peaks.tolist() == [36, 36, 36, 16]
+    with pytest.raises(ValueError, match="whole octaves"):
+        CQTSettings(bins=100, chroma=1.0)
+
+
 # --- code head ----------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,16 @@ class CQTSettings:
     """Hz of the first bin (C1)."""
     scale: Literal["magnitude", "log", "standard"] = "magnitude"
     """magnitude: raw, as published; log: log(1 + 100 m); standard: that, standardised per clip (never inert)."""
+    chroma: float = 0.0
+    """Weight of the same magnitudes folded into one octave (pitch class), beside the CQT's own 1; 0 as published."""
+
+    def __post_init__(self) -> None:
+        """Only whole octaves fold."""
+        if self.chroma < 0 or (self.chroma and self.bins % self.bins_per_octave):
+            raise ValueError(
+                f"cqt.chroma is {self.chroma} with {self.bins} bins of {self.bins_per_octave} per octave; it needs a "
+                "weight of at least 0 and whole octaves."
+            )
 
     def build(self, grid: FrameGrid, dim: int) -> CQTTarget:
         """Build the target for an encoder's frame grid and width."""
@@ -173,21 +183,34 @@ class CQTTarget(Target):
 
     def __init__(self, settings: CQTSettings, grid: FrameGrid, dim: int) -> None:
         super().__init__()
-        self.name, self.weight, self.scale = "cqt", settings.weight, settings.scale
+        self.name, self.weight, self.settings = "cqt", settings.weight, settings
         self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, settings.lowest)
-        self.head = RegressionHead(dim, settings.bins)
+        self.head = RegressionHead(dim, settings.bins + (settings.bins_per_octave if settings.chroma else 0))
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
-        """Compute magnitudes [batch, 1 + samples // hop, bins] of clean sound, scaled as the settings say."""
+        """Compute magnitudes [batch, 1 + samples // hop, bins] of clean sound, scaled as the settings say.
+
+        With `chroma` the folded magnitudes follow, `bins_per_octave` more, scaled so that their share of the mean
+        square error is chroma / (1 + chroma) where both vary alike.
+        """
         with torch.no_grad():
             magnitude: Tensor = self.cqt(waveform)
-            if self.scale == "magnitude":
-                return magnitude
-            log = torch.log1p(LOG_SCALE * magnitude)
-            if self.scale == "log":
-                return log
-            mean, std = log.mean((1, 2), keepdim=True), log.std((1, 2), keepdim=True)
-            return (log - mean) / std.clamp(min=1e-3)
+            scaled = self._scaled(magnitude)
+            if not self.settings.chroma:
+                return scaled
+            octave = self.settings.bins_per_octave
+            folded = self._scaled(magnitude.unflatten(2, (-1, octave)).mean(2))
+            return torch.cat([scaled, folded * math.sqrt(self.settings.chroma * self.settings.bins / octave)], 2)
+
+    def _scaled(self, magnitude: Tensor) -> Tensor:
+        """Magnitudes [batch, frames, bins] as `scale` says."""
+        if self.settings.scale == "magnitude":
+            return magnitude
+        log = torch.log1p(LOG_SCALE * magnitude)
+        if self.settings.scale == "log":
+            return log
+        mean, std = log.mean((1, 2), keepdim=True), log.std((1, 2), keepdim=True)
+        return (log - mean) / std.clamp(min=1e-3)
 
 
 class RegressionHead(Head):
