@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-RECIPE = "masked.mert_tiny"
+RECIPE = "masked.cqt_tiny"
 HOURS = 1.5
 SEED = 0
 
