@@ -80,7 +80,7 @@ def test_cqt_target_trims_scales_and_refuses() -> None:
 
 
 def test_folded_cqt_shows_the_pitch_class_in_every_octave(note: Callable[..., np.ndarray]) -> None:
-    """A3, A4 and A5 peak in the same bin of the octave, an E4 seven semitones higher; the CQT itself is left as it is."""
+    """A3, A4 and A5 peak in one bin of the octave, an E4 elsewhere; the CQT itself stays as it is."""
     settings = CQTSettings(scale="log", chroma=2.0)
     target = settings.build(FrameGrid(24_000, 960), 8)
     sound = torch.stack([torch.from_numpy(note(midi, 2.0, 24_000)).float() for midi in (57, 69, 81, 64)])
