@@ -99,6 +99,11 @@ class FeatureStore:
         def write(array: Array, row: int, windows: list[Moments]) -> None:
             array[:, row] = pooled(windows, pooling).numpy()
 
+        if not (self.root / key / "meta.json").is_file():
+            every = list(range(encoder.layers))
+            if (self.root / self.key(encoder, manifest, rows, "frames", every) / "meta.json").is_file():
+                found = self.frames(encoder, manifest, rows, every, name)  # encoded already, for a frame task
+                return np.stack([_pooled_frames(found, row, pooling) for row in rows], 1)
         return self._made(key, encoder, manifest, plans, shape, moments, write, name)
 
     def frames(
@@ -284,6 +289,12 @@ def pooled(windows: list[Moments], pooling: Pooling) -> Tensor:
         return mean.float()
     spread = torch.stack([w.spread + w.frames * (w.mean - mean).square() for w in windows]).sum(0) / frames
     return torch.cat([mean, spread.sqrt()], -1).float()
+
+
+def _pooled_frames(found: Frames, row: int, pooling: Pooling) -> Array:
+    """One clip's vector per layer from its frames: what `pooled` gives from windows, to rounding."""
+    first, end = found.spans[row]
+    return pooled([moments(torch.from_numpy(np.array(found.array[:, first:end])))], pooling).numpy()
 
 
 @contextmanager

@@ -191,3 +191,38 @@ def test_benchmarks_are_found_without_importing_them() -> None:
 def test_unknown_benchmark_lists_the_known() -> None:
     with pytest.raises(ValueError, match="augment"):
         benchmarks.run_benchmarks(["augmnt"], as_json=False)
+
+
+def readme_commands() -> list[list[str]]:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    return [line.split("#")[0].split()[1:] for line in lines if line.startswith("groundbass ")]
+
+
+def test_readme_names_only_commands_and_recipes_that_exist() -> None:
+    from groundbass.pretrain.recipe import addresses
+
+    commands = readme_commands()
+    assert len(commands) >= 6
+    for words in commands:
+        name, rest = cli.resolve(words)
+        if name == "pretrain" and not rest[0].startswith("-"):
+            assert rest[0] in addresses()
+
+
+@pytest.mark.slow
+def test_quickstart_tells_the_whole_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage, small: corpus, two steps, all tasks, the published folder, the page; again, nothing is redone."""
+    from groundbass.quickstart import quickstart
+
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    quickstart(tmp_path / "demo", recipe="masked.mert_debug", steps=2, hours=0.12)
+    demo = tmp_path / "demo"
+    assert (demo / "corpus" / "manifest.parquet").is_file()
+    assert (demo / "encoder" / "model.safetensors").is_file()
+    assert len(list((demo / "run" / "probe").glob("*.json"))) >= 8
+    page = (demo / "report.html").read_text()
+    assert "synth_key" in page
+    assert 'src="http' not in page
+    before = (demo / "run" / "loss.jsonl").read_bytes()
+    quickstart(demo, recipe="masked.mert_debug", steps=2, hours=0.12)
+    assert (demo / "run" / "loss.jsonl").read_bytes() == before

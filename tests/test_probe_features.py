@@ -159,3 +159,15 @@ def test_frames_are_layer_major_with_their_times(corpus, tmp_path):
         )
         frames = sounds[7][start : start + size][: size // 100 * 100].reshape(-1, 100)
         np.testing.assert_allclose(found.array[0, first:end, 0][here], np.square(frames).mean(1), rtol=1e-3, atol=1e-7)
+
+
+def test_clips_come_from_frames_that_are_there_already(corpus, tmp_path):
+    """The same vectors, for encoders that were called for a frame task before: no clip is encoded twice."""
+    manifest, _ = corpus
+    wanted = store(tmp_path / "a").clips(Ruler(), manifest, "mean+std")
+    encoder, keep = Ruler(), store(tmp_path / "b")
+    keep.frames(encoder, manifest, range(12), range(2), "x")
+    encoder.calls = 0
+    found = keep.clips(encoder, manifest, "mean+std")
+    assert encoder.calls == 0
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)

@@ -450,7 +450,7 @@ def cqt_tiny() -> Recipe:
         rvq=dataclasses.replace(recipe.objective.rvq, weight=0.0),
         cqt=dataclasses.replace(recipe.objective.cqt, chroma=1.0),
     )
-    return dataclasses.replace(recipe, objective=objective, steps=270, checkpoint_every=135, workers=1)
+    return dataclasses.replace(recipe, objective=objective, steps=250, checkpoint_every=125, workers=1)
 
 
 def mert_debug() -> Recipe:
