@@ -440,7 +440,8 @@ def cqt_tiny() -> Recipe:
     `mert_tiny` without codes and mixture, less hidden (0.4), the CQT folded into one octave as a second target: chroma
     teaches key and pitch class in a few hundred steps, where the CQT alone needs thousands.
 
-    groundbass pretrain masked.cqt_tiny --data MANIFEST --run RUN · 2 CPU cores · 5 minutes · see RESULTS.md
+    groundbass pretrain masked.cqt_tiny --data MANIFEST --run RUN · 2 CPU cores · 4 minutes
+    · key 0.64 (random copy 0.46), pitch 0.90 (0.83), beat F 0.82 (0.75); all nine tasks in RESULTS.md
     """
     recipe = mert_tiny()
     objective = dataclasses.replace(
