@@ -83,8 +83,8 @@ class FeatureStore:
     calls: int = field(default=0, init=False)
 
     def clips(self, encoder: Encoder, manifest: Manifest, pooling: Pooling = "mean", name: str = "encoder") -> Array:
-        """Pooled features of all tracks and all layers: [layers, tracks, dim] (2 dim for "mean+std"), memory-mapped
-        float32.
+        """Pooled features of all tracks and all layers: [layers, tracks, dim] (2 dim for "mean+std"), float32,
+        memory-mapped, or pooled anew from stored frames where a frame task has encoded the same clips.
 
         The mean is over valid frames only; windows of a long track are weighted by their valid frames.
         Raises ValueError naming the track when its features aren't finite or it is shorter than a frame; OSError when

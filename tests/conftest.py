@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from typing import Any
+
+# librosa's compiled kernels are cached beside librosa: two test processes that write there at once leave a file that
+# crashes whoever loads it (seen with `pytest -n 2`). Each process gets a folder of its own, before librosa is imported.
+NUMBA_CACHE = tempfile.TemporaryDirectory(prefix="groundbass-numba-")
+os.environ["NUMBA_CACHE_DIR"] = NUMBA_CACHE.name
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are small: threads cost more than they bring
 

@@ -261,7 +261,8 @@ def clmr_small() -> Recipe:
 def clmr_tiny() -> Recipe:
     """CLMR for two CPU cores and minutes: 16 kHz, a quarter of the width, no pitch shift (it unlearns key).
 
-    At 16 kHz a core passes 27 crops/s forward and backward, at 22,050 Hz 15 (the published width: 3.5 on two).
+    Timed by hand, forward and backward: at 16 kHz a core passes 27 crops/s, at 22,050 Hz 15 (the published width: 3.5
+    on two).
 
     Command: groundbass pretrain contrastive.clmr_tiny --data MANIFEST --run RUN
     """

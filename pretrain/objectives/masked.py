@@ -409,7 +409,7 @@ def mert_tiny() -> Recipe:
     giving it nearly half of the gradient. Frames that aren't masked count half. Long windows and a front end up to
     8 kHz, since neighbouring semitones must be told apart.
 
-    groundbass pretrain masked.mert_tiny --data MANIFEST --run RUN · 2 CPU cores · about 10 minutes
+    groundbass pretrain masked.mert_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     shape = EncoderShape(
         hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, norm_first=True,
@@ -435,10 +435,10 @@ def mert_tiny() -> Recipe:
 
 
 def cqt_tiny() -> Recipe:
-    """Masked CQT and its pitch classes alone, for two CPU cores: what learned most in five minutes; the quickstart's.
+    """Masked CQT and its pitch classes alone, for two CPU cores: what learned most of the trials; the quickstart's.
 
-    `mert_tiny` without codes and mixture, less hidden (0.4), the CQT folded into one octave as a second target: chroma
-    teaches key and pitch class in a few hundred steps, where the CQT alone needs thousands.
+    `mert_tiny` without codes and mixture, less hidden (0.4), the CQT folded into one octave as a second target, for key
+    and pitch class. RESULTS.md has the trials; they changed several of these at once.
 
     groundbass pretrain masked.cqt_tiny --data MANIFEST --run RUN · 2 CPU cores · 4 minutes
     · key 0.64 (random copy 0.46), pitch 0.90 (0.83), beat F 0.82 (0.75); all nine tasks in RESULTS.md

@@ -6,7 +6,7 @@ residual by residual; then the maps follow the gradient of reconstruction + comm
 codebooks exponential averages of what they were chosen for, summed over ranks. Codewords that nobody chooses are moved
 onto current residuals.
 
-    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · about 2 minutes
+    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · minutes
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def mel_rvq() -> Recipe:
 def mel_rvq_tiny() -> Recipe:
     """Mel-RVQ, 8 × 256 at 25 Hz, what `masked.mert_tiny` trains into its run.
 
-    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN · 2 CPU cores · about 2 minutes
+    groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     return Recipe(
         objective=MelRVQConfig(codebook_size=256),
