@@ -5,22 +5,24 @@ Every function returns a float32 waveform [samples] in [-1, 1]; `sample_rate` is
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
 # librosa's compiled kernels are cached beside librosa: two test processes that write there at once leave a file that
 # crashes whoever loads it (seen with `pytest -n 2`). Each process gets a folder of its own, before librosa is imported.
-NUMBA_CACHE = tempfile.TemporaryDirectory(prefix="groundbass-numba-")
-os.environ["NUMBA_CACHE_DIR"] = NUMBA_CACHE.name
-
+os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="groundbass-numba-")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' tensors are small: threads cost more than they bring
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 Waveform = npt.NDArray[np.float32]
 PITCH_CLASSES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
