@@ -111,7 +111,9 @@ class ModelEncoder:
         if int(valid.min()) < waveform.shape[1]:
             mask = (torch.arange(waveform.shape[1], device=valid.device) < valid[:, None]).long()
         output = self.model(waveform.to(self.model.dtype), attention_mask=mask, output_hidden_states=True)
-        return torch.stack(output.hidden_states, dim=1).float()
+        states = torch.stack(output.hidden_states, dim=1).float()
+        bands = getattr(self.model, "bands", 1)  # tokens of one time step (BEATs): a frame is their mean
+        return states if bands == 1 else states.unflatten(2, (-1, bands)).mean(dim=3)
 
 
 class Family(Protocol):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import HuggingFaceEncoder, ModelEncoder, prepare_input
+from .beats_file import load_beats_file
 from .loading import download, find_folder, load_folder, load_stranger
 
 __all__ = [
@@ -69,7 +70,8 @@ class Encoder(Protocol):
 
 
 def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: Any = None) -> Encoder:
-    """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, or `file.py:Class`.
+    """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, or
+    one of Microsoft's BEATs files (`.pt`).
 
     A folder's own code (`auto_map`) is run where the model isn't one of ours; code from the Hub is never run unseen.
 
@@ -91,6 +93,9 @@ def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu", d
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype {dtype!r} is no floating point type of torch; take float32, bfloat16 or float16.")
     path = Path(name).expanduser()
+    if path.suffix == ".pt" and path.is_file():
+        beats: Any = load_beats_file(path)
+        return ModelEncoder(beats.to(device=device, dtype=dtype or torch.float32))
     if path.is_file():
         raise ValueError(f"{name} is a file; give the folder that holds config.json, or a class as {name}:Class.")
     if path.is_dir():
