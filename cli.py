@@ -37,6 +37,7 @@ COMMANDS = {
     "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
     "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),
+    "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
     "report": Command("probe.report:report", "tables and one HTML page from probe results"),
     "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),

@@ -376,11 +376,11 @@ def init_weights(module: nn.Module) -> None:
         if module.bias is not None:
             init.zeros_(module.bias)
     elif isinstance(module, nn.Conv1d) and hasattr(module, "parametrizations"):
-        weight: Any = module.parametrizations.weight
-        gains, directions = weight.original0, weight.original1
+        conv: Any = module
+        gains, directions = conv.parametrizations.weight.original0, conv.parametrizations.weight.original1
         init.normal_(directions, std=math.sqrt(4 / (directions.shape[2] * directions.shape[0])))
         init.copy_(gains, directions.norm(dim=(0, 1), keepdim=True))
-        init.zeros_(module.bias)
+        init.zeros_(conv.bias)
 
 
 class BeatsModel(PreTrainedModel):
@@ -527,8 +527,8 @@ class BeatsModel(PreTrainedModel):
         tokens = self.embed(self.fbank(input_values))
         states = self.encode(tokens, mask=self.token_mask(attention_mask, tokens.shape[1]), keep_all=True)
         output = BaseModelOutput(
-            last_hidden_state=states[-1],  # type: ignore[arg-type]
-            hidden_states=states if output_hidden_states else None,  # type: ignore[arg-type]
+            last_hidden_state=states[-1],
+            hidden_states=states if output_hidden_states else None,
         )
         if return_dict is None:
             return_dict = bool(self.config.return_dict)

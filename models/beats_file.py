@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .beats import BeatsConfig, BeatsModel
-from .beats_tokenizer import BeatsTokenizer, BeatsTokenizerConfig
+from .beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 
 # their field -> ours
 FIELDS = {
@@ -66,7 +66,7 @@ SHARED_BIAS = "self_attn.relative_attention_bias.weight"
 UNUSED = ("quantize.cluster_size", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 
 
-def load_beats_file(path: str | Path) -> BeatsModel | BeatsTokenizer:
+def load_beats_file(path: str | Path) -> BeatsModel | BeatsQuantizer:
     """A BEATs checkpoint file of Microsoft's as our model, in eval mode.
 
     A fine-tuned file keeps its head; the names of its classes, where it has them, go into `config.id2label`.
@@ -134,7 +134,7 @@ def _config(path: str | Path, cfg: dict[str, Any], weights: Mapping[str, Tensor]
     return BeatsConfig(**fields, classes=0 if head is None else len(head))
 
 
-def _tokenizer(path: str | Path, cfg: dict[str, Any], weights: dict[str, Tensor]) -> BeatsTokenizer:
+def _tokenizer(path: str | Path, cfg: dict[str, Any], weights: dict[str, Tensor]) -> BeatsQuantizer:
     codewords = weights.pop("quantize.embedding.weight", None)
     if codewords is None:
         raise ValueError(f"{path} lacks weights: quantize.embedding.weight; a tokenizer's file has its codebook.")
@@ -147,7 +147,7 @@ def _tokenizer(path: str | Path, cfg: dict[str, Any], weights: dict[str, Tensor]
     encoder = {name: value for name, value in config.items() if name in BeatsConfig().to_dict() and name[0] != "_"}
     for name in ("model_type", "transformers_version", "architectures", "dtype"):
         encoder.pop(name, None)
-    model = BeatsTokenizer(BeatsTokenizerConfig(encoder, len(codewords), codewords.shape[1]))
+    model = BeatsQuantizer(BeatsQuantizerConfig(encoder, len(codewords), codewords.shape[1]))
     own = {name: value for name, value in weights.items() if name.startswith("quantize_layer.")}
     rest = {name: value for name, value in weights.items() if name not in own}
     renamed = {f"beats.{name}": value for name, value in _renamed(path, rest).items()}
@@ -171,7 +171,7 @@ def _renamed(path: str | Path, weights: Mapping[str, Tensor]) -> dict[str, Tenso
     return found
 
 
-def _fill(path: str | Path, model: BeatsModel | BeatsTokenizer, weights: dict[str, Tensor]) -> None:
+def _fill(path: str | Path, model: BeatsModel | BeatsQuantizer, weights: dict[str, Tensor]) -> None:
     """Load strictly, in float32.
 
     Raises:

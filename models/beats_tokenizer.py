@@ -1,6 +1,6 @@
 """BEATs' acoustic tokenizers: one code per 16 × 16 patch, what masked prediction predicts.
 
-`RandomProjectionPatches` gives the codes of iteration 1: frozen random maps and codewords. `BeatsTokenizer` is the
+`RandomProjectionPatches` gives the codes of iteration 1: frozen random maps and codewords. `BeatsQuantizer` is the
 self-distilled one of later iterations: an encoder of its own, a small projection, the nearest of 1,024 l2-normalised
 codewords; `pretrain/objectives/tokenizer.py` trains it. This file is published with the models.
 """
@@ -78,8 +78,8 @@ class RandomProjectionPatches(nn.Module):
             return nearest(F.normalize(flat, dim=-1) if self.normalize_codewords else flat, self.codewords)
 
 
-class BeatsTokenizerConfig(PretrainedConfig):
-    """Configuration of `BeatsTokenizer`.
+class BeatsQuantizerConfig(PretrainedConfig):
+    """Configuration of `BeatsQuantizer`.
 
     Args:
         encoder: fields of the encoder's `BeatsConfig`, as a dictionary.
@@ -120,16 +120,16 @@ class CodebookQuantizer(nn.Module):
             return direction, F.embedding(code, self.codewords.float()), code
 
 
-class BeatsTokenizer(PreTrainedModel):
+class BeatsQuantizer(PreTrainedModel):
     """Waveform to one code per patch: an encoder, Linear-Tanh-Linear, the nearest codeword."""
 
-    config_class = BeatsTokenizerConfig
-    config: BeatsTokenizerConfig
+    config_class = BeatsQuantizerConfig
+    config: BeatsQuantizerConfig
     base_model_prefix = "beats_tokenizer"
     main_input_name = "input_values"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: BeatsTokenizerConfig) -> None:
+    def __init__(self, config: BeatsQuantizerConfig) -> None:
         super().__init__(config)
         self.beats = BeatsModel(config.beats())
         width = self.beats.config.hidden_size
@@ -205,5 +205,5 @@ class BeatsTokenizer(PreTrainedModel):
         return output if return_dict is not False else output.to_tuple()
 
 
-BeatsTokenizerConfig.register_for_auto_class()
-BeatsTokenizer.register_for_auto_class("AutoModel")
+BeatsQuantizerConfig.register_for_auto_class()
+BeatsQuantizer.register_for_auto_class("AutoModel")

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     if options.data is None or options.run is None:
         missing = "--data MANIFEST" if options.data is None else "--run RUN"
         raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
-    manifest = _manifest(options.data, options.run)
+    manifest = manifest_of(options.data, options.run)
     steps = train(
         options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
     )  # fmt: skip
@@ -116,7 +116,7 @@ def _overrides(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def _manifest(data: Path, run: Path) -> Path:
+def manifest_of(data: Path, run: Path) -> Path:
     """The manifest; a folder is scanned into the run first, once."""
     if not data.is_dir():
         return data

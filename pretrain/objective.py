@@ -87,6 +87,12 @@ class Objective(nn.Module):
         return float(getattr(self.encoder.config, "layerdrop", 0.0) or 0.0) > 0
 
 
+def example_index(batch: Batch) -> Tensor:
+    """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
+    views = batch.waveform.shape[1]
+    return (batch.index[:, None] * views + torch.arange(views, device=batch.index.device)).flatten()
+
+
 def draw_seeds(seed: int, index: Tensor, stream: int) -> Tensor:
     """One seed per example, a function of the run's seed, the example and what it is for.
 

@@ -16,8 +16,8 @@ from groundbass import load_encoder
 from groundbass.models.beats import BeatsConfig, BeatsModel, relative_buckets
 from groundbass.models.beats_file import load_beats_file
 from groundbass.models.beats_tokenizer import (
-    BeatsTokenizer,
-    BeatsTokenizerConfig,
+    BeatsQuantizer,
+    BeatsQuantizerConfig,
     RandomProjectionPatches,
     nearest,
     patches,
@@ -223,7 +223,7 @@ def test_fine_tuned_file_keeps_its_head(tmp_path: Path) -> None:
 def test_tokenizer_file_gives_the_nearest_codeword(tmp_path: Path) -> None:
     weights = microsoft(tokenizer=True)
     loaded = load_beats_file(save(tmp_path / "tokenizer.pt", weights))
-    assert isinstance(loaded, BeatsTokenizer)
+    assert isinstance(loaded, BeatsQuantizer)
     waveform = sound(1, 9_000)
     codes = loaded.codes(waveform)[0]
     hidden = reference({k: v for k, v in weights.items() if not k.startswith("quantize")}, waveform[0])
@@ -367,9 +367,9 @@ def test_tokenizer_folder_round_trip(tmp_path: Path) -> None:
         "patch_dim": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48,
         "conv_pos": 8, "conv_pos_groups": 4,
     }  # fmt: skip
-    tokenizer = BeatsTokenizer(BeatsTokenizerConfig(shape, codes=12, code_dim=6)).eval()
+    tokenizer = BeatsQuantizer(BeatsQuantizerConfig(shape, codes=12, code_dim=6)).eval()
     write_encoder(tokenizer, tmp_path / "t")
-    again = BeatsTokenizer.from_pretrained(tmp_path / "t").eval()
+    again = BeatsQuantizer.from_pretrained(tmp_path / "t").eval()
     waveform = sound(2, 12_000)
     assert torch.equal(tokenizer.codes(waveform), again.codes(waveform))
     valid = torch.tensor([6_000, 12_000])

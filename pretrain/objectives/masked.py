@@ -23,7 +23,7 @@ from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
 from ..masking import Masking, noise_fill
 from ..mixture import Mixture, mix
-from ..objective import Loss, Objective, draw_seeds
+from ..objective import Loss, Objective, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codec import CodecSettings
 from ..targets.codes import CodeHeadSettings
@@ -275,9 +275,7 @@ class Masked(Objective):
 
 def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Fold views into the batch: waveform [batch · views, samples], valid and index int64 [batch · views]."""
-    views = batch.waveform.shape[1]
-    index = batch.index[:, None] * views + torch.arange(views, device=batch.index.device)
-    return batch.waveform.flatten(0, 1), batch.valid.flatten(), index.flatten()
+    return batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
 
 
 def _mean_square(features: Tensor, frame_mask: Tensor | None) -> Tensor:

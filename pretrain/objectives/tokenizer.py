@@ -6,11 +6,15 @@ residual by residual; then the maps follow the gradient of reconstruction + comm
 codebooks exponential averages of what they were chosen for, summed over ranks. Codewords that nobody chooses are moved
 onto current residuals.
 
+`beats_*`: BEATs' tokenizers, distilled from an encoder; the module is `pretrain/distillation.py`.
+
     groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · minutes
+    groundbass pretrain tokenizer.beats_tokenizer_tiny --objective.teacher ENCODER --data MANIFEST --run RUN
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +27,13 @@ from torch.nn import functional
 from ...data.crops import CropConfig, Crops, loader
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, StackedMel
 from ...models.transformer import time_mask
+from ..distillation import UNTRAINED, DistillationConfig
 from ..distributed import all_reduce_sum, ranks
 from ..objective import Loss, Objective, draw_seed
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.target import Metrics
+from . import tokens
 
 if TYPE_CHECKING:
     from ...data.crops import Batch
@@ -261,3 +267,69 @@ def mel_rvq_debug() -> Recipe:
         checkpoint_every=10,
         workers=0,
     )
+
+
+def beats_tokenizer() -> Recipe:
+    """BEATs' tokenizer, 1,024 codes, distilled from an encoder (--objective.teacher FOLDER): 1,400 s per step.
+
+    groundbass pretrain tokenizer.beats_tokenizer --objective.teacher FOLDER --data MANIFEST --run RUN · published:
+    400,000 steps, learning rate 5e-5 for a self-supervised teacher, 5e-4 for a fine-tuned one's logits
+    """
+    return Recipe(
+        objective=DistillationConfig(),
+        crops=CropConfig(sample_rate=16_000, crop_samples=160_000),
+        optim=Optim(
+            lr=5e-5, betas=(0.9, 0.98), eps=1e-12, weight_decay=0.01, warmup_steps=32_000, decay="linear", clip=1.0,
+            fused=True,
+        ),
+        steps=400_000,
+        batch_size=140,
+        micro_batch=35,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )  # fmt: skip
+
+
+def beats_tokenizer_small() -> Recipe:
+    """A tokenizer of 8 blocks of 512 for `tokens.beats_*_small`: one GPU for hours.
+
+    groundbass pretrain tokenizer.beats_tokenizer_small --objective.teacher FOLDER --data MANIFEST --run RUN · one GPU
+    """
+    base, shape = beats_tokenizer(), tokens.beats_iter1_small().objective.encoder
+    return dataclasses.replace(
+        base,
+        objective=DistillationConfig(encoder=shape, teacher_dim=shape.hidden_size, revive_below=0.05),
+        optim=dataclasses.replace(base.optim, lr=2e-4, warmup_steps=1000),
+        steps=20_000,
+        batch_size=64,
+        micro_batch=64,
+    )
+
+
+def beats_tokenizer_tiny() -> Recipe:
+    """A tokenizer of 4 blocks of 192 with 256 codes for `tokens.beats_*_tiny`: two CPU cores for minutes.
+
+    groundbass pretrain tokenizer.beats_tokenizer_tiny --objective.teacher FOLDER --data MANIFEST --run RUN · 2 cores
+    """
+    first = tokens.beats_iter1_tiny()
+    shape = dataclasses.replace(tokens.TINY, num_hidden_layers=2)
+    config = DistillationConfig(
+        encoder=shape, teacher_dim=shape.hidden_size, codes=256, code_dim=64, estimator_layers=1, revive_below=0.1
+    )
+    optim = Optim(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=20, decay="cosine", clip=1.0)
+    return dataclasses.replace(first, objective=config, optim=optim, steps=200)
+
+
+def beats_tokenizer_debug() -> Recipe:
+    """A tokenizer in miniature, taught by an untrained encoder unless one is named.
+
+    groundbass pretrain tokenizer.beats_tokenizer_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    first = tokens.beats_iter1_debug()
+    config = DistillationConfig(
+        encoder=tokens.DEBUG, teacher=UNTRAINED, teacher_dim=tokens.DEBUG.hidden_size, codes=32, code_dim=16,
+        estimator_layers=1, revive_below=0.1, revive_every=2, first_crops=8, least_entropy=1.0,
+    )  # fmt: skip
+    return dataclasses.replace(first, objective=config)

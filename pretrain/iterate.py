@@ -1,0 +1,118 @@
+"""BEATs' loop in one command: encoder, tokenizer distilled from it, encoder on that tokenizer's codes, and so on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from . import distributed
+from .command import manifest_of
+from .recipe import Recipe, find
+from .train import STOPPED, train
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended a stage after its checkpoint."""
+    return tyro.cli(iterate, args=argv, prog="groundbass iterate")
+
+
+def iterate(
+    size: tyro.conf.Positional[Literal["base", "small", "tiny", "debug"]],
+    *,
+    data: Path,
+    run: Path,
+    iterations: int = 2,
+    root: Path | None = None,
+    encoder_steps: int | None = None,
+    tokenizer_steps: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Pretrain BEATs for several iterations; the same command goes on wherever it stopped.
+
+    RUN/encoder_1 predicts random-projection codes; RUN/tokenizer_2 is distilled from it; RUN/encoder_2 predicts that
+    tokenizer's codes; and so on. Each is an ordinary run. RUN/encoder is the last one in published form, so that
+    `groundbass probe RUN …` and `groundbass publish` find it.
+
+    Args:
+        size: whose recipes: tokens.beats_iter1_SIZE and tokenizer.beats_tokenizer_SIZE (base: without suffix).
+        data: a manifest (Parquet), or a folder of audio, which is scanned first.
+        run: the folder of the loop.
+        iterations: encoders to train.
+        root: where the manifest's paths begin, if the audio has moved.
+        encoder_steps: of each encoder; the recipe's by default.
+        tokenizer_steps: of each tokenizer; the recipe's by default.
+        seed: of weights, crops and masks.
+    """
+    if iterations < 1:
+        raise ValueError(f"--iterations is {iterations}, but there is at least one.")
+    manifest = manifest_of(data, run)
+    say = print if distributed.join().is_main_process else _silent
+    for number in range(1, iterations + 1):
+        stages = [encoder_stage(size, run, number)]
+        if number > 1:
+            stages.insert(0, tokenizer_stage(size, run, number))
+        for place, address, recipe, words in stages:
+            steps = encoder_steps if place.name.startswith("encoder") else tokenizer_steps
+            recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, seed=seed)
+            say(f"\n[{number}/{iterations}] {place.name}: {address}")
+            words = [*words, "--steps", str(recipe.steps), "--seed", str(seed)]
+            if train(recipe, manifest, place, root=root, address=address, overrides=words) < recipe.steps:
+                return STOPPED
+    with distributed.main_first():
+        if distributed.rank() == 0:
+            _publish_last(run, run / f"encoder_{iterations}" / "encoder")
+    say(f"Done: {iterations} iterations. Encoder: {run / 'encoder'}; losses: {run}/*/loss.jsonl.")
+    return 0
+
+
+Stage = tuple[Path, str, Recipe, list[str]]
+
+
+def encoder_stage(size: str, run: Path, number: int) -> Stage:
+    """Folder, address, recipe and overrides of an encoder: iteration 1 on random codes, others on a tokenizer's."""
+    place, suffix = run / f"encoder_{number}", "" if size == "base" else f"_{size}"
+    address = f"tokens.beats_iter1{suffix}"  # iteration 2 is the same recipe with a tokenizer
+    recipe = find(address)
+    if number == 1:
+        return place, address, recipe, []
+    tokenizer = str(run / f"tokenizer_{number}")
+    codes = find(f"tokenizer.beats_tokenizer{suffix}").objective.codes
+    objective = dataclasses.replace(recipe.objective, tokenizer=tokenizer, codes=codes)
+    words = ["--objective.tokenizer", tokenizer, "--objective.codes", str(codes)]
+    return place, address, dataclasses.replace(recipe, objective=objective), words
+
+
+def tokenizer_stage(size: str, run: Path, number: int) -> Stage:
+    """Folder, address, recipe and overrides of the tokenizer that the encoder before teaches."""
+    address = f"tokenizer.beats_tokenizer{'' if size == 'base' else f'_{size}'}"
+    recipe = find(address)
+    teacher = str(run / f"encoder_{number - 1}")
+    objective = dataclasses.replace(recipe.objective, teacher=teacher)
+    return run / f"tokenizer_{number}", address, dataclasses.replace(recipe, objective=objective), [
+        "--objective.teacher", teacher,
+    ]  # fmt: skip
+
+
+def _publish_last(run: Path, last: Path) -> None:
+    """RUN/encoder: a copy of the last encoder, written beside and renamed."""
+    part, old = run / ".encoder.part", run / ".encoder.old"
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(last, part)
+    if (run / "encoder").exists():
+        (run / "encoder").rename(old)
+    part.rename(run / "encoder")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _silent(*_: object) -> None:
+    """Say nothing: another rank does."""
+
+
+if __name__ == "__main__":  # accelerate launch -m groundbass.pretrain.iterate tiny …
+    sys.exit(main(sys.argv[1:]))
