@@ -36,46 +36,45 @@ def nearest(points: Tensor, codewords: Tensor) -> Tensor:
 
 
 class RandomProjectionPatches(nn.Module):
-    """Codes of iteration 1: a frozen random projection of normalised patches, and the nearest of random codewords.
+    """Codes of iteration 1: two frozen random maps of a patch, and the nearest of random codewords.
 
-    Everything is drawn from `seed`, apart from the model's weights. The paper doesn't publish the normalisation; here
-    each patch and each projection is brought to zero mean and unit variance, as in ESPnet's rebuild, and codewords are
-    Gaussian. `normalize_codewords` compares directions instead, as BEST-RQ does.
+    Everything is drawn from `seed`, apart from the model's weights. The paper doesn't publish the normalisation; as in
+    ESPnet's rebuild, a patch is embedded, brought to zero mean and unit variance over the embedding (its own level
+    stays in), projected, and normalised again. Here directions are compared (both sides l2-normalised, as in BEST-RQ):
+    of Gaussian codewords that aren't normalised the short ones win, and about half are never used.
 
     Args:
         patch_size: frames and bins of a patch.
         codes: size of the codebook.
         dim: width of projections and codewords.
-        seed: of projection and codewords.
-        normalize_codewords: compare l2-normalised projections and codewords.
+        seed: of maps and codewords.
+        embedding: width of the first map.
     """
 
+    embed: Tensor
     projection: Tensor
     codewords: Tensor
 
-    def __init__(
-        self, patch_size: int, codes: int = 1024, dim: int = 256, seed: int = 0, normalize_codewords: bool = True
-    ) -> None:
+    def __init__(self, patch_size: int, codes: int = 1024, dim: int = 256, seed: int = 0, embedding: int = 512) -> None:
         super().__init__()
-        self.patch_size, self.normalize_codewords = patch_size, normalize_codewords
+        self.patch_size = patch_size
         draw = torch.Generator().manual_seed(seed)
         width = patch_size * patch_size
         with torch.device("cpu"):  # the same numbers wherever the model is built
-            projection = torch.randn(width, dim, generator=draw) * (2.0 / (width + dim)) ** 0.5  # xavier normal
-            codewords = torch.randn(codes, dim, generator=draw)
-        if normalize_codewords:
-            codewords = F.normalize(codewords, dim=-1)
-        self.register_buffer("projection", projection, persistent=False)
-        self.register_buffer("codewords", codewords, persistent=False)
+            embed = torch.randn(width, embedding, generator=draw) * (2.0 / (width + embedding)) ** 0.5
+            projection = torch.randn(embedding, dim, generator=draw) * (2.0 / (embedding + dim)) ** 0.5
+            codewords = F.normalize(torch.randn(codes, dim, generator=draw), dim=-1)
+        for name, table in (("embed", embed), ("projection", projection), ("codewords", codewords)):
+            self.register_buffer(name, table, persistent=False)
 
     @torch.no_grad()
     def codes(self, fbank: Tensor) -> Tensor:
         """Codes int64 [batch, tokens] of a normalised filter bank [batch, frames, mel_bins]."""
         with torch.autocast(fbank.device.type, enabled=False):
-            flat = patches(fbank.float(), self.patch_size)
-            flat = F.layer_norm(flat, flat.shape[-1:]) @ self.projection
-            flat = F.layer_norm(flat, flat.shape[-1:])
-            return nearest(F.normalize(flat, dim=-1) if self.normalize_codewords else flat, self.codewords)
+            embedded = patches(fbank.float(), self.patch_size) @ self.embed
+            projected = F.layer_norm(embedded, embedded.shape[-1:]) @ self.projection
+            projected = F.layer_norm(projected, projected.shape[-1:])
+            return nearest(F.normalize(projected, dim=-1), self.codewords)
 
 
 class BeatsQuantizerConfig(PretrainedConfig):

@@ -273,6 +273,23 @@ def test_a_run_on_two_ranks_learns_what_one_rank_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("address", ["tokens.beats_iter1", "tokenizer.beats_tokenizer", "latent.eat"])
+def test_beats_on_two_ranks_is_beats_on_one(tmp_path: Path, address: str) -> None:
+    """Weights, and the tokenizer's codebook: its statistics are summed over ranks."""
+    manifest = write_tones(tmp_path)
+    command = [f"{address}_debug", "--steps", "4", "--checkpoint-every", "4", "--log-every", "1"]
+    module = ["-m", "groundbass.pretrain", *command, "--data", str(manifest)]
+    launch([*module, "--run", str(tmp_path / "two")])
+    launch([*module, "--run", str(tmp_path / "one")], world=1)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+    states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
+    if address.startswith("tokenizer"):
+        assert "encoder.quantizer.codewords" in states[0]
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor.float(), states[1][name].float(), atol=5e-3), name
+
+
+@pytest.mark.slow
 def test_accelerate_launch(tmp_path: Path) -> None:
     manifest = write_tones(tmp_path)
     config = Path(__file__).parent.parent / "pretrain" / "launch" / "cpu.yaml"

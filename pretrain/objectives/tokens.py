@@ -422,9 +422,9 @@ def beats_iter1_tiny() -> Recipe:
     groundbass pretrain tokens.beats_iter1_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     return Recipe(
-        objective=TokensConfig(encoder=TINY, codes=256, predictor_layers=2, least_entropy=2.0),
+        objective=TokensConfig(encoder=TINY, codes=256, predictor_layers=2, label_smoothing=0.0, least_entropy=2.0),
         crops=CropConfig(sample_rate=16_000, crop_samples=80_000),
-        optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=40, decay="cosine", clip=1.0),
+        optim=Optim(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=40, decay="cosine", clip=1.0),
         steps=600,
         batch_size=16,
         log_every=10,
