@@ -40,6 +40,9 @@ COMMANDS = {
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
     "report": Command("probe.report:report", "tables and one HTML page from probe results"),
+    "import": Command(
+        "models.importers:import_checkpoint", "official CLMR, MERT or BEATs weights → a published folder"
+    ),
     "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),
     "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),

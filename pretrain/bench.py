@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torchaudio
 from torch import Tensor
 
 from ..data.audio import write
@@ -27,7 +28,7 @@ from .dryrun import random_batches
 from .mixture import Mixture, draw_segments, mix
 from .objective import draw_seeds
 from .objectives import masked
-from .objectives.masked import Masked
+from .objectives.tokens import Tokens, beats_iter1, take
 from .recipe import Recipe
 from .targets.cqt import CQTSettings
 from .targets.rvq import RVQSettings
@@ -60,7 +61,8 @@ def mert() -> list[Row]:
     rows = [_row("step", audio / step, "s of audio/s"), _row("step_seconds", step, "s")]
     rows += [_row(f"part_{name}", value, "s") for name, value in bench.parts().items()]
     if bench.device.type == "cuda":
-        rows += _utilisation(bench, step)
+        forward = flops(bench.objective.encoder.config, bench.recipe.crops.crop_samples) * len(bench.batch.waveform)
+        rows += _utilisation(bench, step, forward)
     rows.append(_row("peak_memory", _peak_memory(bench.device), "GiB"))
     rows.append(_mixture_row(bench))
     rows.append(_attention_row(bench, step))
@@ -86,6 +88,68 @@ def _recipe() -> Recipe:
     return dataclasses.replace(recipe, objective=objective, batch_size=64, micro_batch=64)
 
 
+def beats() -> list[Row]:
+    """A step of BEATs base, iteration 1, on 10-second clips: 4 on a CPU, a micro-batch of 35 in bf16 on a GPU.
+
+    Rows: `step` (seconds of audio per second), utilisation (GPU: analytic FLOPs over the dense bf16 peak), peak
+    memory; `kept_patches` (the step whose encoder hears the kept quarter against the same step over all patches, the
+    hidden ones set to 0); `fbank` (the batched filter bank against torchaudio's, clip by clip).
+    """
+    recipe = beats_iter1()
+    count = 35 if torch.cuda.is_available() else 4
+    precision = "bf16" if torch.cuda.is_available() else "no"
+    bench = _Bench(dataclasses.replace(recipe, batch_size=count, micro_batch=count, precision=precision))
+    step = bench.seconds(bench.step, rounds=2)
+    rows = [_row("step", count * recipe.crop_seconds / step, "s of audio/s"), _row("step_seconds", step, "s")]
+    if bench.device.type == "cuda":
+        rows += _utilisation(bench, step, beats_flops(bench.objective, recipe.crops.crop_samples) * count)
+    rows.append(_row("peak_memory", _peak_memory(bench.device), "GiB"))
+    with patch.object(bench.objective, "_encode", _encode_all(bench.objective)):
+        every = bench.seconds(bench.step, rounds=2)
+    rows.append(_row("kept_patches", step, "s per step", "the encoder over all patches", every / step))
+    return [*rows, _fbank_row(bench)]
+
+
+def _encode_all(objective: Tokens) -> Callable[..., Tensor]:
+    """The encoder over whole clips, what isn't heard set to 0; gives the kept patches, as `Tokens` wants them."""
+
+    def encode(tokens: Tensor, positions: Tensor, mask: Tensor, total: int) -> Tensor:
+        index = positions[..., None].expand_as(tokens)
+        grid = tokens.new_zeros(len(tokens), total, tokens.shape[2]).scatter(1, index, tokens)
+        return take(objective.encoder.encode(grid)[-1], positions)
+
+    return encode
+
+
+def beats_flops(objective: Tokens, samples: int) -> float:
+    """Multiply-adds × 2 of one clip's forward pass: patch embedding, encoder on the kept patches, label predictor."""
+    config = objective.encoder.config
+    dim, total = config.hidden_size, config.times(samples) * config.bands
+    kept = round(total * (1 - objective.config.hidden))
+
+    def blocks(tokens: int, layers: int) -> float:
+        return 2.0 * layers * tokens * (4 * dim * dim + 2 * dim * config.intermediate_size + 2 * tokens * dim)
+
+    patches = 2.0 * total * config.patch_dim * (config.patch_size**2 + dim)
+    positions = 2.0 * total * dim * (dim // config.conv_pos_groups) * config.conv_pos
+    labels = 2.0 * (kept * dim * dim + (total - kept) * dim * objective.config.codes)
+    predictor = blocks(total, objective.config.predictor_layers) + labels
+    return patches + positions + blocks(kept, config.num_hidden_layers) + predictor
+
+
+def _fbank_row(bench: _Bench) -> Row:
+    waveform = torch.cat([bench.batch.waveform.flatten(0, 1)] * (16 // len(bench.batch.waveform) or 1))
+
+    def loop() -> Tensor:
+        return torch.stack([
+            torchaudio.compliance.kaldi.fbank(clip[None] * 2**15, num_mel_bins=128, sample_frequency=16_000)
+            for clip in waveform
+        ])  # fmt: skip
+
+    ours, theirs = bench.seconds(lambda: bench.objective.encoder.filter_bank(waveform)), bench.seconds(loop)
+    return _row("fbank", ours, f"s for {len(waveform)} clips of 10 s", "torchaudio clip by clip", theirs / ours)
+
+
 class _Bench:
     """A recipe's objective, optimiser and one batch on the device, and clocks for them."""
 
@@ -93,7 +157,7 @@ class _Bench:
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(0)
-        self.objective: Masked = recipe.objective.build().train().to(self.device)
+        self.objective: Any = recipe.objective.build().train().to(self.device)
         self.objective.logs = False
         self.objective.place(self.device)
         self.optimiser = optim.build(recipe.optim, self.objective)
@@ -234,12 +298,11 @@ def flops(config: MertConfig, samples: int) -> float:
     return total + 2.0 * frames * block * config.num_hidden_layers
 
 
-def _utilisation(bench: _Bench, step: float) -> list[Row]:
-    """Analytic FLOPs of forward and backward (3 × forward) over the step's seconds and the device's peak."""
+def _utilisation(bench: _Bench, step: float, forward: float) -> list[Row]:
+    """FLOPs of forward and backward (3 × forward, of the whole batch) over the step's seconds and the device's peak."""
     name = torch.cuda.get_device_name()
     peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
-    samples = bench.recipe.crops.crop_samples
-    rate = 3 * flops(bench.objective.encoder.config, samples) * len(bench.batch.waveform) / step
+    rate = 3 * forward / step
     rows = [_row("flops", rate / 1e12, "TFLOP/s")]
     return rows if peak is None else [*rows, _row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]
 

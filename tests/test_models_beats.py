@@ -23,6 +23,7 @@ from groundbass.models.beats_tokenizer import (
     patches,
 )
 from groundbass.models.fbank import KaldiFbank
+from groundbass.models.importers import import_checkpoint
 from groundbass.models.published import write_encoder
 
 CFG: dict[str, Any] = {
@@ -233,6 +234,20 @@ def test_tokenizer_file_gives_the_nearest_codeword(tmp_path: Path) -> None:
     latent = latent / latent.norm(dim=1, keepdim=True)
     distance = torch.cdist(latent, w["quantize.embedding.weight"])
     assert codes.tolist() == distance.argmin(1).tolist()
+
+
+def test_beats_file_becomes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = microsoft()
+    import_checkpoint(save(tmp_path / "whatever.bin", weights), tmp_path / "out")
+    waveform = sound(1, 9_000)
+    found = load_encoder(tmp_path / "out").hidden_states(waveform)[0, -1]
+    wanted = reference(weights, waveform[0]).unflatten(0, (-1, 8)).mean(1)
+    torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=0)
+    assert "BEATs" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is there already"):
+        import_checkpoint(tmp_path / "whatever.bin", tmp_path / "out")
+    import_checkpoint(save(tmp_path / "tokenizer.pt", microsoft(tokenizer=True)), tmp_path / "out", force=True)
+    assert load_encoder(tmp_path / "out").dim == 10
 
 
 def test_load_encoder_takes_the_file_and_averages_the_bands(tmp_path: Path) -> None:

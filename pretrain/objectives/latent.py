@@ -154,7 +154,11 @@ class Latent(Objective):
         count = hidden.sum()
         patch = (predicted.float() - wanted).square().mean(-1).masked_fill(~hidden, 0.0).sum() / count.clamp(min=1)
         clip = self._clip_loss(heard, mask, wanted, inside, hidden)
-        metrics: dict[str, Tensor | float] = {"patch": patch.detach(), "clip": clip.detach(), "spread": self._spread_now()}
+        metrics: dict[str, Tensor | float] = {
+            "patch": patch.detach(),
+            "clip": clip.detach(),
+            "spread": self._spread_now(),
+        }
         return Loss(patch + config.clip_weight * clip, count, metrics)
 
     @torch.no_grad()
