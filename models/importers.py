@@ -99,7 +99,7 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, no checkpoint: expected weights by name.")
     if "cfg" in content and "model" in content and "patch_embedding.weight" in content["model"]:
-        return Imported(load_beats_file(path), "BEATs")  # type: ignore[arg-type]
+        return Imported(load_beats_file(path), "BEATs")
     weights = content.get("state_dict", content.get("model", content))
     weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if any(name.startswith("feature_extractor.conv_layers.") for name in weights):

@@ -97,8 +97,8 @@ def beats() -> list[Row]:
     """
     recipe = beats_iter1()
     count = 35 if torch.cuda.is_available() else 4
-    precision = "bf16" if torch.cuda.is_available() else "no"
-    bench = _Bench(dataclasses.replace(recipe, batch_size=count, micro_batch=count, precision=precision))
+    recipe = dataclasses.replace(recipe, batch_size=count, micro_batch=count)
+    bench = _Bench(recipe if torch.cuda.is_available() else dataclasses.replace(recipe, precision="no"))
     step = bench.seconds(bench.step, rounds=2)
     rows = [_row("step", count * recipe.crop_seconds / step, "s of audio/s"), _row("step_seconds", step, "s")]
     if bench.device.type == "cuda":

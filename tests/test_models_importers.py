@@ -1,4 +1,4 @@
-"""Official checkpoints in: every layout of CLMR and MERT with random weights, and refusals (BEATs: test_models_beats.py)."""
+"""Official checkpoints in: layouts of CLMR and MERT with random weights, and refusals (BEATs: test_models_beats.py)."""
 
 from __future__ import annotations
 
