@@ -38,6 +38,7 @@ def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> 
         parameters=f"{sum(weight.numel() for weight in model.parameters()):,}",
         address=recipe.get("address") or "unknown recipe",
         sample_rate=encoder.sample_rate,
+        tokens=_tokens(getattr(model, "bands", 1)),
         samples=max(encoder.sample_rate * 5, math.ceil(encoder.sample_rate / encoder.frame_rate)),
         layers=f"{encoder.layers} layer{'s' * (encoder.layers > 1)}",
         dim=encoder.dim,
@@ -47,6 +48,16 @@ def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> 
         paper=paper[0].strip() if paper else "",
         version=recipe.get("versions", {}).get("groundbass", "unknown"),
         year=datetime.date.today().year,
+    )
+
+
+def _tokens(bands: int) -> str:
+    """A sentence where a frame is several tokens (BEATs)."""
+    if bands == 1:
+        return ""
+    return (
+        f" The model itself answers in tokens, {bands} per frame (bands of the spectrum, time-major); a frame is their "
+        "mean."
     )
 
 

@@ -39,7 +39,7 @@ def iterate(
     `groundbass probe RUN …` and `groundbass publish` find it.
 
     Args:
-        size: whose recipes: tokens.beats_iter1_SIZE and tokenizer.beats_tokenizer_SIZE (base: without suffix).
+        size: whose recipes: tokens.beats_iter1_SIZE, …iter2_SIZE, tokenizer.beats_tokenizer_SIZE (base: no suffix).
         data: a manifest (Parquet), or a folder of audio, which is scanned first.
         run: the folder of the loop.
         iterations: encoders to train.
@@ -76,7 +76,7 @@ Stage = tuple[Path, str, Recipe, list[str]]
 def encoder_stage(size: str, run: Path, number: int) -> Stage:
     """Folder, address, recipe and overrides of an encoder: iteration 1 on random codes, others on a tokenizer's."""
     place, suffix = run / f"encoder_{number}", "" if size == "base" else f"_{size}"
-    address = f"tokens.beats_iter1{suffix}"  # iteration 2 is the same recipe with a tokenizer
+    address = f"tokens.beats_iter{min(number, 2)}{suffix}"
     recipe = find(address)
     if number == 1:
         return place, address, recipe, []

@@ -24,7 +24,8 @@ from groundbass.pretrain.optim import build
 from groundbass.pretrain.recipe import Recipe, addresses, find
 from groundbass.pretrain.train import train
 
-DEBUG = [address for address in addresses() if address.endswith("_debug")]
+# a recipe whose tokenizer is "" can't train before one is named: test_pretrain_tokens.py names one
+DEBUG = [a for a in addresses() if a.endswith("_debug") and getattr(find(a).objective, "tokenizer", None) != ""]
 RATE = 24000
 
 pytestmark = pytest.mark.parametrize("address", DEBUG)

@@ -464,6 +464,14 @@ def beats_iter1_debug() -> Recipe:
     )
 
 
+def beats_iter2_debug() -> Recipe:
+    """`beats_iter1_debug` with codes of a distilled tokenizer (--objective.tokenizer FOLDER).
+
+    groundbass pretrain tokens.beats_iter2_debug --objective.tokenizer FOLDER --data MANIFEST --run RUN · any CPU
+    """
+    return _with_tokenizer(beats_iter1_debug())
+
+
 def _with_tokenizer(recipe: Recipe) -> Recipe:
     """The same recipe, which asks for a tokenizer."""
     return dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, tokenizer=""))
