@@ -123,7 +123,8 @@ class TestContract:
         waveform = noise(8, 30000)
         together = augment(waveform, seeds(8))
         alone = torch.cat([augment(waveform[k : k + 1], seeds(1, k)) for k in range(8)])
-        assert torch.allclose(together, alone, atol=2e-6)
+        # Fourier transforms of another batch size round differently on some processors
+        assert torch.allclose(together, alone, atol=1e-4)
         assert torch.equal(together, augment(waveform, seeds(8)))
 
     def test_chain_item_depends_on_its_seed_alone(self) -> None:
@@ -132,9 +133,10 @@ class TestContract:
         together = chain(waveform, seeds(8))
         order = torch.tensor([5, 0, 7, 2, 1, 6, 3, 4])
         alone = torch.cat([chain(waveform[k : k + 1], seeds(1, k)) for k in range(8)])
-        assert torch.allclose(together, alone, atol=1e-5)
-        assert torch.allclose(together[order], chain(waveform[order], seeds(8)[order]), atol=1e-5)
-        assert not torch.allclose(together, chain(waveform, seeds(8, 100)), atol=1e-3)
+        # rounding (see above), which the pitch shift of noise enlarges: 3e-4 was seen
+        assert torch.allclose(together, alone, atol=2e-3)
+        assert torch.allclose(together[order], chain(waveform[order], seeds(8)[order]), atol=2e-3)
+        assert not torch.allclose(together, chain(waveform, seeds(8, 100)), atol=5e-2)
 
     @each
     @pytest.mark.parametrize("samples", [1, 7, 1000, 5000])
