@@ -24,8 +24,9 @@ from ..models.beats_file import load_beats_file
 from ..models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ..models.encoder import ModelEncoder, weights_hash
 from ..models.transformer import time_mask
-from .distributed import all_reduce_sum, ranks
-from .objective import Loss, Objective, draw_seed
+from .distributed import all_reduce_sum, gather, ranks
+from .masking import uniform
+from .objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from .objectives.tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
 from .targets.codes import LabelCounts
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..data.track import Manifest
 
 UNTRAINED = "untrained"
+REVIVE = 131  # stream of draws
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Distillation(Objective):
         direction, codewords, codes = self.encoder.quantizer(latent)
         estimate = self.estimator(direction + (codewords - direction).detach(), mask)
         if self.training:
-            self._note(direction[inside], codes[inside])
+            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), total)
+            self._note(direction[inside], codes[inside], keys[inside])
         commitment = functional.mse_loss(direction[inside], codewords[inside]) if inside.any() else latent.sum() * 0
         cosine, count = self._cosine(estimate.float(), wanted.float(), inside)
         value = 1 - cosine + self.config.commitment * commitment
@@ -151,12 +154,15 @@ class Distillation(Objective):
         return hidden if self.config.target == "hidden" else teacher.logits(hidden, mask)
 
     @torch.no_grad()
-    def _note(self, direction: Tensor, codes: Tensor) -> None:
-        """Keep a micro-batch's statistics until the step: uses, sums, and some latents for revival."""
+    def _note(self, direction: Tensor, codes: Tensor, keys: Tensor) -> None:
+        """Keep a micro-batch's statistics until the step: uses, sums, and the latents of lowest keys for revival."""
         self.counts.observe(codes[:, None])
         uses = torch.bincount(codes, minlength=self.config.codes).float()
         sums = torch.zeros_like(self.encoder.quantizer.codewords).index_add_(0, codes, direction.float())
-        self._pending.append((uses, sums, direction[: 4 * self.config.codes]))
+        # as many rows on every rank, however little sound it heard; the last column is the key, 2 where there is none
+        found = torch.cat([direction.float(), keys[:, None].float()], 1)[keys.argsort()[: self.config.codes]]
+        fresh = functional.pad(found, (0, 0, 0, self.config.codes - len(found)), value=2.0)
+        self._pending.append((uses, sums, fresh))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -168,7 +174,7 @@ class Distillation(Objective):
             return
         uses = all_reduce_sum(torch.stack([entry[0] for entry in self._pending]).sum(0))
         sums = all_reduce_sum(torch.stack([entry[1] for entry in self._pending]).sum(0))
-        latents = self._pending[-1][2]
+        latents = torch.cat([entry[2] for entry in self._pending])
         self._pending = []
         words, decay = self.encoder.quantizer.codewords, self.config.decay
         mean = functional.normalize(sums / uses.clamp(min=1)[:, None], dim=-1)
@@ -176,16 +182,21 @@ class Distillation(Objective):
         words.copy_(functional.normalize(decay * words + (1 - decay) * mean, dim=-1))
         self.usage.mul_(decay).add_(uses, alpha=1 - decay)
         if self.config.revive_below > 0 and (step + 1) % self.config.revive_every == 0:
-            self._revive(latents, step)
+            self._revive(latents)
         self.counts.follow(step)
 
-    def _revive(self, latents: Tensor, step: int) -> None:
-        """Put codewords that are hardly chosen onto random current latents [n, code_dim] of the first rank."""
-        if not len(latents):
+    def _revive(self, latents: Tensor) -> None:
+        """Put codewords that are hardly chosen onto latents of the step.
+
+        latents: [n, code_dim + 1], as many on each rank. Those of the lowest keys (the last column) over all ranks are
+        taken, so that the division into ranks and micro-batches changes nothing.
+        """
+        joint = gather(latents)
+        joint = joint[joint[:, -1].argsort()]
+        count = int((joint[:, -1] < 2).sum())
+        if not count:
             return
-        draw = torch.Generator().manual_seed(draw_seed(self.seed, step))
-        pick = torch.randint(len(latents), (self.config.codes,), generator=draw)
-        fresh = _from_first(latents[pick.to(latents.device)].float())
+        fresh = joint[torch.arange(self.config.codes, device=joint.device) % count, :-1]
         dead = self.usage < self.config.revive_below * self.usage.mean()
         self.encoder.quantizer.codewords.copy_(
             torch.where(dead[:, None], fresh, self.encoder.quantizer.codewords)
