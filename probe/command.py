@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,47 @@ import tyro
 from rich.console import Console
 
 from ..models.encoder import Encoder, load_encoder
-from . import baselines, result
-from .beats import SLOWEST, constant_beats, fit_beats
+from . import baselines, few_shot, long_table, result, robustness
 from .contract import problems
+from .descriptors import Chroma, Mfcc, Tzanetakis
 from .features import FeatureStore, default_root, digest, identity
-from .fit import Outcome, fit
+from .fit import Features, Outcome, Protocol, fit
+from .frames import SLOWEST, constant_frames, fit_frames
 from .report import table
-from .task import Task, find_tasks
+from .task import Task, available, find_tasks
 
-PROTOCOL = "linear, version 1"
+PROTOCOL = "version 2"
 FRAME_BYTES = 2_000_000_000  # a frame store of more layers than fit in here takes evenly spaced ones
+Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
+BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
+FRAME_BASELINES = ("random", "log_mel", "constant")
+Damage = Literal["noise", "low-pass", "gain", "reverb", "clipping", "resampling"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to ask; see the arguments of `probe`."""
+
+    layers: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    pooling: Literal["mean", "mean+std"] = "mean"
+    protocol: Protocol = "linear"
+    head_seeds: tuple[int, ...] = (0,)
+    baselines: tuple[Baseline, ...] = BASELINES
+    few_shot: tuple[int, ...] = ()
+    robustness: tuple[Damage, ...] = ()
+
+
+@dataclass
+class Evaluation:
+    """What was found on one task: outcomes of the encoder and the baselines, further curves, sentences."""
+
+    trained: Outcome
+    others: dict[str, list[Outcome]]
+    features: npt.NDArray[np.float32] | None = None
+    few_shot: list[few_shot.Point] = field(default_factory=list)
+    robustness: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def main(argv: list[str]) -> int:
@@ -38,48 +70,80 @@ def main(argv: list[str]) -> int:
 
 def probe(
     encoder: tyro.conf.Positional[str],
-    tasks: tyro.conf.Positional[tuple[str, ...]],
+    addresses: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK…")] = (),
     *,
+    tasks: tuple[str, ...] = (),
     label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:KIND]"), tyro.conf.UseAppendAction] = (),
     out: Path | None = None,
+    protocol: Protocol = "linear",
     layers: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0,),
+    head_seeds: tuple[int, ...] = (0,),
+    few_shot: tuple[int, ...] = (),
+    robustness: tuple[Damage, ...] = (),
+    baselines: tuple[Baseline, ...] = BASELINES,
     pooling: Literal["mean", "mean+std"] = "mean",
     window_seconds: float = 10.0,
     store: Path | None = None,
     device: str | None = None,
     workers: int = 2,
 ) -> None:
-    """Ask a frozen encoder what it learned: linear heads on every layer, beside baselines, with 95 % intervals.
+    """Ask a frozen encoder what it learned: heads on every layer, beside baselines, with 95 % intervals.
 
-    Finished tasks with the same encoder, clips and settings aren't done again.
+    Finished tasks with the same encoder, clips and settings aren't done again. Everything is chosen on validation
+    tracks; the test tracks are read once. Beside a JSON file per task, results.parquet and results.json hold one long
+    table of all figures.
 
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
-        tasks: synth_key:PATH, synth:PATH (all tasks of the embedded corpus), folder:PATH (any folder with labels.csv).
+        addresses: synth_key:PATH, synth:PATH (all tasks of a corpus), folder:PATH (any folder with labels.csv),
+            gtzan_genre (in $GROUNDBASS_DATA/gtzan), or all: every task whose corpus lies in $GROUNDBASS_DATA.
+        tasks: the same, as an option: --tasks all.
         label: what a folder task predicts, a column of labels.csv; COLUMN:class, COLUMN:tags, COLUMN:number or
             COLUMN:key names the kind, which is guessed otherwise. May be given several times.
         out: where the results go; RUN/probe for a run folder, else probe/NAME.
+        protocol: linear (convex heads, one path of strengths), marble (MARBLE's constrained track: networks with 512
+            hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), or gmm
+            (Gaussian mixtures per class). Frame tasks are always linear.
         layers: the layers that may be chosen; all by default.
         seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this baseline out.
+        head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
+        few_shot: also learn from this many tracks per class, for example 1 5 10 20: a curve of five draws each.
+        robustness: also test the trained head on damaged audio: noise low-pass gain reverb clipping resampling.
+        baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
         workers: threads that decode.
     """
-    if not tasks:
-        raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, or folder:PATH --label COLUMN.")
+    asked = [*addresses, *tasks]
+    if not asked:
+        raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, folder:PATH --label COLUMN, or all.")
     if window_seconds <= 0:
         raise ValueError(f"--window-seconds must be above 0, not {window_seconds}.")
+    if any(number < 1 for number in few_shot):
+        raise ValueError(f"--few-shot {' '.join(map(str, few_shot))}: numbers of tracks are at least 1.")
+    if not head_seeds:
+        raise ValueError("--head-seeds needs at least one seed.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     keep = FeatureStore(store or default_root() / "features", window_seconds, workers=workers, device=device)
+    missing: list[str] = []
+    if "all" in asked:
+        here, missing = available()
+        asked = [*(address for address in asked if address != "all"), *here]
+        if not asked:
+            raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
     heard = load_encoder(encoder, device=device)
     if any(not 0 <= layer < heard.layers for layer in layers):
         raise ValueError(f"--layers {' '.join(map(str, layers))}: the encoder has the layers 0 to {heard.layers - 1}.")
-    asked = [task for address in tasks for task in find_tasks(address, label, keep.root)]
-    folder = out or default_out(encoder)
-    run_tasks(heard, encoder, asked, folder, keep, layers, seeds, pooling)
+    found = [task for address in asked for task in find_tasks(address, label, keep.root)]
+    settings = Settings(
+        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), robustness
+    )
+    run_tasks(heard, encoder, found, out or default_out(encoder), keep, settings)
+    for sentence in missing:
+        print(f"not probed: {sentence}", file=sys.stderr)
 
 
 def default_out(encoder: str) -> Path:
@@ -92,27 +156,30 @@ def default_out(encoder: str) -> Path:
 
 
 def run_tasks(
-    encoder: Encoder,
-    name: str,
-    tasks: Sequence[Task],
-    folder: Path,
-    store: FeatureStore,
-    layers: Sequence[int] = (),
-    seeds: Sequence[int] = (0,),
-    pooling: Literal["mean", "mean+std"] = "mean",
+    encoder: Encoder, name: str, tasks: Sequence[Task], folder: Path, store: FeatureStore, settings: Settings
 ) -> list[dict[str, object]]:
     """Probe an encoder on tasks, write one result each, print the table; returns the results in the same order."""
     about = identity(encoder)
     copies: dict[tuple[str, int], Encoder] = {}
     results: list[dict[str, object]] = []
     for task in tasks:
-        settings = [PROTOCOL, about, task.fingerprint(), list(layers), list(seeds), pooling, store.window_seconds]
-        key = digest(settings)
-        old = result.read(folder / f"{task.name}.json")
+        protocol = "linear" if task.unit == "frame" else settings.protocol
+        here = replace(settings, protocol=protocol)
+        bare = replace(here, few_shot=(), robustness=())
+        key = digest([PROTOCOL, about, task.fingerprint(), astuple(bare), store.window_seconds])
+        path = folder / f"{result.file_name(task.name, protocol)}.json"
+        old = result.read(path)
         if old is not None and old.get("key") == key:
-            print(f"{task.name}: already done, see {folder / task.name}.json", file=sys.stderr)
-            results.append(old)
-            continue
+            shots, damages = _curves(old)
+            if set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages):
+                print(f"{task.name}: already done, see {path}", file=sys.stderr)
+                results.append(old)
+                continue
+            here = replace(  # curves that are there aren't lost when others are asked for
+                here,
+                few_shot=tuple(sorted({*here.few_shot, *shots})),
+                robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
+            )
         if task.unit == "frame" and encoder.frame_rate < SLOWEST:
             print(
                 f"{task.name}: left out, it needs {SLOWEST:g} frames per second and the encoder has "
@@ -121,43 +188,110 @@ def run_tasks(
             )
             continue
         started = time.monotonic()
-        trained, others, features, notes = _evaluate(task, encoder, store, layers, seeds, pooling, copies)
-        record = result.result_json(task, name, about, key, trained, others, features, notes)
-        record["pooling"], record["window_seconds"] = pooling, store.window_seconds
-        result.write(folder, record, result.predictions(task, trained, others))
+        found = evaluate(task, encoder, store, here, copies)
+        record = result.result_json(
+            task, name, about, key, found.trained, found.others, found.features, found.notes, protocol
+        )
+        record["pooling"], record["window_seconds"] = settings.pooling, store.window_seconds
+        record["few_shot"] = [point.to_json() for point in found.few_shot]
+        record["robustness"] = found.robustness
+        result.write(folder, record, result.predictions(task, found.trained, found.others))
         print(f"{task.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
-        results.append(result.read(folder / f"{task.name}.json") or record)
+        results.append(result.read(path) or record)
     if results:
+        long_table.write(folder)
         show(results, folder)
     return results
 
 
-def _evaluate(
+def _curves(record: dict[str, Any]) -> tuple[list[int], list[Damage]]:
+    """The few-shot numbers and the kinds of damage that a result has."""
+    damages = (record.get("robustness") or {}).get("kinds") or {}
+    return [point["shots"] for point in record.get("few_shot") or []], list(damages)
+
+
+def evaluate(
     task: Task,
     encoder: Encoder,
     store: FeatureStore,
-    layers: Sequence[int],
-    seeds: Sequence[int],
-    pooling: Literal["mean", "mean+std"],
-    copies: dict[tuple[str, int], Encoder],
-) -> tuple[Outcome, dict[str, list[Outcome]], npt.NDArray[np.float32] | None, list[str]]:
-    """The trained encoder's outcome, the baselines', the trained features, and sentences for the reader."""
+    settings: Settings,
+    copies: dict[tuple[str, int], Encoder] | None = None,
+) -> Evaluation:
+    """Everything about one encoder on one task. copies: random copies that other tasks have made already."""
+    copies = {} if copies is None else copies
+    used = list(settings.layers) or list(range(encoder.layers))
     notes: list[str] = []
-    features: npt.NDArray[np.float32] | None = None
-    used = list(layers) or list(range(encoder.layers))
     if task.unit == "frame":
-        used = affordable(used, encoder, task)
-        if len(used) < (len(layers) or encoder.layers):
+        used, every = affordable(used, encoder, task), len(used)
+        if len(used) < every:
             notes.append(
                 f"Frames of the layers {used} only: more don't fit in {FRAME_BYTES / 1e9:g} GB (choose with --layers)."
             )
-        trained = _frames(task, encoder, store, used, f"encoder for {task.name}")
-    else:
-        features = store.clips(encoder, task.manifest, pooling, f"encoder for {task.name}")
-        trained = fit(task, features, used)
-    mel = baselines.LogMel()
-    others: dict[str, list[Outcome]] = {"random": []}
-    for seed in seeds:
+    trained, features = _probe(task, encoder, store, settings, used, f"encoder for {task.name}")
+    found = Evaluation(trained, {}, features.array if features is not None else None, notes=notes)
+    wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
+    for name in wanted:
+        found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
+    if features is not None and settings.few_shot:
+        found.few_shot = few_shot.curve(task, features, settings.few_shot, used)
+    if settings.robustness:
+        found.robustness = robustness.curves(task, encoder, store, trained, settings.robustness, settings.pooling)
+    return found
+
+
+def _probe(
+    task: Task, encoder: Encoder, store: FeatureStore, settings: Settings, layers: Sequence[int], title: str
+) -> tuple[Outcome, Features | None]:
+    """Heads on some layers of an encoder, and its features where they are pooled."""
+    if task.unit == "frame":
+        rows = sorted({int(row) for fold in task.folds for part in (fold.train, fold.valid, fold.test) for row in part})
+        return fit_frames(task, store.frames(encoder, task.manifest, rows, layers, title), encoder.layers), None
+    features = robustness.features_of(task, encoder, store, settings.pooling, title)
+    return fit(task, features, layers, settings.protocol, settings.head_seeds), features
+
+
+def _baseline(
+    name: Baseline,
+    task: Task,
+    encoder: Encoder,
+    store: FeatureStore,
+    settings: Settings,
+    layers: Sequence[int],
+    copies: dict[tuple[str, int], Encoder],
+    notes: list[str],
+) -> dict[str, list[Outcome]]:
+    """Outcomes of one baseline; several for random copies of several seeds, none where it can't be made."""
+    if name == "constant":
+        return {name: [constant_frames(task) if task.unit == "frame" else baselines.constant(task)]}
+    if name == "random":
+        return {name: _random(task, encoder, store, settings, layers, copies, notes)}
+    moments = replace(settings, pooling="mean+std", protocol="linear")
+    if name == "tzanetakis":
+        whole = replace(store, window_seconds=30.0)
+        outcome, features = _probe(
+            task, Tzanetakis(), whole, replace(moments, pooling="mean"), [0], f"{name} for {task.name}"
+        )
+        found: dict[str, list[Outcome]] = {name: [outcome]}
+        if features is not None:
+            found["tzanetakis_knn"] = [fit(task, features, [0], "knn")]
+            if task.kind == "classes":
+                found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
+        return found
+    heard: Encoder = baselines.LogMel() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
+    return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
+
+
+def _random(
+    task: Task,
+    encoder: Encoder,
+    store: FeatureStore,
+    settings: Settings,
+    layers: Sequence[int],
+    copies: dict[tuple[str, int], Encoder],
+    notes: list[str],
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for seed in settings.seeds:
         place = (digest([task.hashes, task.folds[0].train.tolist()]), seed)
         try:
             if place not in copies:
@@ -166,22 +300,8 @@ def _evaluate(
             notes.append(f"No random copy to compare with: {reason}")
             break
         title = f"random copy {seed} for {task.name}"
-        if task.unit == "frame":
-            others["random"].append(_frames(task, copies[place], store, used, title))
-        else:
-            others["random"].append(fit(task, store.clips(copies[place], task.manifest, pooling, title), used))
-    if task.unit == "frame":
-        others["log_mel"] = [_frames(task, mel, store, [0], f"log-mel for {task.name}")]
-        others["constant"] = [constant_beats(task)]
-    else:
-        others["log_mel"] = [fit(task, store.clips(mel, task.manifest, "mean+std", f"log-mel for {task.name}"))]
-        others["constant"] = [baselines.constant(task)]
-    return trained, others, features, notes
-
-
-def _frames(task: Task, encoder: Encoder, store: FeatureStore, layers: Sequence[int], title: str) -> Outcome:
-    rows = sorted({int(row) for fold in task.folds for part in (fold.train, fold.valid, fold.test) for row in part})
-    return fit_beats(task, store.frames(encoder, task.manifest, rows, layers, title), encoder.layers)
+        outcomes.append(_probe(task, copies[place], store, settings, layers, title)[0])
+    return outcomes
 
 
 def affordable(layers: list[int], encoder: Encoder, task: Task) -> list[int]:

@@ -1,7 +1,9 @@
 """Encode once: features of a corpus in one memory-mapped file, named by the content of everything that made them.
 
-A store is a folder ROOT/KEY with features.npy and meta.json. It is written as ROOT/KEY.partial and renamed when the
-last clip is in, so a killed extraction leaves no valid store, and the next one goes on with the clips that are missing.
+A store is a folder ROOT/FAMILY/KEY with features.npy, items.json and meta.json; a family is an encoder with its
+settings, a key a list of tracks. It is written as KEY.partial and renamed when the last clip is in, so a killed
+extraction leaves no valid store, and the next one goes on with the clips that are missing. A new store copies the clips
+that others of its family have, so tasks of one corpus with different tracks share what they share.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +32,7 @@ from ..data.track import Manifest
 from ..models.encoder import Encoder, weights_hash
 from .windows import READ_SECONDS, Window, decoded, jobs, plan
 
-VERSION = 1  # of this file's arithmetic; a change gives new keys
+VERSION = 2  # of this file's arithmetic; a change gives new keys
 Pooling = Literal["mean", "mean+std", "frames"]
 Array = npt.NDArray[np.float32]
 
@@ -70,9 +73,62 @@ class Frames:
     times: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Pooled features of stretches of tracks. array: [layers, stretches, dim]; owner: [stretches] row of the track."""
+
+    array: Array
+    owner: npt.NDArray[np.int64]
+
+
+class Change(Protocol):
+    """Something done to the sound before the encoder hears it. name: what it is, entirely; it becomes part of a key."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, waveform: Array, sample_rate: int, seed: int) -> Array:
+        """waveform: [samples] -> [samples], the same for the same seed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listening:
+    """One extraction: who listens to what.
+
+    plans: the windows of every track; names: of the items, by content; setting: what else the features depend on.
+    reduce: [layers, frames, dim] of a window -> what is held until its item is complete; write: puts an item in place.
+    """
+
+    encoder: Encoder
+    manifest: Manifest
+    plans: list[list[Window]]
+    names: list[str]
+    shape: tuple[int, int, int]
+    setting: list[Any]
+    title: str
+    reduce: Callable[[Tensor], Any]
+    write: Callable[[Array, int, list[Any]], None]
+    change: Change | None = None
+
+    @property
+    def family(self) -> str:
+        """Stores of one family hold the same features of different tracks."""
+        return digest([VERSION, identity(self.encoder), self.setting, self.change and self.change.name])
+
+    @property
+    def key(self) -> str:
+        return f"{self.family}/{digest(self.names)}"
+
+
 @dataclass
 class FeatureStore:
-    """Features by content. root: folder of the stores; calls: how often an encoder was called; told: print sizes."""
+    """Features by content.
+
+    root: folder of the stores; window_seconds: longer tracks are heard in equal windows of at most this length;
+    batch_seconds: of sound per call of the encoder; workers: threads that decode; quiet: no sizes, no progress bars;
+    calls: how often an encoder was called.
+    """
 
     root: Path
     window_seconds: float = 10.0
@@ -82,122 +138,190 @@ class FeatureStore:
     quiet: bool = False
     calls: int = field(default=0, init=False)
 
-    def clips(self, encoder: Encoder, manifest: Manifest, pooling: Pooling = "mean", name: str = "encoder") -> Array:
+    def clips(
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        pooling: Pooling = "mean",
+        name: str = "encoder",
+        change: Change | None = None,
+    ) -> Array:
         """Pooled features of all tracks and all layers: [layers, tracks, dim] (2 dim for "mean+std"), float32,
-        memory-mapped, or pooled anew from stored frames where a frame task has encoded the same clips.
+        memory-mapped. What other stores hold of these tracks is copied, and frames that a frame task has stored are
+        pooled, before the encoder is asked.
 
         The mean is over valid frames only; windows of a long track are weighted by their valid frames.
         Raises ValueError naming the track when its features aren't finite or it is shorter than a frame; OSError when
         the disk hasn't the room.
         """
+        return self._pooled(encoder, manifest, pooling, name, None, change).array
+
+    def windows(
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        seconds: float,
+        pooling: Pooling = "mean",
+        name: str = "encoder",
+        change: Change | None = None,
+    ) -> Windows:
+        """As `clips`, of the fewest equal stretches of at most `seconds` of every track."""
+        return self._pooled(encoder, manifest, pooling, name, seconds, change)
+
+    def _pooled(
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        pooling: Pooling,
+        name: str,
+        seconds: float | None,
+        change: Change | None,
+    ) -> Windows:
+        rate = encoder.sample_rate
+        stretch = None if seconds is None else max(1, round(seconds * rate))
+        plans = plan(manifest, range(len(manifest)), rate, round(self.window_seconds * rate), stretch)
+        firsts = {window.item: window for windows in reversed(plans) for window in reversed(windows)}
+        items = [firsts[item] for item in range(len(firsts))]
+        hashes = manifest.column("hash")
+        names = [hashes[w.row] if stretch is None else f"{hashes[w.row]} from {w.start}" for w in items]
         width = encoder.dim * (2 if pooling == "mean+std" else 1)
-        rows = list(range(len(manifest)))
-        shape = (encoder.layers, len(manifest), width)
-        key = self.key(encoder, manifest, rows, pooling, None)
-        plans = plan(manifest, rows, encoder.sample_rate, round(self.window_seconds * encoder.sample_rate))
 
-        def write(array: Array, row: int, windows: list[Moments]) -> None:
-            array[:, row] = pooled(windows, pooling).numpy()
+        def write(array: Array, item: int, parts: list[Moments]) -> None:
+            array[:, item] = pooled(parts, pooling).numpy()
 
-        if not (self.root / key / "meta.json").is_file():
-            every = list(range(encoder.layers))
-            if (self.root / self.key(encoder, manifest, rows, "frames", every) / "meta.json").is_file():
-                found = self.frames(encoder, manifest, rows, every, name)  # encoded already, for a frame task
-                return np.stack([_pooled_frames(found, row, pooling) for row in rows], 1)
-        return self._made(key, encoder, manifest, plans, shape, moments, write, name)
+        listening = Listening(
+            encoder, manifest, plans, names, (encoder.layers, len(items), width),
+            [self.window_seconds, seconds, pooling], name, moments, write, change,
+        )  # fmt: skip
+        array = self._made(listening, lambda array, done: self._known(listening, array, done))
+        return Windows(array, np.array([window.row for window in items], dtype=np.int64))
+
+    def _known(self, listening: Listening, array: Array, done: npt.NDArray[np.uint8]) -> None:
+        """Put in place what this machine knows already: items of stores of the same family, pooled frames of a task."""
+        place = {name: item for item, name in enumerate(listening.names) if not done[item]}
+        for other in sorted((self.root / listening.family).glob("*/meta.json")):
+            held = json.loads((other.parent / "items.json").read_text())
+            found = [(item, place.pop(name)) for item, name in enumerate(held) if name in place]
+            if found:
+                theirs, ours = map(list, zip(*found))
+                array[:, ours] = np.load(other.parent / "features.npy", mmap_mode="r")[:, theirs]
+                done[ours] = 1
+        if place and listening.change is None and listening.setting[1] is None:
+            self._pool_frames(listening, array, done)
+
+    def _pool_frames(self, listening: Listening, array: Array, done: npt.NDArray[np.uint8]) -> None:
+        rows = range(len(listening.manifest))
+        layers = list(range(listening.encoder.layers))
+        wanted, spans, _ = self._frames_of(listening.encoder, listening.manifest, rows, layers, "")
+        if (self.root / wanted.key / "meta.json").is_file():
+            frames = np.load(self.root / wanted.key / "features.npy", mmap_mode="r")
+            for row in np.flatnonzero(done == 0):
+                first, end = spans[int(row)]
+                part = moments(torch.from_numpy(np.array(frames[:, first:end])))
+                listening.write(array, int(row), [part])
+                done[row] = 1
 
     def frames(
-        self, encoder: Encoder, manifest: Manifest, rows: Sequence[int], layers: Sequence[int], name: str
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        rows: Sequence[int],
+        layers: Sequence[int],
+        name: str,
+        change: Change | None = None,
     ) -> Frames:
         """Frame features of some rows and layers, layer-major; see `Frames`."""
+        listening, spans, times = self._frames_of(encoder, manifest, rows, layers, name, change)
+        return Frames(self._made(listening), tuple(layers), spans, times)
+
+    def _frames_of(
+        self,
+        encoder: Encoder,
+        manifest: Manifest,
+        rows: Sequence[int],
+        layers: Sequence[int],
+        name: str,
+        change: Change | None = None,
+    ) -> tuple[Listening, dict[int, tuple[int, int]], npt.NDArray[np.float64]]:
         plans = plan(manifest, rows, encoder.sample_rate, round(self.window_seconds * encoder.sample_rate))
         sizes = [[int(encoder.valid_frames(torch.tensor([w.samples]))[0]) for w in windows] for windows in plans]
         ends = np.cumsum([sum(size) for size in sizes])
-        spans = {row: (int(end - sum(size)), int(end)) for row, end, size in zip(rows, ends, sizes)}
+        places = [(int(end - sum(size)), int(end)) for end, size in zip(ends, sizes)]
         times = [
             window.start / encoder.sample_rate + (np.arange(count) + 0.5) / encoder.frame_rate
             for windows, size in zip(plans, sizes)
             for window, count in zip(windows, size)
         ]
-        shape = (len(layers), int(ends[-1]), encoder.dim)
 
         def pick(hidden: Tensor) -> Tensor:
             return hidden[list(layers)]
 
-        def write(array: Array, row: int, windows: list[Tensor]) -> None:
+        def write(array: Array, item: int, windows: list[Tensor]) -> None:
             found = torch.cat(windows, 1).numpy()
-            first, end = spans[row]
+            first, end = places[item]
             array[:, first : min(end, first + found.shape[1])] = found[:, : end - first]
 
-        key = self.key(encoder, manifest, rows, "frames", list(layers))
-        array = self._made(key, encoder, manifest, plans, shape, pick, write, f"{name}, frames")
-        return Frames(array, tuple(layers), spans, np.concatenate(times))
+        hashes = manifest.column("hash")
+        listening = Listening(
+            encoder, manifest, plans, [hashes[row] for row in rows], (len(layers), int(ends[-1]), encoder.dim),
+            [self.window_seconds, "frames", list(layers)], f"{name}, frames", pick, write, change,
+        )  # fmt: skip
+        return listening, dict(zip(rows, places)), np.concatenate(times)
 
-    def key(
-        self, encoder: Encoder, manifest: Manifest, rows: Sequence[int], pooling: Pooling, layers: list[int] | None
-    ) -> str:
-        """The name of a store: changes with one weight, one clip, the window, the pooling or this code's version."""
-        clips = [manifest[row].hash for row in rows]
-        return digest([VERSION, identity(encoder), clips, self.window_seconds, pooling, layers])
-
-    def _made(
-        self,
-        key: str,
-        encoder: Encoder,
-        manifest: Manifest,
-        plans: list[list[Window]],
-        shape: tuple[int, int, int],
-        reduce: Callable[[Tensor], Any],
-        write: Callable[[Array, int, list[Any]], None],
-        name: str,
-    ) -> Array:
-        """The finished store's array; made first if it isn't there."""
-        final, partial = self.root / key, self.root / f"{key}.partial"
+    def _made(self, listening: Listening, known: Callable[[Array, Any], None] | None = None) -> Array:
+        """The finished store's array; made first if it isn't there. known: fills in what needs no encoder."""
+        final = self.root / listening.key
+        partial, lock = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.lock")
         if not (final / "meta.json").is_file():
-            self.root.mkdir(parents=True, exist_ok=True)
-            with _alone(self.root / f"{key}.lock"):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(lock):
                 if not (final / "meta.json").is_file():  # another process may have made it while this one waited
-                    self._fill(partial, encoder, manifest, plans, shape, reduce, write, name)
-                    meta = {"version": VERSION, "shape": list(shape), "encoder": identity(encoder), "name": name}
-                    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+                    self._fill(partial, listening, known)
+                    about = {"encoder": identity(listening.encoder), "setting": listening.setting}
+                    change = listening.change and listening.change.name
+                    meta = {"version": VERSION, "shape": listening.shape, **about, "change": change}
+                    (partial / "items.json").write_text(json.dumps(listening.names))
                     (partial / "done.npy").unlink()
+                    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
                     partial.rename(final)
         array: Array = np.load(final / "features.npy", mmap_mode="r")
-        if array.shape != shape:
+        if array.shape != listening.shape:
             raise ValueError(
-                f"The feature store {final} has shape {array.shape}, expected {shape}: delete the folder and run again."
+                f"The feature store {final} has shape {array.shape}, expected {listening.shape}: delete the folder and "
+                "run again."
             )
         return array
 
-    def _fill(
-        self,
-        partial: Path,
-        encoder: Encoder,
-        manifest: Manifest,
-        plans: list[list[Window]],
-        shape: tuple[int, int, int],
-        reduce: Callable[[Tensor], Any],
-        write: Callable[[Array, int, list[Any]], None],
-        name: str,
-    ) -> None:
-        array, done = self._open(partial, shape, len(manifest), name)
-        missing = [windows for windows in plans if not done[windows[0].row]]
-        rate = encoder.sample_rate
+    def _fill(self, partial: Path, listening: Listening, known: Callable[[Array, Any], None] | None) -> None:
+        array, done = self._open(partial, listening.shape, len(listening.names), listening.title)
+        if known is not None:
+            known(array, done)
+        missing = [[window for window in windows if not done[window.item]] for windows in listening.plans]
+        missing = [windows for windows in missing if windows]
+        encoder, rate = listening.encoder, listening.encoder.sample_rate
         work = jobs(missing, round(self.batch_seconds * rate), round(READ_SECONDS * rate))
-        lacking = {windows[0].row: len(windows) for windows in missing}
-        held: dict[int, list[tuple[int, Any]]] = {}  # windows of tracks that aren't complete, already reduced
-        bar = tqdm(total=len(plans), initial=len(plans) - len(missing), unit="clip", desc=name[:40], disable=self.quiet)
+        lacking = Counter(window.item for windows in missing for window in windows)
+        held: dict[int, list[tuple[int, Any]]] = {}  # windows of items that aren't complete, already reduced
+        bar = tqdm(total=len(done), initial=int(done.sum()), unit="clip", desc=listening.title[:40], disable=self.quiet)
         with bar:
-            for windows, waveforms in decoded(manifest, work, rate, self.workers):
-                for window, hidden in zip(windows, self._encode(encoder, manifest, windows, waveforms)):
-                    row = window.row
-                    held.setdefault(row, []).append((window.start, reduce(hidden)))
-                    if len(held[row]) == lacking[row]:
-                        write(array, row, [part for _, part in sorted(held.pop(row), key=lambda pair: pair[0])])
-                        done[row] = 1
+            for windows, waveforms in decoded(listening.manifest, work, rate, self.workers):
+                if listening.change is not None:
+                    waveforms = [self._changed(listening, w, sound) for w, sound in zip(windows, waveforms)]
+                for window, hidden in zip(windows, self._encode(encoder, listening.manifest, windows, waveforms)):
+                    item = window.item
+                    held.setdefault(item, []).append((window.start, listening.reduce(hidden)))
+                    if len(held[item]) == lacking[item]:
+                        parts = sorted(held.pop(item), key=lambda pair: pair[0])
+                        listening.write(array, item, [part for _, part in parts])
+                        done[item] = 1
                         bar.update()
                 array.flush()
                 done.flush()
+
+    def _changed(self, listening: Listening, window: Window, waveform: Array) -> Array:
+        assert listening.change is not None
+        seed = int(digest([listening.names[window.item], window.start])[:8], 16)
+        return listening.change(waveform, listening.encoder.sample_rate, seed)
 
     def _open(self, partial: Path, shape: tuple[int, int, int], clips: int, name: str) -> tuple[Any, Any]:
         """Open or make the unfinished store. Says the size before it is written."""
@@ -289,12 +413,6 @@ def pooled(windows: list[Moments], pooling: Pooling) -> Tensor:
         return mean.float()
     spread = torch.stack([w.spread + w.frames * (w.mean - mean).square() for w in windows]).sum(0) / frames
     return torch.cat([mean, spread.sqrt()], -1).float()
-
-
-def _pooled_frames(found: Frames, row: int, pooling: Pooling) -> Array:
-    """One clip's vector per layer from its frames: what `pooled` gives from windows, to rounding."""
-    first, end = found.spans[row]
-    return pooled([moments(torch.from_numpy(np.array(found.array[:, first:end])))], pooling).numpy()
 
 
 @contextmanager

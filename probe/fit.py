@@ -1,28 +1,81 @@
-"""Fit the heads of a task on every layer, choose layer and strength on validation, read the test set once."""
+"""Fit the heads of a task, choose among them on validation, read the test set once.
+
+A protocol makes candidates: heads of every layer and setting, learned on the training tracks. `linear` has one strength
+of regularisation per head, `marble` one learning rate (and seeds), `knn` one number of neighbours, `gmm` one of
+Gaussians per class. Whatever the protocol, the choice is made by the main metric of the validation tracks, ties broken
+by their loss.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from . import metrics
-from .heads import RIDGE_STRENGTHS, STRENGTHS, Heads, basis, logistic, ridge
+from .heads import RIDGE_STRENGTHS, STRENGTHS, basis, logistic, ridge
 from .splits import Fold
 from .task import Task
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+Protocol = Literal["linear", "marble", "knn", "gmm"]
+SETTINGS = {"linear": "strength", "marble": "learning rate", "knn": "neighbours", "gmm": "components"}
+WEIGHTED = -1  # the "layer" of a learned weighted sum of all layers
+
+
+@dataclass(frozen=True)
+class Features:
+    """array: [layers, items, dim], an item being a track or a window of one; owner: [items] the track's row."""
+
+    array: Floats
+    owner: Rows
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head. layer: which it reads, or `WEIGHTED`; setting: strength, learning rate or neighbours.
+
+    respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
+    tags, values for numbers.
+    """
+
+    layer: int
+    setting: float
+    seed: int
+    respond: Callable[[Floats, Rows], Array]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a protocol learns from: items of the training and validation tracks of one fold, never of the test tracks.
+
+    array: [layers, items, dim] of all; train, valid: item numbers; targets: [items, …] as `Task.targets`; outputs: how
+    many a head has; layers: which may be read; owner: [items] the track's row; seeds: for protocols that have any.
+    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping.
+    """
+
+    kind: str
+    array: Floats
+    owner: Rows
+    train: Rows
+    valid: Rows
+    targets: npt.NDArray[Any]
+    outputs: int
+    layers: Sequence[int]
+    seeds: Sequence[int]
+    judge: Callable[[Array], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What validation chose in one fold."""
+    """What validation chose in one fold; valid: its score there."""
 
     layer: int
     strength: float
@@ -34,14 +87,23 @@ class Outcome:
     """Predictions for all test tracks, pooled over folds.
 
     rows: [tests] of the task's manifest; truth, guess: as `metrics.measure` takes them; choices: one per fold;
-    layers: the best validation score of each layer, mean over folds.
+    layers: the best validation score of each layer, mean over folds; more: the guesses of further seeds;
+    heads, frame_heads: the chosen one of each fold and seed.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: Rows
     truth: npt.NDArray[Any]
     guess: Array
     choices: tuple[Choice, ...]
     layers: tuple[float, ...]
+    more: tuple[Array, ...] = ()
+    heads: tuple[tuple[Head, ...], ...] = field(default=(), repr=False)
+    frame_heads: tuple[tuple[Any, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def guesses(self) -> tuple[Array, ...]:
+        """One per seed."""
+        return (self.guess, *self.more)
 
     @property
     def layer(self) -> int:
@@ -50,53 +112,120 @@ class Outcome:
 
     @property
     def strength(self) -> float:
-        """The strength that most folds chose."""
+        """The setting that most folds chose."""
         return Counter(choice.strength for choice in self.choices).most_common(1)[0][0]
 
 
-def fit(task: Task, features: npt.NDArray[np.float32], layers: Sequence[int] | None = None) -> Outcome:
-    """Probe pooled features: [layers, tracks, dim] of the task's manifest; `layers` restricts which may be chosen.
+def fit(
+    task: Task,
+    features: Floats | Features,
+    layers: Sequence[int] | None = None,
+    protocol: Protocol = "linear",
+    seeds: Sequence[int] = (0,),
+) -> Outcome:
+    """Probe pooled features of the task's manifest: [layers, tracks, dim], or windows with their owners.
 
-    Each fold's head is learned on its training tracks alone; it isn't fitted again on training and validation together.
+    layers: which may be chosen. seeds: of the heads, where the protocol draws anything (marble); one head of the chosen
+    layer and setting is tested per seed. Each fold's head is learned on its training tracks alone; it isn't fitted
+    again on training and validation together.
     """
-    used = list(range(len(features))) if layers is None else list(layers)
-    guesses, choices, curves = [], [], []
+    given = features if isinstance(features, Features) else Features(features, np.arange(features.shape[1]))
+    used = list(range(len(given.array))) if layers is None else list(layers)
+    guesses, choices, curves, heads = [], [], [], []
     for fold in task.folds:
-        guess, choice, curve = _fold(task, fold, features, used)
-        guesses.append(guess)
+        lesson = lesson_of(task, given, fold.train, fold.valid, used, seeds)
+        winners, choice, curve = choose(task, fold, given, candidates(protocol, lesson))
+        test = items_of(given.owner, fold.test)
+        guesses.append([answer(task.kind, head.respond(given.array, test), given.owner[test]) for head in winners])
         choices.append(choice)
-        curves.append(curve)
+        curves.append([curve.get(layer, np.nan) for layer in range(len(given.array))])
+        heads.append(tuple(winners))
     rows = np.concatenate([fold.test for fold in task.folds])
-    table = np.full(len(features), np.nan)
-    table[used] = np.mean(curves, axis=0)
-    return Outcome(rows, task.targets[rows], np.concatenate(guesses), tuple(choices), tuple(table.tolist()))
+    pooled = [np.concatenate(parts) for parts in zip(*guesses)]
+    table = np.mean(curves, axis=0)
+    return Outcome(
+        rows, task.targets[rows], pooled[0], tuple(choices), tuple(table.tolist()), tuple(pooled[1:]), tuple(heads)
+    )
 
 
-def _fold(
-    task: Task, fold: Fold, features: npt.NDArray[np.float32], used: list[int]
-) -> tuple[Array, Choice, list[float]]:
-    truth = task.targets[fold.valid]
-    best: tuple[tuple[float, float], Choice, Array] | None = None
-    curve = []
-    for layer in used:
-        rows = [
-            torch.from_numpy(np.ascontiguousarray(features[layer][part]))
-            for part in (fold.train, fold.valid, fold.test)
-        ]
-        strengths, predictions = predictions_of(
-            task.kind, rows[0], task.targets[fold.train], rows[1:], len(task.classes)
-        )
-        scores = []
-        for number, strength in enumerate(strengths):
-            valid = predictions[0][number]
-            score = main(task.kind, truth, valid, list(task.classes))
-            scores.append(score)
-            rank = (score if np.isfinite(score) else -np.inf, -loss(task.kind, truth, valid))
-            if best is None or rank > best[0]:
-                best = rank, Choice(layer, strength, score), predictions[1][number]
-        curve.append(float(np.nanmax(scores)) if np.isfinite(scores).any() else float("nan"))
-    assert best is not None  # `used` is never empty: the command checks it
-    return best[2], best[1], curve
+def candidates(protocol: Protocol, lesson: Lesson) -> Iterable[Head]:
+    """All heads of a protocol, trained."""
+    if protocol == "linear":
+        return linear(lesson)
+    if protocol == "knn":
+        from .neighbours import nearest
+
+        return nearest(lesson)
+    if protocol == "gmm":
+        from .mixtures import mixtures
+
+        return mixtures(lesson)
+    from .marble import grid
+
+    return grid(lesson)
+
+
+def lesson_of(
+    task: Task, features: Features, train: Rows, valid: Rows, layers: Sequence[int], seeds: Sequence[int] = (0,)
+) -> Lesson:
+    """What is learned from; train, valid: rows of the task's manifest."""
+    truth = task.targets[valid]
+
+    def judge(guess: Array) -> tuple[float, float]:
+        score = main(task.kind, truth, guess, list(task.classes))
+        return (score if np.isfinite(score) else -np.inf), loss(task.kind, truth, guess)
+
+    owner = features.owner
+    return Lesson(
+        task.kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
+        len(task.classes), layers, seeds, judge,
+    )  # fmt: skip
+
+
+def items_of(owner: Rows, rows: Rows) -> Rows:
+    """The items of these tracks, in the order of the tracks: each track's items lie together."""
+    first = np.searchsorted(owner, rows, "left")
+    end = np.searchsorted(owner, rows, "right")
+    return np.concatenate([np.arange(a, b) for a, b in zip(first, end)]) if len(rows) else first
+
+
+def answer(kind: str, logits: Array, owner: Rows) -> Array:
+    """[items, outputs] logits -> [tracks, outputs] probabilities or values: the mean over each track's items, then a
+    softmax over classes or a sigmoid per tag. owner: [items], each track's items together.
+    """
+    starts = np.flatnonzero(np.diff(owner, prepend=owner[:1] - 1))
+    mean = np.add.reduceat(logits, starts) / np.diff([*starts, len(owner)])[:, None]
+    if kind == "numbers":
+        return np.asarray(mean)
+    known = torch.from_numpy(mean)
+    return np.asarray((torch.sigmoid(known) if kind == "tags" else torch.softmax(known, -1)).numpy())
+
+
+def choose(
+    task: Task, fold: Fold, features: Features, heads: Iterable[Head]
+) -> tuple[list[Head], Choice, dict[int, float]]:
+    """The heads (one per seed) of the best layer and setting, the choice, and each layer's best validation score."""
+    truth, classes = task.targets[fold.valid], list(task.classes)
+    items = items_of(features.owner, fold.valid)
+    found: dict[tuple[int, float], list[tuple[Head, float, float]]] = {}
+    for head in heads:
+        guess = answer(task.kind, head.respond(features.array, items), features.owner[items])
+        score, penalty = main(task.kind, truth, guess, classes), loss(task.kind, truth, guess)
+        found.setdefault((head.layer, head.setting), []).append((head, score, penalty))
+
+    def rank(place: tuple[int, float]) -> tuple[float, float]:
+        score = float(np.mean([score for _, score, _ in found[place]]))
+        penalty = float(np.mean([penalty for _, _, penalty in found[place]]))
+        return (score if np.isfinite(score) else -np.inf), -(penalty if np.isfinite(penalty) else np.inf)
+
+    best = max(found, key=rank)  # of equals the first: the lowest layer, the weakest regularisation
+    curve: dict[int, float] = {}
+    for layer, setting in found:
+        score = rank((layer, setting))[0]
+        curve[layer] = max(curve.get(layer, -np.inf), score)
+    curve = {layer: score if np.isfinite(score) else float("nan") for layer, score in curve.items()}
+    score = float(np.mean([score for _, score, _ in found[best]]))
+    return [head for head, _, _ in found[best]], Choice(*best, score), curve
 
 
 def main(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]) -> float:
@@ -114,38 +243,64 @@ def loss(kind: str, truth: npt.NDArray[Any], guess: Array) -> float:
     return float(np.square(truth - guess).mean())
 
 
-def predictions_of(
-    kind: str, train: Tensor, targets: npt.NDArray[Any], others: Sequence[Tensor], outputs: int
-) -> tuple[tuple[float, ...], list[Array]]:
-    """Learn all strengths on `train` [clips, dim]; predict for each of `others`.
+def linear(lesson: Lesson) -> Iterator[Head]:
+    """Linear heads of every layer and strength: standardised features, convex losses, solved to the optimum."""
+    for layer in lesson.layers:
+        yield from _linear_layer(lesson, layer)
 
-    Returns the strengths and, per other, [strengths, clips, outputs] probabilities or values. Classes without a
-    training clip get probability 0; tags that all or no training clips carry get that constant.
-    """
+
+def _linear_layer(lesson: Lesson, layer: int) -> Iterator[Head]:
+    train = torch.from_numpy(np.ascontiguousarray(lesson.array[layer][lesson.train]))
+    targets, kind, outputs = lesson.targets[lesson.train], lesson.kind, lesson.outputs
     space = basis(train)
-    coordinates = [space.project(other) for other in others]
+    coordinates = space.project(train)
+
+    def seen(array: Floats, items: Rows) -> torch.Tensor:
+        return space.project(torch.from_numpy(np.ascontiguousarray(array[layer][items])))
+
     if kind == "numbers":
         wanted = torch.from_numpy(targets)
         mean, scale = wanted.mean(0), wanted.std(0, correction=0)
         scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))
-        heads = ridge(space.project(train), (wanted - mean) / scale, RIDGE_STRENGTHS)
-        return RIDGE_STRENGTHS, [(heads(c) * scale + mean).numpy() for c in coordinates]
-    table = np.eye(outputs)[targets] if kind in ("classes", "key") else targets.astype(np.float64)
-    share = table.mean(0)
-    learned = np.flatnonzero((share > 0) & ((share < 1) | (kind != "tags")))
-    guesses = [np.tile(np.where(kind == "tags", share, 0.0), (len(STRENGTHS), len(c), 1)) for c in coordinates]
-    if kind != "tags" and len(learned) == 1:  # one class in the training clips: it is certain of it
-        for guess in guesses:
-            guess[:, :, learned] = 1.0
-    elif len(learned):
-        form: Literal["classes", "tags"] = "tags" if kind == "tags" else "classes"
-        heads = logistic(space.project(train), torch.from_numpy(table[:, learned]), STRENGTHS, form)
-        for guess, c in zip(guesses, coordinates):
-            guess[:, :, learned] = probabilities(heads, c, form).numpy()
-    return STRENGTHS, guesses
+        lines = ridge(coordinates, (wanted - mean) / scale, RIDGE_STRENGTHS)
+        for number, strength in enumerate(RIDGE_STRENGTHS):
+            one = lines.of(number)
+
+            def values(array: Floats, items: Rows, one: Any = one) -> Array:
+                return np.asarray((one(seen(array, items)) * scale + mean).numpy())
+
+            yield Head(layer, strength, 0, values)
+        return
+    fixed, learned = constants(kind, targets, outputs)
+    form: Literal["classes", "tags"] = "tags" if kind == "tags" else "classes"
+    table = np.eye(outputs)[targets] if form == "classes" else targets.astype(np.float64)
+    fitted = logistic(coordinates, torch.from_numpy(table[:, learned]), STRENGTHS, form) if len(learned) else None
+    for number, strength in enumerate(STRENGTHS):
+        head = fitted.of(number) if fitted is not None else None
+
+        def logits(array: Floats, items: Rows, head: Any = head) -> Array:
+            result = np.tile(fixed, (len(items), 1))
+            if head is not None:
+                found = head(seen(array, items))
+                result[:, learned] = (torch.log_softmax(found, -1) if form == "classes" else found).numpy()
+            return result
+
+        yield Head(layer, strength, 0, logits)
 
 
-def probabilities(heads: Heads, coordinates: Tensor, kind: Literal["classes", "tags"]) -> Tensor:
-    """[strengths, clips, outputs]: softmax over outputs for classes, a sigmoid each for tags."""
-    logits = heads(coordinates)
-    return torch.softmax(logits, -1) if kind == "classes" else torch.sigmoid(logits)
+def constants(kind: str, targets: npt.NDArray[Any], outputs: int) -> tuple[Array, Rows]:
+    """Logits of the outputs that can't be learned, and the numbers of those that can.
+
+    A class without a training clip gets probability 0, an only class 1; a tag that all or no training clips carry is
+    certain.
+    """
+    if kind == "tags":
+        share = targets.mean(0)
+        learned = np.flatnonzero((share > 0) & (share < 1))
+        return np.where(share > 0, np.inf, -np.inf), learned
+    present = np.unique(targets)
+    fixed = np.full(outputs, -np.inf)
+    if len(present) == 1:
+        fixed[present] = 0.0
+        return fixed, present[:0]
+    return fixed, present

@@ -76,6 +76,22 @@ class Heads:
         """coordinates: [clips, rank] -> logits or values [strengths, clips, outputs]."""
         return torch.einsum("nr,srk->snk", coordinates, self.weight) + self.bias[:, None]
 
+    def of(self, strength: int) -> One:
+        """The head of one strength, by its number."""
+        return One(self.weight[strength].clone(), self.bias[strength].clone())
+
+
+@dataclass(frozen=True)
+class One:
+    """One head. weight: [rank, outputs]; bias: [outputs]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        """coordinates: [clips, rank] -> logits or values [clips, outputs]."""
+        return coordinates @ self.weight + self.bias
+
 
 def ridge(coordinates: Tensor, targets: Tensor, strengths: tuple[float, ...]) -> Heads:
     """Minimise mean squared error / 2 + strength / 2 * |weight|^2 in closed form, the bias free.

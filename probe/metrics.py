@@ -7,6 +7,7 @@ and cumulative sums; with counts of 1 it equals `measure` (tested).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,13 +22,24 @@ TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
 _SHARPS = {"C#": "Db", "D#": "Eb", "F#": "Gb", "G#": "Ab", "A#": "Bb"}
 
-MAIN = {"classes": "accuracy", "key": "key_score", "tags": "roc_auc", "numbers": "r2", "beats": "f_measure"}
+CHORDS = (*(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS), "N")
+
+MAIN = {
+    "classes": "accuracy",
+    "key": "key_score",
+    "tags": "roc_auc",
+    "numbers": "r2",
+    "beats": "f_measure",
+    "chords": "majmin",
+}
+FRAME_MEASURES = {"beats": ("f_measure", "cmlc", "cmlt", "amlc", "amlt"), "chords": ("majmin", "root")}
 NAMES = {
     "accuracy": "accuracy",
     "key_score": "weighted key score",
     "roc_auc": "ROC-AUC, macro",
     "r2": "R²",
     "f_measure": "beat F, 70 ms",
+    "majmin": "chord majmin",
 }
 BOUNDS = {
     "accuracy": (0.0, 1.0),
@@ -35,6 +47,7 @@ BOUNDS = {
     "roc_auc": (0.0, 1.0),
     "r2": (-np.inf, 1.0),
     "f_measure": (0.0, 1.0),
+    "majmin": (0.0, 1.0),
 }
 
 
@@ -65,8 +78,8 @@ def measure(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]
     """All metrics of a kind on one whole split; the first is the main one.
 
     truth: [clips] class numbers for "classes" and "key", [clips, classes] of 0/1 for "tags", [clips, targets] for
-    "numbers"; ignored for "beats". guess: [clips, classes] probabilities, [clips, targets] values, or [clips, 1] of
-    each track's F for "beats".
+    "numbers"; ignored for "beats" and "chords". guess: [clips, classes] probabilities, [clips, targets] values, or
+    [clips, measures] of each track's `FRAME_MEASURES`.
     """
     if kind in ("classes", "key"):
         chosen = guess.argmax(1)
@@ -95,7 +108,47 @@ def measure(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]
         if len(classes) > 1:
             result |= {f"r2_{name}": value for name, value in zip(classes, each)}
         return result
-    return {"f_measure": float(np.mean(guess))}
+    return {name: float(np.mean(guess[:, column])) for column, name in enumerate(FRAME_MEASURES[kind])}
+
+
+def beat_scores(reference: Sequence[float], estimate: Array) -> tuple[float, ...]:
+    """F at ±70 ms and the four continuity scores of mir_eval; nothing is trimmed. An empty estimate scores 0."""
+    truth = np.asarray(reference, dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # empty beats score 0, which is what we want to know
+        return (float(mir_eval.beat.f_measure(truth, estimate)), *map(float, mir_eval.beat.continuity(truth, estimate)))
+
+
+@cache
+def chord_class(label: str) -> int:
+    """The number in `CHORDS` of a label in Harte's syntax: by its third and fifth, so C:7 is C:maj; -1 for others.
+
+    The same rule as mir_eval's majmin: the lower eight semitones must be those of a major or minor triad, or nothing.
+    """
+    root, bitmap, _ = mir_eval.chord.encode(label)
+    if root < 0:
+        return len(CHORDS) - 1 if label == "N" else -1
+    low = tuple(bitmap[:8])
+    mode = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 1}.get(low)
+    return -1 if mode is None else 12 * mode + int(root)
+
+
+def chord_scores(reference: Sequence[Mapping[str, Any]], estimate: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """mir_eval's majmin and root scores of one track, weighted by duration; nan is 0 where no chord can be compared."""
+    (truth, names), (spans, guesses) = (_spans(chords) for chords in (reference, estimate))
+    spans, guesses = mir_eval.util.adjust_intervals(spans, guesses, truth.min(), truth.max(), "N", "N")
+    merged, names, guesses = mir_eval.util.merge_labeled_intervals(truth, names, spans, guesses)
+    weight = mir_eval.util.intervals_to_durations(merged)
+    scores = []
+    for compare in (mir_eval.chord.majmin, mir_eval.chord.root):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            scores.append(float(mir_eval.chord.weighted_accuracy(compare(names, guesses), weight)))
+    return scores[0], scores[1]
+
+
+def _spans(chords: Sequence[Mapping[str, Any]]) -> tuple[Array, list[str]]:
+    return np.array([[c["start"], c["end"]] for c in chords], dtype=np.float64), [str(c["label"]) for c in chords]
 
 
 def scored(truth: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

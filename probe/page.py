@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from . import pictures
-from .report import Record, Section, marks, row, verdict
+from . import comparison, pictures
+from .report import CRAFTED, Record, Section, marks, row, short, verdict
 
 STYLE = """
 :root { --ink: #23272e; --soft: #5b626c; --line: #e3e6ea; --paper: #fcfcfb; --blue: #0072b2; }
@@ -38,10 +38,16 @@ ul { padding-left: 1.2rem; max-width: 52rem; } li { margin: .15rem 0; }
 """
 
 
-def page(sections: Sequence[Section]) -> str:
-    """The whole page; several encoders follow one another."""
+def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
+    """The whole page: encoders side by side, then each of them, then what the literature has."""
     title = " and ".join(section.name for section in sections)
-    body = "\n".join(_section(section) for section in sections)
+    parts = [comparison.html(sections, found)]
+    if len(sections) > 1:
+        curves = pictures.shared_layer_curves({section.name: section.records for section in sections})
+        parts.append(
+            _figure(curves, "Validation score of every layer, from the first (0) to the last (1).") if curves else ""
+        )
+    body = "\n".join([*parts, *(_section(section) for section in sections), comparison.published_html(found)])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
@@ -75,6 +81,7 @@ def _section(section: Section) -> str:
         "difference is paired.</p>",
         _table(records),
         _figure(pictures.bars(records), ""),
+        *_crafted(records),
     ]
     parts += _loss(section)
     curves = pictures.layer_curves(records)
@@ -85,6 +92,14 @@ def _section(section: Section) -> str:
                 curves, "Validation score of the best strength on each layer; the ring is the layer that was chosen."
             ),
         ]
+    damaged = pictures.robustness(records)
+    if damaged:
+        words = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
+        parts += ["<h2>Robustness</h2>", _figure(damaged, words)]
+    few = pictures.few_shot(records)
+    if few:
+        words = "Test score against the number of training tracks per class; every dot is a draw, the line their mean."
+        parts += ["<h2>With few labels</h2>", _figure(few, words)]
     shown = _first(records, "confusion", ("key", "style", "genre"))
     if shown:
         parts += [
@@ -100,6 +115,21 @@ def _section(section: Section) -> str:
     return "\n".join([*parts, *_notes(records), *_commands(section)])
 
 
+def _crafted(records: Sequence[Record]) -> list[str]:
+    """Scores of every hand-crafted baseline."""
+    names = [name for name in CRAFTED if any(name in record["baselines"] for record in records)]
+    if not names:
+        return []
+    head = "".join(f"<th>{title}</th>" for title in ("task", "encoder", *(CRAFTED[name] for name in names)))
+    lines = []
+    for record in records:
+        cells = [record["task"], short(record["score"]), *(short(record["baselines"].get(name)) for name in names)]
+        lines.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    words = "Statistics that nobody had to learn, with the same heads (Tz.: the features of Tzanetakis and Cook 2002)."
+    return ["<h2>Hand-crafted baselines</h2>", f"<p>{words}</p>", table]
+
+
 def _first(records: Sequence[Record], part: str, names: Sequence[str]) -> Record | None:
     """The record with this part whose task's name fits best."""
     having = [record for record in records if record.get(part)]
@@ -108,7 +138,18 @@ def _first(records: Sequence[Record], part: str, names: Sequence[str]) -> Record
 
 
 def _table(records: Sequence[Record]) -> str:
-    names = ("task", "metric", "n test", "score", "random copy", "difference", "", "log-mel", "constant", "layer")
+    names = (
+        "task",
+        "metric",
+        "n test",
+        "score",
+        "random copy",
+        "difference",
+        "",
+        "best hand-crafted",
+        "constant",
+        "layer",
+    )
     head = "".join(f"<th>{name}</th>" for name in names)
     lines = []
     for record in records:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -46,9 +46,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str, layout: Literal["tight", "constrained"] = "tight") -> str:
     """The figure as an <svg> element that fits its column; `title` is what a screen reader says."""
-    figure.set_layout_engine("tight")
+    figure.set_layout_engine(layout)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         page = io.StringIO()
         figure.savefig(page, format="svg", metadata={"Date": None, "Creator": None})
@@ -143,8 +143,9 @@ def layer_curves(records: Sequence[Record]) -> str | None:
             for values, colour, name in ((random, ORANGE, "random copy"), (record["layers"], BLUE, "encoder")):
                 known = [(layer, value) for layer, value in enumerate(values) if value is not None]
                 axes.plot(*zip(*known), "o-", color=colour, ms=3.5, lw=1.4, label=name) if known else None
-            chosen = record["layers"][record["layer"]]
-            axes.plot([record["layer"]], [chosen], "o", ms=9, mfc="none", mec=BLUE, mew=1.4)
+            if record["layer"] >= 0:
+                chosen = record["layers"][record["layer"]]
+                axes.plot([record["layer"]], [chosen], "o", ms=9, mfc="none", mec=BLUE, mew=1.4)
             axes.set_title(record["task"], fontsize=9.5)
             axes.grid()
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
@@ -209,3 +210,82 @@ def projection(record: Record) -> str:
         axes.set_xlabel(f"{found['method']} of layer {record['layer']}, {len(x)} test tracks")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         return svg(figure, f"Embeddings coloured by {record['task']}")
+
+
+def shared_layer_curves(encoders: dict[str, Sequence[Record]]) -> str | None:
+    """Every encoder's validation score against the depth of the layer, one small picture per task."""
+    names = dict.fromkeys(r["task"] for records in encoders.values() for r in records if len(r["layers"]) > 1)
+    if not names:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, grid = _small(len(names))
+        for task, axes in zip(names, grid):
+            for number, (name, records) in enumerate(encoders.items()):
+                record = next((r for r in records if r["task"] == task), None)
+                values = [] if record is None else record["layers"]
+                known = [(k / max(1, len(values) - 1), value) for k, value in enumerate(values) if value is not None]
+                if known:
+                    axes.plot(*zip(*known), "o-", color=MANY[number % len(MANY)], ms=3, lw=1.4, label=name)
+            axes.set_title(task, fontsize=9.5)
+            axes.grid()
+        grid[0].legend(frameon=False, fontsize=8)
+        return svg(figure, "Validation score against depth, all encoders")
+
+
+def robustness(records: Sequence[Record]) -> str | None:
+    """The test score against the severity of each kind of damage, a line per task; None where none was tried."""
+    having = [record for record in records if (record.get("robustness") or {}).get("kinds")]
+    kinds = list(dict.fromkeys(kind for record in having for kind in record["robustness"]["kinds"]))
+    if not kinds:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, grid = _small(len(kinds), columns=3, height=2.6)
+        for kind, axes in zip(kinds, grid):
+            ticks: list[str] = []
+            for number, record in enumerate(having):
+                curve = record["robustness"]["kinds"].get(kind)
+                if curve is None:
+                    continue
+                values = [record["robustness"]["clean"], *curve["values"]]
+                ticks = ["clean", *(f"{level:g}" for level in curve["levels"])]
+                drawn = [np.nan if value is None else max(value, -0.5) for value in values]
+                axes.plot(drawn, "o-", color=MANY[number % len(MANY)], ms=3, lw=1.3, label=record["task"])
+                axes.set_xlabel(f"{kind}, {curve['unit']}", fontsize=9)
+            axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
+            axes.grid()
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        return svg(figure, "Scores on damaged audio", layout="constrained")
+
+
+def few_shot(records: Sequence[Record]) -> str | None:
+    """The test score against the number of tracks per class, one small picture per task; None where none was tried."""
+    having = [record for record in records if record.get("few_shot")]
+    if not having:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, grid = _small(len(having))
+        for record, axes in zip(having, grid):
+            points = record["few_shot"]
+            shots = [point["shots"] for point in points]
+            for point in points:
+                axes.plot([point["shots"]] * len(point["draws"]), point["draws"], ".", color=SKY, ms=5)
+            axes.plot(shots, [point["value"] for point in points], "o-", color=BLUE, ms=3.5, lw=1.4)
+            axes.axhline(record["score"]["value"], color=GREY, lw=1, ls="--")
+            axes.set_xscale("log")
+            axes.set_xticks(shots, [str(number) for number in shots])
+            axes.minorticks_off()
+            axes.set_title(record["task"], fontsize=9.5)
+            axes.grid()
+        return svg(figure, "Scores with few labels; dashed: with all of them")
+
+
+def _small(number: int, columns: int = 4, height: float = 1.9) -> tuple[Figure, list[Axes]]:
+    """A grid of small pictures, only as many as are needed."""
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(WIDTH, 0.5 + height * rows))
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[number:]:
+        axes.set_visible(False)
+    return figure, grid[:number]

@@ -23,25 +23,41 @@ Record = dict[str, Any]
 def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
     """Compare probe results: a table here, and one page with pictures to read or send.
 
+    Several encoders stand side by side, each further one with its paired difference from the first; every encoder's
+    own baselines follow.
+
     Args:
         dirs: run folders, or folders with probe results.
-        out: the page, .html or .md; report.html in the first folder by default.
+        out: the page, .html, .md or .tex; report.html in the first folder by default.
     """
+    from . import comparison  # it reads this module's tables
+
     if not dirs:
         raise ValueError("Which results? Give run folders, or the folders that groundbass probe wrote.")
-    sections = [collect(folder) for folder in dirs]
-    records = [record for section in sections for record in section.records]
+    if out is not None and out.suffix not in (".html", ".md", ".tex"):
+        raise ValueError(f"--out {out}: the ending says what to write, .html, .md or .tex.")
+    sections = distinct([collect(folder) for folder in dirs])
+    found = comparison.lines(sections)
     console = Console()
-    console.print(table(records, console.width))
     for section in sections:
+        console.print(table(section.records, console.width))
         console.print(f"{section.name}: {verdict(section.records)}", highlight=False, markup=False)
+    if len(sections) > 1:
+        console.print(comparison.terminal(sections, found))
+        console.print(comparison.verdict(sections, found), highlight=False, markup=False)
+    for line in found:
+        for note in line.notes:
+            console.print(note, style="dim", highlight=False, markup=False)
     target = out or dirs[0] / "report.html"
     if target.suffix == ".md":
-        text = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in sections)
+        own = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in sections)
+        text = f"{comparison.markdown(sections, found)}\n\n{own}".strip() + "\n"
+    elif target.suffix == ".tex":
+        text = comparison.latex(sections, found)
     else:
         from .page import page  # matplotlib is needed for the page alone
 
-        text = page(sections)
+        text = page(sections, found)
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(text, encoding="utf-8")
@@ -52,8 +68,8 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
 class Section:
     """One encoder's results and, where the folder is a run, its recipe and losses."""
 
-    def __init__(self, folder: Path, records: list[Record], run: Path | None) -> None:
-        self.folder, self.records, self.run = folder, records, run
+    def __init__(self, folder: Path, home: Path, records: list[Record], run: Path | None) -> None:
+        self.folder, self.home, self.records, self.run = folder, home, records, run
         self.name = run.name if run is not None else str(records[0]["encoder"])
 
     @property
@@ -84,7 +100,16 @@ def collect(folder: Path) -> Section:
             f"{home} holds no probe results; make them with `groundbass probe {folder} synth:PATH`."
         )
     run = folder if home is not folder else folder.parent if (folder.parent / "recipe.json").is_file() else None
-    return Section(folder, records, run)
+    return Section(folder, home, records, run)
+
+
+def distinct(sections: list[Section]) -> list[Section]:
+    """Runs of the same name get their whole path."""
+    names = [section.name for section in sections]
+    for section in sections:
+        if names.count(section.name) > 1:
+            section.name = str(section.folder)
+    return sections
 
 
 def table(records: Sequence[Record], width: int = 160) -> Table:
@@ -102,8 +127,10 @@ def table(records: Sequence[Record], width: int = 160) -> Table:
     narrow = width < 150
     for name in [*(["encoder"] if several else []), "task", *([] if narrow else ["metric"])]:
         view.add_column(name, overflow="fold", min_width=16 if name == "task" else 8)
-    shorter = ("n", "score", "random", "difference", "", "mel", "const.")
-    for name in shorter if narrow else ("n", "score", "random copy", "difference", "", "log-mel", "constant", "layer"):
+    shorter = ("n", "score", "random", "difference", "", "crafted", "const.")
+    for name in (
+        shorter if narrow else ("n", "score", "random copy", "difference", "", "hand-crafted", "constant", "layer")
+    ):
         view.add_column(name, justify="right", no_wrap=True)
     colour = {"▲": "green", "▼": "red"}
     for record in records:
@@ -120,23 +147,46 @@ def table(records: Sequence[Record], width: int = 160) -> Table:
 
 
 def row(record: Record) -> list[str]:
-    """task, metric, n test, score, random copy, difference, mark, log-mel, constant, layer."""
+    """task, metric, n test, score, random copy, difference, mark, best hand-crafted, constant, layer."""
     base = record["baselines"]
     random = base.get("random") or {}
     difference = result.as_interval(random.get("difference"))
     layers = len(record["layers"])
+    protocol = record.get("protocol", "linear")
+    chosen = "all" if record["layer"] < 0 else str(record["layer"])
     return [
-        record["task"],
+        record["task"] if protocol == "linear" else f"{record['task']} ({protocol})",
         record["metric_name"],
         f"{record['counts']['test']:,}",
         text(result.as_interval(record["score"])),
         text(result.as_interval(random)),
         text(difference, sign=True),
         mark(difference),
-        short(base.get("log_mel")),
+        _crafted(base),
         short(base.get("constant")),
-        f"{record['layer']} of 0–{layers - 1}" if layers > 1 else "0",
+        f"{chosen} of 0–{layers - 1}" if layers > 1 else "0",
     ]
+
+
+CRAFTED = {
+    "log_mel": "log-mel",
+    "mfcc": "MFCC",
+    "chroma": "chroma",
+    "tzanetakis": "Tz.",
+    "tzanetakis_knn": "Tz. kNN",
+    "tzanetakis_gmm": "Tz. GMM",
+}
+
+
+def crafted(baselines: Record) -> str | None:
+    """The hand-crafted baseline with the best test score, which makes it a hard one to beat."""
+    known = {name: baselines[name]["value"] for name in CRAFTED if (baselines.get(name) or {}).get("value") is not None}
+    return max(known, key=lambda name: known[name]) if known else None
+
+
+def _crafted(baselines: Record) -> str:
+    best = crafted(baselines)
+    return "–" if best is None else f"{baselines[best]['value']:.3f} {CRAFTED[best]}"
 
 
 def text(found: Interval | None, sign: bool = False, digits: int = 3) -> str:
@@ -162,7 +212,7 @@ def markdown(records: Sequence[Record]) -> str:
         "random copy [95 %]",
         "difference [95 %]",
         "",
-        "log-mel",
+        "best hand-crafted",
         "constant",
         "layer",
     ]
@@ -198,13 +248,12 @@ def verdict(records: Sequence[Record]) -> str:
         )
     else:
         sentences.append("On none is it below.")
-    weak = [
-        record["task"]
-        for record in records
-        if "log_mel" in record["baselines"]
-        and mark(result.as_interval(record["baselines"]["log_mel"]["difference"])) != "▲"
-    ]
+    weak = []
+    for record in records:
+        best = crafted(record["baselines"])
+        if best is not None and mark(result.as_interval(record["baselines"][best]["difference"])) != "▲":
+            weak.append(record["task"])
     if weak:
         where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({', '.join(weak)}) it can't"
-        sentences.append(f"On {where} be shown to be above plain log-mel statistics.")
+        sentences.append(f"On {where} be shown to be above the best hand-crafted features.")
     return " ".join(sentences)

@@ -18,10 +18,10 @@ from sklearn.manifold import TSNE
 
 from . import metrics
 from .bootstrap import Interval, draw, interval
-from .fit import Outcome
-from .task import Task, describe
+from .fit import SETTINGS, Outcome
+from .task import AGGREGATION, Task, describe
 
-SCHEMA = 1
+SCHEMA = 2
 Array = npt.NDArray[np.float64]
 
 
@@ -36,6 +36,7 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
     value, replicates = _replicates(task, [trained], counts)
     result: dict[str, Any] = {
         "score": interval(value, replicates, number, bounds).to_json(),
+        "values": _values(task, [trained]),
         "metrics": metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes)),
         "groups": {"number": number, "of": "artist" if task.grouped else "track"},
         "baselines": {},
@@ -50,18 +51,20 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
             "difference": difference.to_json(),
             "layer": outcomes[0].layer,
             "layers": list(outcomes[0].layers),
-            "values": [_value(task, outcome) for outcome in outcomes],
+            "values": _values(task, outcomes),
         }
     return result
 
 
-def _value(task: Task, outcome: Outcome) -> float:
-    return metrics.measure(task.kind, outcome.truth, outcome.guess, list(task.classes))[task.metric]
+def _values(task: Task, outcomes: Sequence[Outcome]) -> list[float]:
+    """The main metric of every outcome and seed."""
+    names = list(task.classes)
+    return [metrics.measure(task.kind, o.truth, guess, names)[task.metric] for o in outcomes for guess in o.guesses]
 
 
 def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array) -> tuple[float, Array]:
-    values = [_value(task, outcome) for outcome in outcomes]
-    each = [metrics.resampled(task.kind, o.truth, o.guess, list(task.classes), counts) for o in outcomes]
+    values, names = _values(task, outcomes), list(task.classes)
+    each = [metrics.resampled(task.kind, o.truth, guess, names, counts) for o in outcomes for guess in o.guesses]
     # each resample draws its copies too: whoever trains once draws one initialisation
     drawn = np.random.default_rng(1).multinomial(len(each), np.full(len(each), 1 / len(each)), size=len(counts))
     return float(np.mean(values)), np.asarray((np.stack(each, 1) * drawn).sum(1) / len(each))
@@ -69,7 +72,7 @@ def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array) -> tuple
 
 def result_json(
     task: Task, encoder: str, about: dict[str, Any], key: str, trained: Outcome, others: dict[str, list[Outcome]],
-    features: npt.NDArray[np.float32] | None, notes: Sequence[str],
+    features: npt.NDArray[np.float32] | None, notes: Sequence[str], protocol: str = "linear",
 ) -> dict[str, Any]:  # fmt: skip
     """The whole record of a task, as `write` puts it in a file. features: [layers, tracks, dim] for the projection."""
     folds = task.folds
@@ -86,6 +89,13 @@ def result_json(
         "metric": task.metric,
         "metric_name": metrics.NAMES[task.metric],
         "unit": task.unit,
+        "aggregation": AGGREGATION[task.unit],
+        "corpus": task.corpus,
+        "protocol": protocol,
+        "setting": SETTINGS[protocol],
+        "decoder": trained.frame_heads[0][0].decoder if trained.frame_heads else None,
+        "fingerprint": task.fingerprint(),
+        "published": {"source": task.source, "figures": {name: dict(row) for name, row in task.published.items()}},
         "counts": {
             "train": round(float(np.mean([len(f.train) for f in folds]))),
             "valid": round(float(np.mean([len(f.valid) for f in folds]))),
@@ -118,7 +128,14 @@ def _confusion(task: Task, outcome: Outcome) -> dict[str, Any] | None:
 def _projection(task: Task, outcome: Outcome, features: npt.NDArray[np.float32] | None) -> dict[str, Any] | None:
     """Test embeddings of the chosen layer in two dimensions, for tasks with few classes."""
     rows = outcome.rows[:1000]
-    if features is None or task.kind != "classes" or len(task.classes) > 12 or len(rows) < 20:
+    if (
+        features is None
+        or features.shape[1] != len(task.manifest)
+        or outcome.layer < 0
+        or task.kind != "classes"
+        or len(task.classes) > 12
+        or len(rows) < 20
+    ):
         return None
     layer = features[outcome.layer][rows].astype(np.float64)
     layer = (layer - layer.mean(0)) / np.where(layer.std(0) > 1e-9, layer.std(0), 1.0)
@@ -140,7 +157,9 @@ def _projection(task: Task, outcome: Outcome, features: npt.NDArray[np.float32] 
 
 
 def predictions(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> pa.Table:
-    """One row per test track: key, artist or track, truth and every system's answer, as text or per-track score."""
+    """One row per test track: key, artist or track, truth and every system's answer as text; and truth and guess as
+    numbers, by which two encoders are compared.
+    """
     columns: dict[str, list[Any]] = {
         "track": [task.manifest[int(row)].key for row in trained.rows],
         "group": [task.groups[row] for row in trained.rows],
@@ -150,6 +169,9 @@ def predictions(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) 
     for name, outcomes in others.items():
         if outcomes:
             columns[name] = _answers(task, outcomes[0])
+    columns["target"] = np.atleast_2d(trained.truth.T).T.astype(np.float64).tolist()
+    for seed, guess in enumerate(trained.guesses):
+        columns[f"guess.{seed}"] = guess.tolist()
     return pa.table(columns)
 
 
@@ -159,14 +181,19 @@ def _answers(task: Task, outcome: Outcome) -> list[str]:
     return [json.dumps(np.round(row, 5).tolist()) for row in outcome.guess]
 
 
+def file_name(task: str, protocol: str) -> str:
+    """The name of a result without its ending: results of other protocols stand beside the linear ones."""
+    return task if protocol == "linear" else f"{task}.{protocol}"
+
+
 def write(folder: Path, result: dict[str, Any], table: pa.Table) -> Path:
-    """FOLDER/TASK.json and FOLDER/TASK.predictions.parquet, each written beside and renamed, the JSON last."""
+    """FOLDER/NAME.json and NAME.predictions.parquet (see `file_name`), written beside and renamed, the JSON last."""
     folder.mkdir(parents=True, exist_ok=True)
-    parquet, path = folder / f"{result['task']}.predictions.parquet", folder / f"{result['task']}.json"
-    beside = parquet.with_suffix(f".{os.getpid()}.tmp")
+    name = file_name(result["task"], result["protocol"])
+    parquet, path = folder / f"{name}.predictions.parquet", folder / f"{name}.json"
+    beside = folder / f".{name}.{os.getpid()}.tmp"
     pq.write_table(table, beside)
     beside.replace(parquet)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
     beside.write_text(json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     beside.replace(path)
     return path

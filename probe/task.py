@@ -8,8 +8,8 @@ import json
 import os
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..data import corpora
 from ..data.track import Manifest
 from . import metrics
 from .splits import Fold, official
 
-Kind = Literal["classes", "key", "tags", "numbers", "beats"]
+Kind = Literal["classes", "key", "tags", "numbers", "beats", "chords"]
+Unit = Literal["clip", "window", "frame"]
+AGGREGATION = {
+    "clip": "features averaged over the track",
+    "window": "logits (or numbers) averaged over the windows of a track",
+    "frame": "frames decoded, then a score per track",
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,11 @@ class Task:
 
     manifest: the corpus (or the part of it) that the question is about; tasks of one manifest share one feature store.
     labels: one per track of the manifest, None where there is none: a class name, a key name, a list of tags, a list of
-    numbers (one per target), or a list of beat times in s.
+    numbers (one per target), a list of beat times in s, or a list of chords {"start", "end", "label"}.
     classes: the class, tag or target names, in the order of a head's outputs.
     folds: row numbers of the manifest; predictions of all test sets are pooled.
+    unit: heads learn on whole clips, on windows of `seconds`, or on frames.
+    published: {system: {metric: value}} as the literature has it, and where (source); by other protocols than ours.
     notes: sentences that stand beside the score.
     """
 
@@ -44,9 +53,12 @@ class Task:
     labels: Sequence[Any]
     classes: tuple[str, ...]
     folds: tuple[Fold, ...]
-    unit: Literal["clip", "frame"] = "clip"
+    unit: Unit = "clip"
+    seconds: float | None = None
     question: str = ""
-    paper: str = ""
+    corpus: str = ""
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    source: str = ""
     notes: tuple[str, ...] = ()
     address: str = ""
 
@@ -75,7 +87,7 @@ class Task:
     def fingerprint(self) -> str:
         """Changes when the question, a clip, a label or the split changes."""
         content = {
-            "task": [self.name, self.version, self.kind, self.unit, list(self.classes)],
+            "task": [self.name, self.version, self.kind, self.unit, self.seconds, list(self.classes)],
             "clips": self.hashes,
             "labels": list(self.labels),
             "groups": self.groups,
@@ -104,7 +116,8 @@ class Question:
     """A task before it has met its corpus: what a file of `probe/tasks/` states.
 
     corpus: names `$GROUNDBASS_DATA/<corpus>`; part: only tracks whose label `part` is this; label: the manifest's
-    labels it reads; convert: from the values of those labels to what `Task.labels` holds.
+    labels it reads; convert: from the values of those labels to what `Task.labels` holds; split: the label that says
+    who trains, validates and tests, "split" being the manifest's own; the rest as in `Task`.
     """
 
     name: str
@@ -114,35 +127,43 @@ class Question:
     label: tuple[str, ...]
     question: str
     part: str | None = None
-    unit: Literal["clip", "frame"] = "clip"
+    split: str = "split"
+    unit: Unit = "clip"
+    seconds: float | None = None
     convert: Callable[..., Any] | None = None
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    paper: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    source: str = ""
 
     def meet(self, manifest: Manifest, address: str = "") -> Task:
         """Ask this of a corpus. Raises ValueError when the corpus lacks the label or a split."""
         if self.part is not None:
             parts = _column(manifest, "part")
             manifest = manifest.select([row for row, part in enumerate(parts) if part == self.part])
-        if not len(manifest):
-            raise ValueError(
-                f"{self.name} needs tracks of the part {self.part!r}, and {address} has none: is it this corpus?"
-            )
+            if not len(manifest):
+                raise ValueError(
+                    f"{self.name} needs tracks of the part {self.part!r}, and {address} has none: is it this corpus?"
+                )
         columns = [_column(manifest, name) for name in self.label]
         labels = [None if any(v is None for v in values) else self._answer(values) for values in zip(*columns)]
-        present = np.array([label is not None for label in labels])
+        present = np.array([label is not None for label in labels], dtype=bool)
         if not present.any():
             raise ValueError(
                 f"{self.name} needs the label {' and '.join(self.label)}, and no track of {address} has it."
             )
-        folds, notes = official([t.split for t in manifest], present)
-        task = Task(
-            self.name, self.version, self.kind, manifest, labels, self._classes(labels), folds, self.unit,
-            self.question, self.paper, (*self.notes, *notes), address,
+        sides = [t.split for t in manifest] if self.split == "split" else _column(manifest, self.split)
+        folds, notes = official(sides, present)
+        used, folds = _compact(folds)
+        labels = [labels[row] for row in used]
+        unlabelled = int((~present & np.array([side is not None for side in sides])).sum())
+        if unlabelled:
+            share = unlabelled / len(present)
+            notes.append(f"{unlabelled} of {len(present)} tracks ({share:.1%}) have no label and are left out.")
+        return Task(
+            self.name, self.version, self.kind, manifest.select(used), labels, self._classes(labels), folds, self.unit,
+            self.seconds, self.question, self.corpus, self.published, self.source, (*self.notes, *notes), address,
         )  # fmt: skip
-        return task
 
     def _answer(self, values: tuple[Any, ...]) -> Any:
         if self.convert is not None:
@@ -151,12 +172,19 @@ class Question:
             return [float(value) for value in values]
         if self.kind == "key":
             return metrics.key_name(values[0])
-        return values[0] if self.kind in ("tags", "beats") else str(values[0])
+        return values[0] if self.kind in ("tags", "beats", "chords") else str(values[0])
 
     def _classes(self, labels: Sequence[Any]) -> tuple[str, ...]:
         if self.kind == "numbers":
             return self.targets or self.label
         return class_names(self.kind, labels)
+
+
+def _compact(folds: tuple[Fold, ...]) -> tuple[list[int], tuple[Fold, ...]]:
+    """The rows that take part, and the folds with their places among these: tracks without a part aren't encoded."""
+    used = np.unique(np.concatenate([part for fold in folds for part in (fold.train, fold.valid, fold.test)]))
+    moved = [Fold(*(np.searchsorted(used, part) for part in (fold.train, fold.valid, fold.test))) for fold in folds]
+    return used.tolist(), tuple(moved)
 
 
 def class_names(kind: str, labels: Sequence[Any]) -> tuple[str, ...]:
@@ -165,6 +193,8 @@ def class_names(kind: str, labels: Sequence[Any]) -> tuple[str, ...]:
         return metrics.KEYS
     if kind == "beats":
         return ("beat",)
+    if kind == "chords":
+        return metrics.CHORDS
     names = {tag for tags in labels if tags for tag in tags} if kind == "tags" else {x for x in labels if x is not None}
     return tuple(sorted(names, key=lambda name: (0, float(name), "") if _is_number(name) else (1, 0.0, name)))
 
@@ -188,7 +218,7 @@ def questions() -> dict[str, Question]:
 def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = None) -> list[Task]:
     """Open an address: `synth_key`, `synth_key:PATH`, `synth:PATH` (all tasks of a corpus), `folder:PATH` with labels.
 
-    PATH is a manifest (.parquet) or a folder that holds `manifest.parquet`; without one, `$GROUNDBASS_DATA/<corpus>`.
+    PATH is the corpus's folder, or a manifest of it (.parquet); without one, `$GROUNDBASS_DATA/<corpus>`.
     label: for `folder:` only, `COLUMN[:class|tags|number|key]` each. store: where the scan of a folder is remembered.
     Raises ValueError naming the nearest tasks for an unknown address, FileNotFoundError for a corpus that isn't there.
     """
@@ -206,24 +236,57 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
         raise ValueError(
             f"There is no task {name!r}. Near or known: {', '.join(near)}. Your own labels: folder:PATH --label NAME."
         )
-    manifest, where = _open(chosen[0].corpus, place)
-    return [question.meet(manifest, f"{question.name}:{where}") for question in chosen]
+    where = _place(chosen[0].corpus, place)
+    manifest = _open(chosen[0].corpus, where)
+    return [_checked(question, question.meet(manifest, f"{question.name}:{where}"), manifest) for question in chosen]
 
 
-def _open(corpus: str, place: str) -> tuple[Manifest, Path]:
+def available() -> tuple[list[str], list[str]]:
+    """The names of the corpora that lie in `$GROUNDBASS_DATA`, and a sentence for each that doesn't."""
+    names = sorted({question.corpus for question in questions().values()})
+    root = os.environ.get("GROUNDBASS_DATA")
+    here = [name for name in names if root and (Path(root) / name).exists()]
+    missing = []
+    for name in names:
+        if name not in here:
+            tasks = ", ".join(q.name for q in questions().values() if q.corpus == name)
+            place = Path(root or "$GROUNDBASS_DATA") / name
+            missing.append(f"{name} isn't in {place} ({tasks}). {_source(name, place)}")
+    return here, missing
+
+
+def _source(corpus: str, place: Path) -> str:
+    if corpus == "synth":
+        return f"`groundbass data synth {place}` makes it."
+    known = corpora.corpus(corpus)
+    return f"{known.source} Licence: {known.licence}"
+
+
+def _place(corpus: str, place: str) -> Path:
     if place:
-        path = Path(place)
-    elif "GROUNDBASS_DATA" in os.environ:
-        path = Path(os.environ["GROUNDBASS_DATA"]) / corpus
-    else:
-        raise ValueError(
-            f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
-        )
+        return Path(place)
+    if "GROUNDBASS_DATA" in os.environ:
+        return Path(os.environ["GROUNDBASS_DATA"]) / corpus
+    raise ValueError(
+        f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
+    )
+
+
+def _open(corpus: str, path: Path) -> Manifest:
+    """A manifest file, the manifest in the folder, or what the corpus's reader finds in the folder."""
     manifest = path / "manifest.parquet" if path.is_dir() else path
-    if not manifest.is_file():
-        cure = f"groundbass data synth {path}" if corpus == "synth" else "groundbass data scan FOLDER OUT.parquet"
-        raise FileNotFoundError(f"There is no manifest {manifest}; make it with `{cure}`.")
-    return Manifest.open(manifest), path
+    if manifest.is_file():
+        return Manifest.open(manifest)
+    if corpus in corpora.names():
+        return corpora.manifest(corpus, path)
+    raise FileNotFoundError(f"There is no manifest {manifest}; make it with `groundbass data synth {path}`.")
+
+
+def _checked(question: Question, task: Task, manifest: Manifest) -> Task:
+    """With sentences about what the corpus lacks of its published size."""
+    if question.corpus not in corpora.names():
+        return task
+    return replace(task, notes=(*task.notes, *corpora.shortfall(question.corpus, manifest, question.split)))
 
 
 def describe(task: Task) -> list[str]:

@@ -20,11 +20,14 @@ READ_SECONDS = 120.0  # longest stretch decoded at once, which bounds the memory
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one track. row: in the manifest; start, samples: at the encoder's rate."""
+    """A stretch of one track. row: in the manifest; start, samples: at the encoder's rate; item: what it is a part of,
+    by its place in the store (a track, or a stretch of one).
+    """
 
     row: int
     start: int
     samples: int
+    item: int
 
 
 def cut(samples: int, longest: int) -> list[tuple[int, int]]:
@@ -38,13 +41,19 @@ def cut(samples: int, longest: int) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in pairwise(edges)]
 
 
-def plan(manifest: Manifest, rows: Sequence[int], sample_rate: int, longest: int) -> list[list[Window]]:
-    """The windows of each row, in the order of `rows`."""
-    plans = []
+def plan(
+    manifest: Manifest, rows: Sequence[int], sample_rate: int, longest: int, stretch: int | None = None
+) -> list[list[Window]]:
+    """The windows of each row, in the order of `rows`: an item per row, or per stretch of at most `stretch` samples."""
+    plans, item = [], 0
     for row in rows:
         track = manifest[row]
         samples = max(1, round(track.samples * sample_rate / track.sample_rate))
-        plans.append([Window(row, start, size) for start, size in cut(samples, longest)])
+        windows = []
+        for first, length in cut(samples, stretch or samples):
+            windows += [Window(row, first + start, size, item) for start, size in cut(length, longest)]
+            item += 1
+        plans.append(windows)
     return plans
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +20,10 @@ from groundbass.probe.report import collect, markdown, report, row, verdict
 from groundbass.probe.task import questions
 
 RATE = 8000
+QUICK = command.Settings(baselines=("random", "log_mel", "mfcc", "constant"))
 TASKS = ("synth_style", "synth_key", "synth_tags", "synth_emotion")
 STYLES = ("blues", "rock", "waltz")
+CHORDS = ("C:maj", "A:min7", "N")
 KEYS = ("C major", "A minor", "F# minor")
 
 
@@ -35,6 +38,10 @@ def labels(number):
         "arousal": float(np.sin(number)),
         "valence": float(np.cos(2 * number)),
         "beats": (0.1 + 0.03 * (number % 5) + np.arange(0, 1.8, 0.25 + 0.05 * (number % 4))).tolist(),
+        "chords": [
+            {"start": 0.0, "end": 1.0, "label": CHORDS[number % 3]},
+            {"start": 1.0, "end": 2.0, "label": CHORDS[number // 3 % 3]},
+        ],
     }
 
 
@@ -75,6 +82,8 @@ class Oracle:
             known = [truth["style"] == s for s in STYLES] + [truth["key"] == k for k in KEYS]
             known += [tag in truth["tags"] for tag in ("fast", "loud", "sad")] + [truth["arousal"], truth["valence"]]
             hidden[item, 1, :, : len(known)] = torch.tensor([float(value) for value in known])
+            for half, chord in enumerate(truth["chords"]):
+                hidden[item, 1, 100 * half : 100 * half + 100, 13 + CHORDS.index(chord["label"])] = 1
         hidden[:, 1, :, 12] = (frames.mean(-1) > waveform.median(1).values[:, None] + 0.1).float()
         return hidden * self.knows
 
@@ -96,8 +105,8 @@ def probed(corpus, tmp_path_factory):
     """The oracle's results on all kinds of tasks, and the folder they are in."""
     root = tmp_path_factory.mktemp("probe")
     encoder = Oracle()
-    asked = tasks(corpus) + tasks(corpus[::3], ("synth_beat",))
-    records = command.run_tasks(encoder, "oracle", asked, root / "out", store(root))
+    asked = tasks(corpus) + tasks(corpus[::3], ("synth_beat", "synth_chord"))
+    records = command.run_tasks(encoder, "oracle", asked, root / "out", store(root), QUICK)
     assert encoder.calls > 0
     return records, root
 
@@ -108,6 +117,9 @@ def test_oracle_reaches_one_and_a_constant_the_constant_baseline(probed, corpus)
         assert record["score"]["value"] == pytest.approx(1.0, abs=1e-4), record["task"]
         assert record["layer"] == 1
         assert record["baselines"]["random"]["difference"]["low"] > 0  # its random copy hears nothing
+    chords = records[5]["metrics"]
+    assert chords["majmin"] == 1 and chords["root"] == 1 and "Viterbi" in records[5]["decoder"]
+    assert set(records[4]["metrics"]) == {"f_measure", "cmlc", "cmlt", "amlc", "amlt"}
     for task, record in zip(tasks(corpus), records):
         nothing = fit(task, np.full((1, len(corpus), 5), 3.0, np.float32))
         value = {name: number["value"] for name, number in record["baselines"].items()}
@@ -134,13 +146,13 @@ def test_a_wrong_join_of_labels_shows(corpus, tmp_path):
 def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, corpus, capsys):
     records, root = probed
     again = Oracle()
-    assert command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root)) == records[:4]
+    assert command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root), QUICK) == records[:4]
     assert again.calls == 0 and capsys.readouterr().err.count("already done") == 4
     (root / "out" / "synth_key.json").unlink()  # lost results come back from the features, without a call
-    restored = command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root))
+    restored = command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root), QUICK)
     assert again.calls == 0 and restored[1]["score"] == records[1]["score"]
     other = Oracle(knows=False)
-    changed = command.run_tasks(other, "deaf", tasks(corpus, ("synth_style",)), root / "deaf", store(root))
+    changed = command.run_tasks(other, "deaf", tasks(corpus, ("synth_style",)), root / "deaf", store(root), QUICK)
     assert changed[0]["weights_hash"] != records[0]["weights_hash"]
     assert changed[0]["baselines"]["random"]["difference"]["value"] == 0
 
@@ -148,21 +160,22 @@ def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, co
 def test_result_file(probed):
     _, root = probed
     content = json.loads((root / "out" / "synth_key.json").read_text())
-    assert content["schema"] == 1 and content["classes"][:2] == ["C major", "Db major"]
+    assert content["schema"] == 2 and content["classes"][:2] == ["C major", "Db major"]
     assert content["counts"] == {"train": 72, "valid": 24, "test": 24, "folds": 1}
     assert content["groups"] == {"number": 6, "of": "artist"}
-    assert {"constant", "log_mel", "random"} == set(content["baselines"])
+    assert {"constant", "log_mel", "mfcc", "random"} == set(content["baselines"])
     assert {"value", "low", "high", "difference"} <= set(content["baselines"]["random"])
     assert np.sum(content["confusion"]["counts"]) == 24 and len(content["layers"]) == 2
     table = pq.read_table(root / "out" / "synth_key.predictions.parquet").to_pydict()
     assert [json.loads(truth) for truth in table["truth"]] == table["encoder"]
+    assert [[np.argmax(guess)] for guess in table["guess.0"]] == table["target"]
 
 
 def test_several_random_copies_are_averaged_and_none_is_allowed(corpus, tmp_path):
     task = tasks(corpus, ("synth_style",))
-    two = command.run_tasks(Oracle(), "oracle", task, tmp_path / "two", store(tmp_path), seeds=(0, 1))
+    two = command.run_tasks(Oracle(), "oracle", task, tmp_path / "two", store(tmp_path), replace(QUICK, seeds=(0, 1)))
     assert len(two[0]["baselines"]["random"]["values"]) == 2
-    none = command.run_tasks(Oracle(), "oracle", task, tmp_path / "none", store(tmp_path), seeds=())
+    none = command.run_tasks(Oracle(), "oracle", task, tmp_path / "none", store(tmp_path), replace(QUICK, seeds=()))
     assert "random" not in none[0]["baselines"] and row(none[0])[6] == "?"
     assert "none was probed" in verdict(none)
 
@@ -171,11 +184,11 @@ def test_report_is_one_file_that_says_it_plainly(probed, capsys):
     _, root = probed
     report((root / "out",))
     page = (root / "out" / "report.html").read_text()
-    assert "above its random copy" in page and "On 5 of 5 tasks" in page and page.count("<svg") == 4
+    assert "above its random copy" in page and "On 6 of 6 tasks" in page and page.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!#|data:)', page)  # nothing is loaded from elsewhere
     assert "1.000" in capsys.readouterr().out
     lines = markdown(collect(root / "out").records).splitlines()
-    assert len(lines) == 7 and len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 8 and len({line.count("|") for line in lines}) == 1
     with pytest.raises(FileNotFoundError, match="no probe results"):
         report((root / "store",))
 

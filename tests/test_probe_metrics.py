@@ -6,7 +6,6 @@ import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
 from groundbass.probe import metrics
-from groundbass.probe.beats import f_measure, peaks
 from groundbass.probe.bootstrap import Interval, draw, interval, mark
 
 
@@ -122,12 +121,63 @@ def test_marks():
     assert mark(None) == mark(Interval(0.1, float("nan"), float("nan"))) == "?"
 
 
-def test_peaks_find_beats_and_mir_eval_scores_them():
-    times = (np.arange(500) + 0.5) / 50
-    beats = np.arange(0.4, 9.9, 0.5)
-    probability = np.exp(-((times[:, None] - beats[None]) ** 2).min(1) / 0.001)
-    found = peaks(probability, times, 0.3)
-    assert len(found) == len(beats) and np.abs(found - beats).max() < 0.02
-    assert f_measure(beats.tolist(), found) == 1.0
-    assert f_measure(beats.tolist(), found[::2]) == pytest.approx(mir_eval.beat.f_measure(beats, found[::2]))
-    assert f_measure(beats.tolist(), found[:0]) == 0.0
+def test_beat_scores_are_mir_evals():
+    beats = np.arange(0.4, 29.9, 0.5)
+    for estimate in (
+        beats,
+        beats + 0.05,
+        beats[::2],
+        beats[::2] + 0.25,
+        np.sort(np.random.default_rng(0).random(40) * 30),
+    ):
+        found = metrics.beat_scores(beats.tolist(), estimate)
+        assert found[0] == pytest.approx(mir_eval.beat.f_measure(beats, estimate))
+        assert found[1:] == pytest.approx(mir_eval.beat.continuity(beats, estimate))
+    assert metrics.beat_scores(beats.tolist(), beats) == (1, 1, 1, 1, 1)
+    assert metrics.beat_scores(beats.tolist(), beats[::2])[3] == 1.0  # half the tempo is allowed by AML, not by CML
+    assert metrics.beat_scores(beats.tolist(), beats[:0]) == (0, 0, 0, 0, 0)
+
+
+def test_chord_classes_follow_the_third_and_fifth():
+    names = [
+        "C:maj",
+        "C:7",
+        "C:maj7",
+        "C:min",
+        "C:min7",
+        "C:dim",
+        "C:sus4",
+        "C:aug",
+        "N",
+        "X",
+        "Db:maj/3",
+        "C#:min",
+        "B",
+    ]
+    found = [metrics.chord_class(name) for name in names]
+    assert [metrics.CHORDS[n] if n >= 0 else None for n in found] == [
+        "C:maj", "C:maj", "C:maj", "C:min", "C:min", None, None, None, "N", None, "Db:maj", "Db:min", "B:maj",
+    ]  # fmt: skip
+    for name, number in zip(names, found):  # a class always counts as right for its label, where mir_eval compares
+        if number >= 0:
+            assert mir_eval.chord.majmin([name], [metrics.CHORDS[number]])[0] == 1
+        else:
+            assert mir_eval.chord.majmin([name], ["C:maj"])[0] == -1
+
+
+def test_chord_scores_weigh_by_time():
+    truth = [{"start": 0.0, "end": 3.0, "label": "C:maj7"}, {"start": 3.0, "end": 4.0, "label": "A:min"}]
+    half = [{"start": 0.0, "end": 2.0, "label": "C:maj"}, {"start": 2.0, "end": 4.0, "label": "A:maj"}]
+    assert metrics.chord_scores(truth, truth) == (1, 1)
+    assert metrics.chord_scores(truth, half) == pytest.approx((0.5, 0.75))
+    assert metrics.chord_scores(truth, half[:1]) == pytest.approx((0.5, 0.5))  # what is missing is no chord
+    assert metrics.chord_scores(truth, [*half, {"start": 4.0, "end": 9.0, "label": "B:min"}]) == pytest.approx(
+        (0.5, 0.75)
+    )
+
+
+def test_frame_kinds_are_means_over_tracks():
+    scores = np.array([[0.5, 0.1, 0.2, 0.3, 0.4], [1.0, 0.3, 0.4, 0.5, 0.6]])
+    found = metrics.measure("beats", np.zeros(2), scores, ["beat"])
+    assert found == pytest.approx({"f_measure": 0.75, "cmlc": 0.2, "cmlt": 0.3, "amlc": 0.4, "amlt": 0.5})
+    assert metrics.resampled("beats", np.zeros(2), scores, ["beat"], np.array([[2.0, 0.0]])).tolist() == [0.5]

@@ -1,0 +1,69 @@
+"""The field's data sets in their official layouts, one file each: `tracks(root) -> list[Track]` and `CORPUS`.
+
+Every reader goes in two steps: the annotations (`entries(root)`, no audio needed) and the audio's headers (`tracks`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from ..track import Manifest
+from .corpus import Corpus, Entry
+from .recordings import tracks_of
+
+__all__ = ["Corpus", "Entry", "corpus", "manifest", "names", "shortfall"]
+
+
+def names() -> list[str]:
+    """All corpora that can be read, sorted."""
+    return sorted(_corpora())
+
+
+def corpus(name: str) -> Corpus:
+    """What is known of a corpus. Raises ValueError naming the nearest for an unknown one."""
+    known = _corpora()
+    if name not in known:
+        near = get_close_matches(name, known, 3) or sorted(known)
+        raise ValueError(f"There is no corpus {name!r}. Near or known: {', '.join(near)}.")
+    return known[name]
+
+
+def manifest(name: str, root: str | Path, progress: bool = True) -> Manifest:
+    """The corpus in `root` as a manifest: all tracks whose audio is there and readable.
+
+    Fast from the second time on (see `recordings.tracks_of`). `shortfall` says what is missing.
+    Raises FileNotFoundError or ValueError in a sentence that says where to get the corpus.
+    """
+    return Manifest.from_tracks(tracks_of(corpus(name), root, progress), root)
+
+
+def shortfall(name: str, tracks: Manifest, split: str = "split") -> list[str]:
+    """Sentences for every set of a split that has other than the published number of tracks; none where all is well."""
+    known = corpus(name)
+    held = [track.split if split == "split" else track.labels.get(split) for track in tracks]
+    return [
+        f"{known.title}: the {part} set has {held.count(part)} of {count} tracks, so the score can't be compared with "
+        f"published ones; `groundbass data verify {name} {tracks.root}` lists what is missing."
+        for part, count in known.expected.get(split, {}).items()
+        if held.count(part) != count and count - held.count(part) != _excused(known, part, tracks)
+    ]
+
+
+def _excused(known: Corpus, part: str, tracks: Manifest) -> int:
+    """Files of this set that one of the circulating copies holds in an unreadable state, and that aren't here."""
+    return len(known.faulty - {track.key for track in tracks}) if part == "train" else 0
+
+
+@cache
+def _corpora() -> dict[str, Corpus]:
+    found: dict[str, Corpus] = {}
+    for module in pkgutil.iter_modules(__path__):
+        loaded = importlib.import_module(f"{__name__}.{module.name}")
+        single = (loaded.CORPUS,) if hasattr(loaded, "CORPUS") else ()
+        for item in getattr(loaded, "CORPORA", single):
+            found[item.name] = item
+    return found

@@ -1,0 +1,86 @@
+"""From frame probabilities to beats and chords: peaks, a tempo-aware beat tracker, and a Viterbi path."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def peaks(probability: Array, times: Array, threshold: float, apart: float = 0.2) -> Array:
+    """Times of the frames that are at least `threshold` and the largest within `apart` seconds on both sides."""
+    if len(times) < 2:
+        return times[:0]
+    reach = max(1, round(apart / float(np.median(np.diff(times)))))
+    padded = np.pad(probability, reach, constant_values=-np.inf)
+    highest = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(1)
+    chosen = np.flatnonzero((probability >= threshold) & (probability >= highest))
+    keep = np.concatenate([[True], np.diff(chosen) > 1])[: len(chosen)]  # of a plateau, the first frame
+    return np.asarray(times[chosen[keep]])
+
+
+def track_beats(probability: Array, times: Array, usual: float, tightness: float = 100.0) -> Array:
+    """Beat times by dynamic programming: high probability, steady steps (Ellis 2007, Beat Tracking by Dynamic
+    Programming, equations 1 to 4).
+
+    usual: the commonest distance of beats in s; the track's own is where the autocorrelation of the probability,
+    weighted by a log-normal window of one octave around `usual`, is highest. tightness: the cost of leaving it.
+    """
+    if len(times) < 4:
+        return times[:0]
+    step = float(np.median(np.diff(times)))
+    period = _period(probability, usual / step)
+    if period is None:
+        return times[:0]
+    spread = float(probability.std())
+    onset = probability / spread if spread > 1e-9 else probability
+    near, far = max(1, round(period / 2)), round(2 * period)
+    steps = np.arange(far, near - 1, -1)
+    cost = -tightness * np.square(np.log(steps / period))
+    padded = np.full(len(onset) + far, 0.0)  # what is before the track scores 0
+    before = np.full(len(onset), -1)
+    for frame in range(len(onset)):
+        found = cost + padded[frame : frame + far - near + 1]
+        best = int(found.argmax())
+        gain = max(0.0, float(found[best]))
+        before[frame] = frame - steps[best] if found[best] > 0 else -1
+        padded[frame + far] = onset[frame] + gain
+    total = padded[far:]
+    frame = (
+        len(onset) - far + int(total[max(0, len(onset) - far) :].argmax()) if len(onset) > far else int(total.argmax())
+    )
+    path = [frame]
+    while before[path[-1]] >= 0:
+        path.append(int(before[path[-1]]))
+    return np.asarray(times[path[::-1]])
+
+
+def _period(probability: Array, usual: float) -> float | None:
+    """Frames per beat, or None where nothing varies or the track is shorter than two beats."""
+    centred = probability - probability.mean()
+    size = 1 << (2 * len(centred) - 1).bit_length()
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(centred, size)) ** 2)[: len(centred)]
+    lags = np.arange(max(2, round(usual / 4)), min(len(centred), round(usual * 4)))
+    if not len(lags) or correlation[0] <= 1e-12:
+        return None
+    window = np.exp(-0.5 * np.square(np.log2(lags / usual)))
+    return float(lags[int((correlation[lags] * window).argmax())])
+
+
+def viterbi(scores: Array, switch: float) -> npt.NDArray[np.int64]:
+    """The path through [frames, states] log scores with the highest sum, each change of state costing `switch`."""
+    frames, states = scores.shape
+    back = np.empty((frames, states), dtype=np.int64)
+    stay = np.arange(states)
+    total = scores[0].copy()
+    for frame in range(1, frames):
+        best = int(total.argmax())
+        changed = total[best] - switch > total
+        back[frame] = np.where(changed, best, stay)
+        total = np.where(changed, total[best] - switch, total) + scores[frame]
+    path = np.empty(frames, dtype=np.int64)
+    path[-1] = int(total.argmax())
+    for frame in range(frames - 1, 0, -1):
+        path[frame - 1] = back[frame, path[frame]]
+    return path

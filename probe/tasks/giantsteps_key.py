@@ -1,0 +1,24 @@
+"""Key of electronic dance music: GiantSteps-MTG trains and validates, the 604 tracks of GiantSteps test."""
+
+from ..task import Question
+
+TASK = Question(
+    "giantsteps_key", 1, "giantsteps_key", "key", ("key",), "Which key is the track in?",
+    unit="window",
+    seconds=30.0,
+    notes=(
+        "A constant C minor scores 0.158 on these 604 tracks.",
+    ),
+    published={
+        "MusiCNN": {"key_score": 0.144},
+        "CLMR": {"key_score": 0.148},
+        "Jukebox-5B": {"key_score": 0.638},
+        "MULE": {"key_score": 0.649},
+        "music2vec": {"key_score": 0.506},
+        "MERT-v0-95M": {"key_score": 0.641},
+        "MERT-v0-public": {"key_score": 0.673},
+        "MERT-v1-95M": {"key_score": 0.635},
+        "MERT-v1-330M": {"key_score": 0.617},
+    },
+    source="MARBLE, constrained track (Yuan et al. 2023, tables of the paper)",
+)  # fmt: skip
