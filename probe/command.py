@@ -180,9 +180,10 @@ def run_tasks(
                 few_shot=tuple(sorted({*here.few_shot, *shots})),
                 robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
             )
-        if task.unit == "frame" and encoder.frame_rate < SLOWEST:
+        slowest = SLOWEST.get(task.kind, 0.0)
+        if encoder.frame_rate < slowest:
             print(
-                f"{task.name}: left out, it needs {SLOWEST:g} frames per second and the encoder has "
+                f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "
                 f"{encoder.frame_rate:.2f}.",
                 file=sys.stderr,
             )

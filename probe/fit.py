@@ -273,8 +273,12 @@ def _linear_layer(lesson: Lesson, layer: int) -> Iterator[Head]:
         return
     fixed, learned = constants(kind, targets, outputs)
     form: Literal["classes", "tags"] = "tags" if kind == "tags" else "classes"
-    table = np.eye(outputs)[targets] if form == "classes" else targets.astype(np.float64)
-    fitted = logistic(coordinates, torch.from_numpy(table[:, learned]), STRENGTHS, form) if len(learned) else None
+    table = np.eye(outputs, dtype=np.float32)[targets] if form == "classes" else targets
+    fitted = (
+        logistic(coordinates, torch.from_numpy(table[:, learned].astype(np.float32)), STRENGTHS, form)
+        if len(learned)
+        else None
+    )
     for number, strength in enumerate(STRENGTHS):
         head = fitted.of(number) if fitted is not None else None
 

@@ -28,7 +28,7 @@ THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 TIGHTNESS = (30.0, 100.0, 300.0)
 SWITCHES = (0.0, 1.0, 3.0, 6.0, 12.0, 24.0)  # nats that a change of chord costs
 TRAINING_FRAMES = 60_000
-SLOWEST = 10.0  # frames per second; a frame of 100 ms can't hit a window of ±70 ms reliably
+SLOWEST = {"beats": 10.0, "chords": 2.0}  # frames per second; one of 100 ms can't hit ±70 ms reliably
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ from torch import Tensor
 STRENGTHS = tuple(float(10.0**exponent) for exponent in (-5.0, -4.25, -3.5, -2.75, -2.0, -1.25, -0.5, 0.25, 1.0))
 RIDGE_STRENGTHS = tuple(float(10.0**exponent) for exponent in (-4.0, -3.25, -2.5, -1.75, -1.0, -0.25, 0.5, 1.25, 2.0))
 
+LARGE = 100_000  # clips from which coordinates are kept as float32; sums are always float64
+CHUNK = 16_384  # clips whose standardised features are in memory at a time
+LOGITS = 2e7  # numbers that the logits of all strengths take at a time
+
 # A batch of problems: (points [problems, parameters], problem numbers) -> values [problems], gradients [problems,
 # parameters]
 Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -39,24 +43,32 @@ class Basis:
     variances: Tensor
 
     def project(self, features: Tensor) -> Tensor:
-        """features: [clips, dim] -> coordinates [clips, rank] float64."""
-        return ((features.double() - self.mean) / self.scale) @ self.rotation
+        """features: [clips, dim] -> coordinates [clips, rank] float64; float32 of more than `LARGE` clips."""
+        kind = torch.float64 if len(features) <= LARGE else torch.float32
+        found = torch.empty(len(features), self.rotation.shape[1], dtype=kind)
+        for start in range(0, len(features), CHUNK):
+            part = features[start : start + CHUNK].double()
+            found[start : start + CHUNK] = ((part - self.mean) / self.scale) @ self.rotation
+        return found
 
 
 def basis(features: Tensor) -> Basis:
     """Learn the standardisation and the principal axes of features: [clips, dim]."""
-    features = features.double()
     clips = len(features)
-    mean = features.mean(0)
-    centred = features - mean
-    scale = centred.square().mean(0).sqrt()
+    chunks = features.split(CHUNK)
+    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / clips
+    scale = (torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0) / clips).sqrt()
     # float32 features of a constant differ in their last digit: that is rounding, not information
     still = scale <= 1e-6 * mean.abs().clamp_min(1e-12)
     scale = torch.where(still, torch.full_like(scale, torch.inf), scale)
-    standard = centred / scale
     if clips >= features.shape[1]:
-        variances, axes = torch.linalg.eigh(standard.T @ standard / clips)
+        gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
+        for chunk in chunks:
+            standard = (chunk.double() - mean) / scale
+            gram += standard.T @ standard
+        variances, axes = torch.linalg.eigh(gram / clips)
     else:
+        standard = (features.double() - mean) / scale
         variances, left = torch.linalg.eigh(standard @ standard.T / clips)
         axes = standard.T @ (left / (variances.clamp_min(1e-300) * clips).sqrt())
     keep = variances > 1e-10 * variances.max().clamp_min(1e-10)
@@ -101,8 +113,9 @@ def ridge(coordinates: Tensor, targets: Tensor, strengths: tuple[float, ...]) ->
     clips.
     """
     mean = targets.mean(0)
-    variances = coordinates.square().mean(0)
-    slope = coordinates.T @ (targets - mean) / len(targets)
+    pairs = list(zip(coordinates.split(CHUNK), targets.split(CHUNK)))
+    variances = torch.stack([part.double().square().sum(0) for part, _ in pairs]).sum(0) / len(targets)
+    slope = torch.stack([part.double().T @ (wanted - mean) for part, wanted in pairs]).sum(0) / len(targets)
     weight = torch.stack([slope / (variances + strength)[:, None] for strength in strengths])
     return Heads(weight, mean.expand(len(strengths), -1).clone())
 
@@ -121,23 +134,14 @@ def logistic(
     for "classes" (softmax), any number for "tags" (one sigmoid per output; the cross-entropies are summed over outputs,
     which makes each output its own problem). scikit-learn's C is 1 / (strength * clips). Every output needs a positive.
     """
-    clips, outputs = targets.shape
-    room = max(1, int(4e7 // max(1, clips * outputs)))  # logits of all strengths at once stay under about 1 GB
-    parts = [
-        _logistic(coordinates, targets, torch.tensor(strengths[i : i + room]).double(), kind, tolerance, iterations)
-        for i in range(0, len(strengths), room)
-    ]
-    return Heads(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
-
-
-def _logistic(
-    coordinates: Tensor, targets: Tensor, strengths: Tensor, kind: str, tolerance: float, iterations: int
-) -> Heads:
     (clips, outputs), rank = targets.shape, coordinates.shape[1]
-    share = targets.mean(0)
+    penalties = torch.tensor(strengths, dtype=torch.float64)
+    size = max(256, int(LOGITS // (len(strengths) * outputs)))
+    chunks = list(zip(coordinates.split(size), targets.split(size)))
+    share = targets.double().mean(0)
     curvature = (share * (1 - share)).clamp_min(1e-4)  # of the loss at the constant prediction, per output
-    variances = coordinates.square().mean(0)
-    step = torch.rsqrt(variances[None, :, None] * curvature + strengths[:, None, None])  # [strengths, rank, outputs]
+    variances = torch.stack([part.double().square().sum(0) for part, _ in chunks]).sum(0) / clips
+    step = torch.rsqrt(variances[None, :, None] * curvature + penalties[:, None, None])  # [strengths, rank, outputs]
     bias_step = torch.rsqrt(curvature)
 
     def split(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,21 +150,26 @@ def _logistic(
 
     def value(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = split(points, problems)
-        flat = coordinates @ weight.permute(1, 0, 2).reshape(rank, -1)
-        logits = flat.view(clips, -1, outputs) + bias
-        if kind == "classes":
-            log_normaliser = torch.logsumexp(logits, -1)
-            loss = (log_normaliser - torch.einsum("nsk,nk->ns", logits, targets)).mean(0)
-            residual = (logits - log_normaliser[..., None]).exp() - targets[:, None]
-        else:
-            loss = (torch.nn.functional.softplus(logits) - logits * targets[:, None]).sum(-1).mean(0)
-            residual = logits.sigmoid() - targets[:, None]
-        residual = residual / clips
-        slope = (coordinates.T @ residual.reshape(clips, -1)).view(rank, -1, outputs).permute(1, 0, 2)
-        penalty = strengths[problems]
-        loss = loss + penalty / 2 * weight.square().sum((1, 2))
+        flat = weight.permute(1, 0, 2).reshape(rank, -1)
+        loss = torch.zeros(len(points), dtype=torch.float64)
+        slope, bias_slope = torch.zeros_like(flat), torch.zeros_like(bias)
+        for part, wanted in chunks:
+            part, wanted = part.double(), wanted.double()
+            logits = (part @ flat).view(len(part), -1, outputs) + bias
+            if kind == "classes":
+                log_normaliser = torch.logsumexp(logits, -1)
+                loss += (log_normaliser - torch.einsum("nsk,nk->ns", logits, wanted)).sum(0)
+                residual = (logits - log_normaliser[..., None]).exp() - wanted[:, None]
+            else:
+                loss += (torch.nn.functional.softplus(logits) - logits * wanted[:, None]).sum((0, 2))
+                residual = logits.sigmoid() - wanted[:, None]
+            slope += part.T @ residual.flatten(1)
+            bias_slope += residual.sum(0)
+        penalty = penalties[problems]
+        loss = loss / clips + penalty / 2 * weight.square().sum((1, 2))
+        slope = slope.view(rank, -1, outputs).permute(1, 0, 2) / clips
         gradient = (slope + penalty[:, None, None] * weight) * step[problems]
-        return loss, torch.cat([gradient.flatten(1), residual.sum(0) * bias_step], 1)
+        return loss, torch.cat([gradient.flatten(1), bias_slope / clips * bias_step], 1)
 
     start = torch.zeros(len(strengths), rank * outputs + outputs, dtype=torch.float64)
     if kind == "classes":

@@ -16,7 +16,7 @@ STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1200px; margin: 0 auto; padding: 3rem 2rem 5rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h1 { font-size: 2rem; line-height: 1.2; margin: 3rem 0 .3rem; letter-spacing: -.01em; }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
 p { max-width: 46rem; margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
 .verdict { border-left: 4px solid var(--blue); padding: .2rem 0 .2rem 1.1rem; font-size: 1.08rem; }
@@ -25,7 +25,7 @@ p { max-width: 46rem; margin: .5rem 0; } .soft { color: var(--soft); font-size: 
   background: white; }
 .counts b { display: block; font-size: 1.7rem; line-height: 1.2; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; width: 100%; }
+table { border-collapse: collapse; font-size: .78rem; font-variant-numeric: tabular-nums; width: 100%; }
 th { text-align: right; color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line);
   white-space: nowrap; }
 td { text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }

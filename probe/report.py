@@ -95,6 +95,7 @@ def collect(folder: Path) -> Section:
     home = folder / "probe" if (folder / "probe").is_dir() else folder
     found = [result.read(path) for path in sorted(home.glob("*.json"))]
     records = [record for record in found if record is not None]
+    records.sort(key=lambda record: (record["task"], record["protocol"] != "linear", record["protocol"]))
     if not records:
         raise FileNotFoundError(
             f"{home} holds no probe results; make them with `groundbass probe {folder} synth:PATH`."
@@ -137,7 +138,7 @@ def table(records: Sequence[Record], width: int = 160) -> Table:
         cells = [escape(cell) for cell in row(record)]
         if narrow:
             random = record["baselines"].get("random") or {}
-            cells[3], cells[4] = short(record["score"]), short(random)
+            cells[3], cells[4], cells[7] = short(record["score"]), short(random), cells[7].partition(" ")[0]
             cells[5] = escape(text(result.as_interval(random.get("difference")), sign=True, digits=2))
             cells[:2] = [f"{cells[0]}\n[dim]{cells[1]}, layer {cells.pop(9).partition(' ')[0]}[/]"]
         place = -3 if narrow else -4  # of the mark

@@ -1,0 +1,196 @@
+"""Encoders side by side, the long table, other protocols beside the linear one, the page in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundbass.data.track import Manifest, Track
+from groundbass.probe import comparison, long_table, result
+from groundbass.probe.fit import fit
+from groundbass.probe.report import collect, distinct, report
+from groundbass.probe.splits import Fold
+from groundbass.probe.task import Task
+
+CLIPS = 200
+ABOUT = {"weights": "abc", "layers": 3, "dim": 8, "frame_rate": 50.0, "sample_rate": 24000}
+
+
+def task(kind="classes", name="made_genre"):
+    generator = np.random.default_rng(0)
+    names = ("blues", "jazz", "rock")
+    labels = {
+        "classes": [names[k] for k in generator.integers(0, 3, CLIPS)],
+        "tags": [[tag for tag in names if generator.random() < 0.4] for _ in range(CLIPS)],
+        "numbers": generator.normal(size=(CLIPS, 3)).tolist(),
+    }[kind]
+    tracks = [Track(f"{n}", f"{n}", 100, 100, 1, f"h{n}", artist=f"band {n // 2}") for n in range(CLIPS)]
+    fold = Fold(np.arange(80), np.arange(80, 120), np.arange(120, CLIPS))
+    return Task(
+        name, 1, kind, Manifest.from_tracks(tracks, "."), labels, names, (fold,), corpus="made", address=f"{name}:x",
+        published={"CLMR": {"accuracy": 0.686, "roc_auc": 0.9}}, source="A paper & a table (2021)",
+    )  # fmt: skip
+
+
+def features(asked, strength, seed=0):
+    generator = np.random.default_rng(seed)
+    table = np.eye(3)[asked.targets] if asked.kind == "classes" else asked.targets.astype(float)
+    mix = np.random.default_rng(9).normal(size=(3, 8))
+    x = generator.normal(size=(3, CLIPS, 8)) + strength * np.arange(3)[:, None, None] / 2 * (table @ mix)
+    return x.astype(np.float32)
+
+
+def write(folder, asked, strength, protocol="linear", name="encoder", **more):
+    x = features(asked, strength)
+    outcome = fit(asked, x, None, protocol, (0, 1) if protocol == "marble" else (0,))
+    noise = fit(asked, features(asked, 0.0, 5))
+    others = {"random": [noise, fit(asked, features(asked, 0.0, 6))], "mfcc": [noise]}
+    record = result.result_json(asked, name, ABOUT, "key", outcome, others, x, [], protocol)
+    record |= {"few_shot": [], "robustness": None, **more}
+    result.write(folder, record, result.predictions(asked, outcome, others))
+    long_table.write(folder)
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A good and a poor encoder on three kinds of tasks."""
+    root = tmp_path_factory.mktemp("two")
+    damage = {"clean": 0.9, "kinds": {"noise": {"unit": "dB", "levels": [20, 0], "values": [0.8, 0.3]}}}
+    shots = [{"shots": 1, "clips": 3, "value": 0.4, "deviation": 0.1, "draws": [0.3, 0.5]}]
+    for name, strength in (("poor", 0.2), ("good", 1.5)):
+        for kind in ("classes", "tags", "numbers"):
+            write(root / name, task(kind, f"made_{kind}"), strength, name=name, robustness=damage, few_shot=shots)
+    return root
+
+
+def test_differences_are_those_of_the_same_tracks(two):
+    sections = [collect(two / "poor"), collect(two / "good")]
+    found = {line.task: line for line in comparison.lines(sections)}
+    for kind in ("classes", "tags", "numbers"):
+        line = found[f"made_{kind}"]
+        poor, good = line.scores
+        assert line.differences[0] is None and line.differences[1].value == pytest.approx(good.value - poor.value)
+        assert 0 < line.differences[1].low < line.differences[1].value < line.differences[1].high
+    assert found["made_classes"].published == {"CLMR": 0.686} and found["made_numbers"].published == {}
+    same = comparison.lines([sections[0], sections[0]])[0].differences[1]
+    assert same.value == same.low == same.high == 0
+    assert "above on 3 (made_classes, made_numbers, made_tags)" in comparison.verdict(sections, list(found.values()))
+
+
+def test_other_tracks_are_not_compared(two, tmp_path):
+    other = task()
+    shifted = Task(**{**other.__dict__, "labels": list(other.labels[::-1]), "name": "made_classes"})
+    write(tmp_path / "x", shifted, 1.0)
+    (line,) = (
+        row for row in comparison.lines([collect(two / "good"), collect(tmp_path / "x")]) if row.task == "made_classes"
+    )
+    assert line.differences == (None, None) and "clips, labels or splits differ" in line.notes[0]
+    shutil.copytree(two / "good", tmp_path / "lost")
+    for path in (tmp_path / "lost").glob("*.predictions.parquet"):
+        path.unlink()
+    lines = comparison.lines([collect(two / "good"), collect(tmp_path / "lost")])
+    assert all(row.differences[1] is None and "is missing" in row.notes[0] for row in lines)
+
+
+def test_other_protocols_stand_beside_the_linear_one(two, tmp_path):
+    asked = task(name="made_genre")
+    for protocol in ("linear", "knn", "marble", "gmm"):
+        write(tmp_path / "one", asked, 1.0, protocol)
+    names = {path.name for path in (tmp_path / "one").glob("made*.json")}
+    assert names == {"made_genre.json", "made_genre.knn.json", "made_genre.marble.json", "made_genre.gmm.json"}
+    lines = comparison.lines([collect(tmp_path / "one")])
+    assert [line.protocol for line in lines] == ["linear", "gmm", "knn", "marble"]
+    marble = json.loads((tmp_path / "one/made_genre.marble.json").read_text())
+    assert len(marble["values"]) == 2 and marble["setting"] == "learning rate"
+    assert marble["score"]["value"] == pytest.approx(np.mean(marble["values"]))
+    report((tmp_path / "one",))
+    assert "made_genre (knn)" in (tmp_path / "one/report.html").read_text()
+
+
+def test_the_long_table_holds_every_figure_and_merges(two):
+    tables = [pq.read_table(two / name / "results.parquet") for name in ("poor", "good")]
+    assert tables[0].schema == long_table.COLUMNS
+    whole = pa.concat_tables(tables).to_pylist()
+    record = json.loads((two / "good/made_classes.json").read_text())
+
+    def cells(**wanted):
+        return [
+            r for r in whole if all(r[k] == v for k, v in {"encoder": "good", "task": "made_classes", **wanted}.items())
+        ]
+
+    (main,) = cells(system="encoder", split="test", condition="clean", metric="accuracy", seed=None)
+    assert (main["value"], main["low"]) == (record["score"]["value"], record["score"]["low"])
+    assert main["head"].startswith("strength ") and main["tracks"] == 80 and main["protocol"] == "linear"
+    assert [row["layer"] for row in cells(split="valid")] == [0, 1, 2]
+    assert cells(metric="balanced_accuracy")[0]["value"] == record["metrics"]["balanced_accuracy"]
+    assert [row["seed"] for row in cells(system="random")] == [None, 0, 1]
+    assert [row["value"] for row in cells(condition="noise 0")] == [0.3]
+    assert [row["seed"] for row in cells(condition="1 shots")] == [None, 0, 1]
+    read = json.loads((two / "good/results.json").read_text())
+    assert read["table"] == 1 and read["rows"] == tables[1].to_pylist()
+    assert result.read(two / "good/results.json") is None  # it is no task's result
+
+
+def test_markdown_latex_and_what_the_terminal_says(two, tmp_path, capsys):
+    report((two / "poor", two / "good"), out=tmp_path / "both.md")
+    assert "good against poor: above on 3" in " ".join(capsys.readouterr().out.split())
+    text = (tmp_path / "both.md").read_text()
+    assert "| made_classes | CLMR | accuracy | 0.686 | A paper & a table (2021) |" in text and "▲" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    report((two / "poor", two / "good"), out=tmp_path / "both.tex")
+    lines = (tmp_path / "both.tex").read_text().splitlines()
+    assert r"\toprule" in lines and any(r"made\_classes" in line and r"\textbf{" in line for line in lines)
+    rows = [line for line in lines if line.startswith("made") and "textbf" in line]
+    assert {line.count("&") for line in rows} == {3} and all(line.endswith(r"\\") for line in rows)
+    with pytest.raises(ValueError, match=r"\.html, \.md or \.tex"):
+        report((two / "poor",), out=tmp_path / "both.pdf")
+
+
+def test_runs_of_one_name_get_their_paths(two, tmp_path):
+    for place in ("a/run", "b/run"):
+        shutil.copytree(two / "good", tmp_path / place / "probe")
+        (tmp_path / place / "recipe.json").write_text("{}")
+    sections = distinct([collect(tmp_path / "a/run"), collect(tmp_path / "b/run")])
+    assert [section.name for section in sections] == [str(tmp_path / "a/run"), str(tmp_path / "b/run")]
+
+
+def browser():
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+def test_the_page_loads_nothing_from_elsewhere(two):
+    report((two / "poor", two / "good"))
+    page = (two / "poor/report.html").read_text()
+    assert "2 encoders side by side" in page and "Published figures" in page
+    for part in ("Robustness", "With few labels", "Hand-crafted baselines", "What is taken for what"):
+        assert page.count(f"<h2>{part}") == 2, part
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
+
+
+@pytest.mark.skipif(browser() is None, reason="no Chromium here")
+def test_the_page_in_a_real_browser(two, tmp_path):
+    """It is laid out: wider than nothing, no text beyond the page, every picture with a size; no script error."""
+    report((two / "poor", two / "good"))
+    page = (two / "poor/report.html").read_text()
+    probe = """<script>addEventListener("load", () => {
+      const sizes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
+      const wide = [...document.querySelectorAll("h1, h2, p, li")].filter(e => e.scrollWidth > innerWidth).length;
+      const small = sizes.filter(r => r.width < 200 || r.height < 80).length;
+      document.title = JSON.stringify({svg: sizes.length, small, wide,
+        height: document.body.scrollHeight, tables: document.querySelectorAll("table").length,
+        blank: [...document.querySelectorAll("td")].filter(e => e.offsetHeight < 8).length});
+    });</script></body>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    command += ["--window-size=1280,900", "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/page.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = json.loads(re.search(r"<title>(.*?)</title>", done.stdout, re.S).group(1).replace("&quot;", '"'))
+    assert found["svg"] >= 9 and found["small"] == 0 and found["wide"] == 0 and found["blank"] == 0
+    assert found["height"] > 3000 and found["tables"] == 6
