@@ -35,6 +35,9 @@ COMMANDS = {
     "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
     "data scan": Command("data.scan:scan", "list a folder of audio in a Parquet manifest"),
     "data verify": Command("data.verify:verify", "is this copy of a public corpus complete, and what it should be?"),
+    "data overlap": Command(
+        "data.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"
+    ),
     "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
     "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),

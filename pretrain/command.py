@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .train import STOPPED, train
 
-USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--root ROOT] [--steps N] [--optim.lr 2e-4] …
+USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--avoid CORPUS:ROOT] [--optim.lr 2e-4] …
        groundbass pretrain --from RUN/recipe.json --run NEW [--data MANIFEST]
        groundbass pretrain ADDRESS --dry-run
        groundbass pretrain ADDRESS --help      every field of the recipe
@@ -28,7 +28,7 @@ USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--root 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
 
-PLACES = ("--data", "--run", "--root", "--dry-run")
+PLACES = ("--data", "--run", "--root", "--avoid", "--dry-run")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Options:
     """the run's folder; one that holds this run already goes on"""
     root: Path | None = None
     """where the manifest's paths begin, if the audio has moved"""
+    avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
+    """leave out recordings that B holds too, found by their sound: a manifest, a folder, or CORPUS:ROOT such as
+    gtzan:~/data/gtzan; may be given several times"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
 
@@ -71,6 +74,8 @@ def main(argv: list[str]) -> int:
         missing = "--data MANIFEST" if options.data is None else "--run RUN"
         raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
     manifest = manifest_of(options.data, options.run)
+    if options.avoid:
+        manifest = avoiding(manifest, options.avoid, options.run, options.root)
     steps = train(
         options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
     )  # fmt: skip
@@ -130,6 +135,40 @@ def manifest_of(data: Path, run: Path) -> Path:
             with redirect_stdout(sys.stderr):
                 scan(data, found)
     return found
+
+
+def avoiding(manifest: Path, avoid: Sequence[str], run: Path, root: Path | None = None) -> Path:
+    """The manifest without the recordings that are in `avoid` too, as RUN/manifest.avoiding.parquet; made once.
+
+    What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.
+    """
+    from ..data import overlap
+    from ..data.track import Manifest
+
+    kept, listed = run / "manifest.avoiding.parquet", run / "avoided.json"
+    distributed.join()
+    with distributed.main_first():
+        if kept.exists():
+            told = json.loads(listed.read_text(encoding="utf-8"))["avoid"]
+            if told != list(avoid):
+                raise ValueError(
+                    f"{run} was begun avoiding {', '.join(told)}; it can't go on avoiding {', '.join(avoid)}. Give the "
+                    "same --avoid, or another --run."
+                )
+            return kept
+        run.mkdir(parents=True, exist_ok=True)
+        whole = Manifest.open(manifest, root)
+        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_of(place)).hits]
+        rest = overlap.without(whole, hits)
+        if not len(rest):
+            raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")
+        beside = listed.with_name(f".{listed.name}")
+        content = {"avoid": list(avoid), "hits": [asdict(hit) for hit in hits]}
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(listed)
+        rest.write(kept)
+        print(f"--avoid: {len(whole) - len(rest)} of {len(whole)} tracks left out, see {listed}", file=sys.stderr)
+    return kept
 
 
 def _plan(address: str, recipe: Recipe) -> str:

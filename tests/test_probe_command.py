@@ -294,3 +294,31 @@ def test_command_line_words(tmp_path, monkeypatch):
     assert command.default_out(str(tmp_path / "run")) == tmp_path / "run" / "probe"
     assert str(command.default_out("m-a-p/MERT-v1-95M")) == "probe/m-a-p_MERT-v1-95M"
     assert result.read(file) is None
+
+
+def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data/synth").mkdir(parents=True)
+    manifest = corpus[::2]
+    manifest.write(tmp_path / "data/synth/manifest.parquet")
+    file = tmp_path / "mine.py"
+    file.write_text("from groundbass.probe.baselines import LogMel\nclass Mine(LogMel):\n    pass\n")
+    monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
+    known = {"synth_style": questions()["synth_style"], "gtzan_genre": questions()["gtzan_genre"]}
+    monkeypatch.setattr("groundbass.probe.task.questions", lambda: known)
+    out = tmp_path / "out"
+    words = [f"{file}:Mine", "--tasks", "all", "--out", str(out), "--store", str(tmp_path), "--baselines", "constant"]
+    command.main([*words, "--few-shot", "1", "2"])
+    said = capsys.readouterr().err
+    assert "not probed: gtzan isn't in" in said and (out / "synth_style.json").is_file()
+    assert [point["shots"] for point in json.loads((out / "synth_style.json").read_text())["few_shot"]] == [1, 2]
+    command.main([*words, "--robustness", "gain"])  # the curve that is there stays
+    record = json.loads((out / "synth_style.json").read_text())
+    assert [point["shots"] for point in record["few_shot"]] == [1, 2]
+    assert set(record["robustness"]["kinds"]) == {"gain"} and len(record["robustness"]["kinds"]["gain"]["values"]) == 5
+    command.main([*words, "--robustness", "gain", "--few-shot", "2"])
+    assert "already done" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="at least 1"):
+        command.main([*words, "--few-shot", "0"])
+    monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="no corpus to probe with"):
+        command.main(words)

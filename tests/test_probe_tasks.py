@@ -8,7 +8,7 @@ import pytest
 from groundbass.data import audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.splits import grouped, official, rotating, split
-from groundbass.probe.task import describe, find_tasks, questions
+from groundbass.probe.task import available, describe, find_tasks, questions
 from groundbass.probe.tasks.folder import guess_kind
 
 HERE = np.ones(30, bool)
@@ -172,3 +172,62 @@ def test_a_changed_label_or_clip_changes_the_fingerprint(tmp_path):
 
     assert tasks() == tasks()
     assert len({tasks(), tasks(key="C# major"), tasks(name="other")}) == 3
+
+
+VALUES = {  # a value of every label that the tasks read, by the number of a track
+    "tags": lambda n: ["rock", "slow"][: n % 3],
+    "beats": lambda n: [0.1 * n, 0.5 + 0.1 * n],
+    "downbeats": lambda n: [0.1 * n],
+    "chords": lambda n: [{"start": 0.0, "end": 1.0, "label": "C:maj" if n % 2 else "A:min"}],
+    "key": lambda n: ("C major", "F# minor")[n % 2],
+    **dict.fromkeys(("top50", "genre", "instrument", "moodtheme"), lambda n: ["x", "y"][: 1 + n % 2]),
+    **dict.fromkeys(("arousal", "valence", "tempo"), lambda n: 60.0 + n),
+    **dict.fromkeys(("pitch",), lambda n: 60 + n % 2),
+}
+
+
+@pytest.mark.parametrize("name", questions())
+def test_every_question_meets_a_corpus_of_its_kind(name, tmp_path):
+    """Kind, split and labels fit together; tracks without label or part are left out and counted."""
+    question = questions()[name]
+    single = question.kind == "classes"
+    tracks = []
+    for n in range(30):
+        labels = {}
+        for label in question.label:
+            value = VALUES.get(label, lambda n: "ab"[n % 2])(n)
+            labels[label] = "ab"[n % 2] if single and isinstance(value, list) else value
+        if n == 29:
+            labels = {}
+        side = ("train", "valid", "test", None)[n % 4]
+        if question.split != "split" and side is not None:
+            labels[question.split] = side
+        labels["part"] = question.part or "other"
+        tracks.append(Track(f"{n}", f"{n}", 8000, 8000, 1, f"h{n}", side, None, labels))
+    task = question.meet(Manifest.from_tracks(tracks, tmp_path), f"{name}:here")
+    (fold,) = task.folds
+    assert [len(part) for part in (fold.train, fold.valid, fold.test)] == [8, 7, 7] and len(task.manifest) == 22
+    assert any("1 of 30 tracks (3.3%) have no label" in sentence for sentence in describe(task))
+    assert len(task.targets) == 22 and all(label is not None for label in task.labels)
+    assert task.corpus == question.corpus and (task.seconds is not None) == (task.unit == "window")
+    for figures in task.published.values():
+        assert task.source and task.metric in figures and all(0 < value < 1 for value in figures.values())
+
+
+def test_all_lists_what_is_there_and_how_to_get_the_rest(monkeypatch, tmp_path):
+    monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path))
+    (tmp_path / "gtzan").mkdir()
+    here, missing = available()
+    assert here == ["gtzan"] and len(missing) == len({q.corpus for q in questions().values()}) - 1
+    sentences = "\n".join(missing)
+    assert "groundbass data synth" in sentences and "nsynth_pitch" in sentences and "CC BY 4.0" in sentences
+    with pytest.raises(FileNotFoundError, match="no readable audio"):
+        find_tasks("gtzan")
+    for number in (0, 1, 2):
+        sound = 0.3 * np.sin(np.arange(4000) * (0.1 + 0.02 * number)).astype(np.float32)
+        (tmp_path / "gtzan/genres/jazz").mkdir(parents=True, exist_ok=True)
+        audio.write(tmp_path / f"gtzan/genres/jazz/jazz.{number:05d}.wav", sound, 8000)
+    with pytest.raises(ValueError, match="no labelled track for"):
+        find_tasks("gtzan_genre")
+    monkeypatch.delenv("GROUNDBASS_DATA")
+    assert available()[0] == []

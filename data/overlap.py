@@ -1,0 +1,267 @@
+"""`groundbass data overlap A B`: which recordings of A are in B too, whatever was done to their files?"""
+
+from __future__ import annotations
+
+import hashlib
+import json as json_text
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from . import audio, corpora
+from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
+from .scan import scan_folder
+from .track import Manifest
+
+BATCH = 32  # tracks whose prints are remembered in one file
+LONGEST = 3600  # s that are fingerprinted of one file
+SHOWN = 20  # hits in the terminal
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A recording that is in both: `a`, `b` are keys; offset: s, where a begins in b; votes, share, chance: as in
+    `fingerprints.Match`; confidence: -log10 of chance.
+    """
+
+    a: str
+    b: str
+    offset: float
+    votes: int
+    share: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """hits: best first; skipped: {key: why} of tracks that have no prints, from both sides."""
+
+    hits: list[Hit]
+    skipped: dict[str, str]
+    a: int
+    b: int
+
+
+def overlap(
+    a: tyro.conf.Positional[str],
+    b: tyro.conf.Positional[str],
+    *,
+    out: Path | None = None,
+    exclude: Path | None = None,
+    json: bool = False,
+    workers: int | None = None,
+) -> None:
+    """Find recordings of A that are in B too: re-encoded, resampled, cut, louder or softer.
+
+    By landmarks of the spectrum (Wang 2003). About 4 s in common are enough. Prints are remembered, so a second
+    comparison is quick, and an interrupted one goes on.
+
+    Args:
+        a: what you train on: a manifest (.parquet), a folder of audio, or CORPUS:ROOT, such as gtzan:~/data/gtzan.
+        b: what you test on, likewise.
+        out: write the hits as a table, .parquet, .csv or .json.
+        exclude: write the manifest of A without the hits, for training.
+        json: print JSON and nothing else.
+        workers: processes that decode; one per core by default.
+    """
+    if out is not None and out.suffix not in (".parquet", ".csv", ".json"):
+        raise ValueError(f"--out {out}: the ending says what to write, .parquet, .csv or .json.")
+    first, second = manifest_of(a), manifest_of(b)
+    found = find_overlap(first, second, progress=not json, workers=workers)
+    if out is not None:
+        _write(found, out)
+    if exclude is not None:
+        without(first, found.hits).write(exclude)
+    if json:
+        print(json_text.dumps({**asdict(found), "kept": len(without(first, found.hits))}, indent=1, ensure_ascii=False))
+    else:
+        _show(found, a, b, exclude)
+
+
+def manifest_of(address: str) -> Manifest:
+    """A manifest file, a scanned folder, or a public corpus as CORPUS:ROOT."""
+    name, _, root = address.partition(":")
+    if root and name in corpora.names():
+        return corpora.manifest(name, Path(root).expanduser())
+    path = Path(address).expanduser()
+    if path.is_dir() and (path / "manifest.parquet").is_file():
+        return Manifest.open(path / "manifest.parquet")
+    if path.is_dir():
+        return scan_folder(path)[0]
+    if path.suffix != ".parquet":
+        raise FileNotFoundError(
+            f"{address} is no manifest (.parquet), no folder, and no CORPUS:ROOT with one of "
+            f"{', '.join(corpora.names())}."
+        )
+    return Manifest.open(path)
+
+
+def find_overlap(
+    a: Manifest, b: Manifest, progress: bool = True, workers: int | None = None, cache: Path | None = None
+) -> Report:
+    """Search every track of `a` among those of `b`. A track is compared with itself too, where both hold it.
+
+    cache: where prints are remembered; $GROUNDBASS_CACHE or ~/.cache/groundbass by default. Memory: about 12 bytes per
+    print of `b`, some 90 prints per second of music. Tracks that can't be read, or are silent, are skipped and listed.
+    """
+    skipped: dict[str, str] = {}
+    index = Index(_all_prints(b, (0,), progress, workers, cache, skipped))
+    keys = b.column("key")
+    hits = []
+    queries = _prints(a, SHIFTS, progress, workers, cache, skipped)
+    for key, prints in zip(a.column("key"), queries):
+        for match in index.search(prints, len(a)):
+            confidence = float(-np.log10(max(match.chance, 1e-300)))
+            hits.append(Hit(key, keys[match.track], match.offset, match.votes, match.share, confidence))
+    hits.sort(key=lambda hit: (-hit.confidence, -hit.share))
+    return Report(hits, skipped, len(a), len(b))
+
+
+def without(manifest: Manifest, hits: list[Hit]) -> Manifest:
+    """The manifest without the tracks that were hit."""
+    hit = {found.a for found in hits}
+    return manifest.select([row for row, key in enumerate(manifest.column("key")) if key not in hit])
+
+
+def default_cache() -> Path:
+    """$GROUNDBASS_CACHE, else ~/.cache/groundbass; its folder for fingerprints."""
+    return Path(os.environ.get("GROUNDBASS_CACHE") or Path.home() / ".cache" / "groundbass") / "fingerprints"
+
+
+def _all_prints(*arguments: Any) -> list[Prints]:
+    return list(_prints(*arguments))
+
+
+def _prints(
+    manifest: Manifest,
+    shifts: tuple[int, ...],
+    progress: bool,
+    workers: int | None,
+    cache: Path | None,
+    skipped: dict[str, str],
+) -> Iterator[Prints]:
+    """The prints of every track in order, in batches that are made in parallel and remembered."""
+    folder = cache or default_cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    tracks = list(manifest)
+    batches = [
+        [(str(manifest.path_of(t)), t.hash, t.key) for t in tracks[start : start + BATCH]]
+        for start in range(0, len(tracks), BATCH)
+    ]
+    cores = workers or os.cpu_count() or 1
+    bar = tqdm(total=len(tracks), unit="track", desc="fingerprints", disable=not progress)
+    with bar, ProcessPoolExecutor(cores) as pool:
+        for batch, (prints, faults) in zip(batches, pool.map(partial(_make, folder, shifts), batches)):
+            skipped.update(faults)
+            yield from prints
+            bar.update(len(batch))
+
+
+def _place(folder: Path, shifts: tuple[int, ...], batch: list[tuple[str, str, str]]) -> Path:
+    """The file that remembers a batch, by the content of its tracks."""
+    content = json_text.dumps([VERSION, RATE, list(shifts), [item for _, item, _ in batch]])
+    return folder / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.npz"
+
+
+def _make(
+    folder: Path, shifts: tuple[int, ...], batch: list[tuple[str, str, str]]
+) -> tuple[list[Prints], dict[str, str]]:
+    """The prints of a batch, made or remembered, and {key: why} of tracks without any.
+
+    A batch with a file that couldn't be read isn't remembered: the file may come back.
+    """
+    place = _place(folder, shifts, batch)
+    faults: dict[str, str] = {}
+    prints = _recall(place) if place.is_file() else None
+    if prints is None:
+        prints = []
+        for path, _, key in batch:
+            try:
+                prints.append(fingerprint(audio.read(path, RATE, 0, LONGEST * RATE), shifts))
+            except (ValueError, OSError) as error:
+                prints.append(Prints(np.empty(0, np.uint32), np.empty(0, np.int32)))
+                faults[key] = str(error)
+        if not faults:
+            _remember(place, prints)
+    for (_, _, key), found in zip(batch, prints):
+        if not len(found.hashes):
+            faults.setdefault(key, "it has no prints: silent, or shorter than about 2 s")
+    return prints, faults
+
+
+def _remember(place: Path, prints: list[Prints]) -> None:
+    beside = place.with_name(f".{place.stem}.{os.getpid()}.npz")
+    ends = np.cumsum([0, *(len(p.hashes) for p in prints)])
+    hashes, frames = (np.concatenate([getattr(p, name) for p in prints]) for name in ("hashes", "frames"))
+    np.savez(beside, ends=ends, hashes=hashes, frames=frames)
+    beside.replace(place)
+
+
+def _recall(place: Path) -> list[Prints] | None:
+    """None where the file is damaged: it is only a memory."""
+    try:
+        with np.load(place) as made:
+            ends, hashes, frames = made["ends"], made["hashes"], made["frames"]
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
+    return [Prints(hashes[start:end], frames[start:end]) for start, end in pairwise(ends)]
+
+
+def _write(found: Report, out: Path) -> None:
+    """The hits as a table, written beside and renamed."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    rows = [asdict(hit) for hit in found.hits]
+    if out.suffix == ".json":
+        beside.write_text(json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    else:
+        names = [("a", pa.string()), ("b", pa.string()), ("offset", pa.float64()), ("votes", pa.int64()),
+                 ("share", pa.float64()), ("confidence", pa.float64())]  # fmt: skip
+        table = pa.Table.from_pylist(rows, pa.schema(names))
+        if out.suffix == ".csv":
+            from pyarrow import csv
+
+            csv.write_csv(table, beside)
+        else:
+            pq.write_table(table, beside)
+    beside.replace(out)
+
+
+def _show(found: Report, a: str, b: str, exclude: Path | None) -> None:
+    console = Console()
+    hit = len({item.a for item in found.hits})
+    if found.hits:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        for name in ("in A", "in B"):
+            table.add_column(name, overflow="fold")
+        for name in ("A begins in B at", "share", "confidence"):
+            table.add_column(name, justify="right")
+        for item in found.hits[:SHOWN]:
+            table.add_row(item.a, item.b, f"{item.offset:+.2f} s", f"{item.share:.0%}", f"{item.confidence:.0f}")
+        console.print(table)
+        if len(found.hits) > SHOWN:
+            console.print(f"… and {len(found.hits) - SHOWN} more (--out FILE.parquet lists all)", highlight=False)
+    for key, why in list(found.skipped.items())[:SHOWN]:
+        console.print(f"skipped {key}: {why}", style="dim", highlight=False, markup=False)
+    console.print(
+        f"{hit} of {found.a} tracks of {a} are among the {found.b} of {b}; {len(found.skipped)} tracks were skipped.",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if exclude is not None:
+        console.print(f"{exclude}: {found.a - hit} tracks to train on.", highlight=False, markup=False, soft_wrap=True)
+    elif hit:
+        console.print("--exclude OUT.parquet writes A without them.", highlight=False)
