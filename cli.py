@@ -34,6 +34,7 @@ COMMANDS = {
     "quickstart": Command("quickstart:quickstart", "embedded corpus → pretrain → probe → publish → report.html"),
     "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
     "data scan": Command("data.scan:scan", "list a folder of audio in a Parquet manifest"),
+    "data shard": Command("data.shards:shard", "pack a manifest's audio into Parquet shards, for clusters"),
     "data verify": Command("data.verify:verify", "is this copy of a public corpus complete, and what it should be?"),
     "data overlap": Command(
         "data.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from .audio import read
 from .batch import Batch, Example, collate, key_id
 from .loader import Loader, loader
 from .track import Manifest
@@ -64,6 +63,7 @@ class Crops(Dataset[Example]):
     """
 
     def __init__(self, manifest: Manifest, config: CropConfig, seed: int = 0) -> None:
+        manifest.check_rate(config.sample_rate)
         self.manifest, self.config, self.seed = manifest, config, seed
         self.tracks = np.flatnonzero(manifest.seconds() >= config.min_seconds)
         if not len(self.tracks):
@@ -136,7 +136,7 @@ class Crops(Dataset[Example]):
         waveform = np.empty((config.views, config.crop_samples), dtype=np.float32) if out is None else out
         valid = np.minimum(config.crop_samples, length - starts)
         for view, (start, count) in enumerate(zip(starts.tolist(), valid.tolist(), strict=True)):
-            sound = read(path, config.sample_rate, start, count)
+            sound = self.manifest.read(row, config.sample_rate, start, count)
             if len(sound) < count:
                 raise ValueError(
                     f"{path} ends at sample {start + len(sound)} (at {config.sample_rate} Hz), the manifest says "

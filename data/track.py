@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import audio
+
 FIELDS = pa.schema(
     [
         ("key", pa.string()),
@@ -68,6 +70,7 @@ class Manifest(Sequence[Track]):
             )
         self.root = Path(root)
         self.table = table.combine_chunks()
+        self._paths = self.table["path"].combine_chunks()
 
     @classmethod
     def open(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
@@ -172,6 +175,15 @@ class Manifest(Sequence[Track]):
     @property
     def label_names(self) -> list[str]:
         return [name.removeprefix(LABEL) for name in self.table.column_names if name.startswith(LABEL)]
+
+    def read(
+        self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Part of a track's sound: see `audio.read`. A corpus in shards reads from them."""
+        return audio.read(os.path.join(self.root, self._paths[row].as_py()), sample_rate, start, samples)
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Raise ValueError where audio can't be had at this rate. Files can, at any; shards hold one."""
 
     def path_of(self, track: Track) -> Path:
         return self.root / track.path

@@ -14,6 +14,8 @@ from typing import Annotated
 import torch
 import tyro
 
+from ..data.hf_dataset import is_dataset
+from ..data.shards import is_sharded
 from . import distributed
 from .objective import Objective
 from .recipe import Recipe, addresses, find
@@ -38,7 +40,8 @@ class Options:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     """what is learned"""
     data: Path | None = None
-    """a manifest (Parquet), or a folder of audio, which is scanned into RUN/manifest.parquet first"""
+    """a manifest (Parquet), a folder of shards, a data set of the library `datasets` (saved to disk, Parquet with a
+    column of audio, WebDataset), or a folder of audio, which is scanned into RUN/manifest.parquet"""
     run: Path | None = None
     """the run's folder; one that holds this run already goes on"""
     root: Path | None = None
@@ -122,8 +125,8 @@ def _overrides(words: list[str]) -> Iterator[str]:
 
 
 def manifest_of(data: Path, run: Path) -> Path:
-    """The manifest; a folder is scanned into the run first, once."""
-    if not data.is_dir():
+    """The manifest; a folder of audio is scanned into the run first, once; shards and data sets are manifests."""
+    if not data.is_dir() or is_sharded(data) or is_dataset(data):
         return data
     found = run / "manifest.parquet"
     distributed.join()

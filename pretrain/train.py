@@ -27,6 +27,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from tqdm import tqdm
 
 from ..data.crops import Crops, Loader, loader
+from ..data.shards import open_data
 from ..data.track import Manifest
 from ..models.published import write_encoder
 from . import checkpoint, distributed, optim
@@ -63,7 +64,7 @@ def train(
     recipe.accumulation(processes.num_processes)  # refuses a batch that they can't share
 
     # 2. What is heard.
-    manifest = Manifest.open(data, root)
+    manifest = open_data(data, root)
     if not len(manifest):
         raise ValueError(
             f"The manifest {data} holds no track; scan a folder with audio: groundbass data scan FOLDER OUT."

@@ -12,7 +12,6 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from ..data import audio
 from ..data.track import Manifest
 
 READ_SECONDS = 120.0  # longest stretch decoded at once, which bounds the memory of hour-long files
@@ -86,7 +85,7 @@ def decode(manifest: Manifest, read: list[Window], sample_rate: int) -> list[npt
     """
     track = manifest[read[0].row]
     start, end = read[0].start, read[-1].start + read[-1].samples
-    waveform = audio.read(manifest.path_of(track), sample_rate, start, end - start)
+    waveform = manifest.read(read[0].row, sample_rate, start, end - start)
     windows = [waveform[window.start - start : window.start - start + window.samples] for window in read]
     if not all(len(window) for window in windows):
         raise ValueError(
