@@ -20,6 +20,7 @@ from torchaudio import functional
 
 from .audio import write
 from .augment import clmr_chain
+from .bench_corpora import corpus_figures, million_figures, overlap_figures
 from .crops import CropConfig, Crops
 from .crops import loader as load
 from .scan import scan_folder
@@ -52,6 +53,14 @@ def loader() -> list[Row]:
             _loader_row("loader_resampled", kept, rate // 2),
             _memory_row(kept, rate),
         ]
+
+
+def data() -> list[Row]:
+    """Scanning, sharding, reading from shards, fingerprints and their look-up, and a manifest of a million rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = corpus_figures(_bench_manifest(Path(folder)))
+    figures += overlap_figures() + million_figures()
+    return [Row(what=w, value=v, unit=u, reference=reference, ratio=ratio) for w, v, u, reference, ratio in figures]
 
 
 def _bench_manifest(folder: Path) -> Manifest:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,13 +142,24 @@ class Index:
         track, anchor = self.tracks[place].astype(np.int64), query.frames[asked].astype(np.int64)
         offset = self.frames[place].astype(np.int64) - anchor
         moments = np.unique(query.frames)
+        order, names, first, last, fullest = _grouped(track, offset)
+        others = len(self.hashes) - self.sizes[names]
+        by_chance = len(track) - (last - first) + COLLISION * len(query.hashes) * PRIOR
+        expected = by_chance / (others + PRIOR)  # hits per hash of each track
+        span = int(moments[-1]) + 1
+        log_chance = self._log_chance(names, fullest, expected, span, comparisons)  # of the most votes it can have
         found = []
-        for name, anchors, offsets in _grouped(track, anchor, offset):
-            others = len(self.hashes) - self.sizes[name]
-            by_chance = len(track) - len(anchors) + COLLISION * len(query.hashes) * PRIOR
-            expected = float(by_chance / (others + PRIOR))  # hits per hash of this track
-            found.append(self._best(name, anchors, offsets, moments, expected, comparisons))
+        for n in np.flatnonzero((fullest >= LEAST_VOTES) & (log_chance <= np.log(FALSE_HITS))):
+            own = order[first[n] : last[n]]
+            found.append(self._best(int(names[n]), anchor[own], offset[own], moments, expected[n], comparisons))
         return sorted(filter(None, found), key=lambda match: (match.chance, -match.votes))
+
+    def _log_chance(self, track: Any, votes: Any, expected: Any, span: int, comparisons: int) -> Any:
+        """Log of how often an offset of a track with so many votes is expected, over all tracks and comparisons."""
+        # 3 offsets of all that are possible; hashes of one track repeat, which doubles the rate (measured)
+        places = self.ends[track] + span
+        rate = 2 * 3 * expected * self.sizes[track] / np.maximum(1, places)
+        return stats.poisson.logsf(votes - 1, rate) + np.log(max(1, comparisons) * len(self) * places)
 
     def _best(
         self, track: int, anchor: Ints, offset: Ints, moments: npt.NDArray[np.int32], expected: float, comparisons: int
@@ -165,11 +177,7 @@ class Index:
             voters = np.unique(anchor[agree])
             if len(voters) < LEAST_VOTES or len(np.unique(voters * HOP * 2 // RATE)) < LEAST_SPREAD:
                 continue
-            # 3 offsets of all that are possible; hashes of one track repeat, which doubles the rate (measured)
-            rate = 2 * 3 * expected * self.sizes[track] / max(1, self.ends[track] + span)
-            log_chance = stats.poisson.logsf(len(voters) - 1, rate) + np.log(
-                max(1, comparisons) * len(self) * (self.ends[track] + span)
-            )
+            log_chance = float(self._log_chance(track, len(voters), expected, span, comparisons))
             if log_chance > np.log(FALSE_HITS):
                 continue
             start = float(np.average(offset[agree]))
@@ -181,8 +189,11 @@ class Index:
         return None
 
 
-def _grouped(track: Ints, anchor: Ints, offset: Ints) -> list[tuple[int, Ints, Ints]]:
-    order = np.argsort(track, kind="stable")
+def _grouped(track: Ints, offset: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """An order by track; its tracks; where each begins and ends in it; the most hits in three neighbouring offsets."""
+    together = track * (1 << 32) + offset  # offsets are far below 2³¹ on either side
+    order = np.argsort(together)
+    together = together[order]
     names, first = np.unique(track[order], return_index=True)
-    parts = np.split(order, first[1:])
-    return [(int(name), anchor[part], offset[part]) for name, part in zip(names, parts)]
+    holds = np.searchsorted(together, together + 2, "right") - np.arange(len(together))
+    return order, names, first, np.append(first[1:], len(order)), np.maximum.reduceat(holds, first)

@@ -136,6 +136,8 @@ class Shards(Manifest):
             data, scale = self._chunk(shard, first + chunk, row)
             sound = _decode(data, max(0, start - begin), min(self.chunk_samples, end - begin))
             parts.append(sound if scale == 1 else sound * np.float32(scale))
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def _chunk(self, shard: int, place: int, row: int) -> tuple[Any, float]:
