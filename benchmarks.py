@@ -70,7 +70,7 @@ def print_table(name: str, rows: list[Any]) -> None:
     from rich.table import Table
 
     table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {machine()}", title_justify="left")
-    table.columns[0].no_wrap = True
+    table.columns[0].min_width = 20  # names stay whole
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         table.add_row(row["what"], f"{row['value']:.4g}", row["unit"], ratio, row["reference"] or "")
