@@ -6,19 +6,45 @@ The one door for everyday use is :func:`load_encoder`; everything else lives in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
 
 if TYPE_CHECKING:
-    from .models.encoder import load_encoder
+    from pathlib import Path
+
+    from .models.encoder import Encoder
+
+    class LoadedEncoder(Encoder, Protocol):
+        """An `Encoder` that also embeds recordings of any length: see `groundbass.probe.embedding.embed`."""
+
+        def embed(self, sound: Any, sample_rate: int | None = None, **options: Any) -> Any:
+            """A file or a waveform as vectors."""
+            ...
 
 
-def __getattr__(name: str) -> Any:
-    """Import `load_encoder` on first use, so that `import groundbass` doesn't wait for torch."""
-    if name == "load_encoder":
-        from .models.encoder import load_encoder
+def load_encoder(name_or_path: str | Path, device: Any = "cpu", dtype: Any = None) -> LoadedEncoder:
+    """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, or
+    one of Microsoft's BEATs files (`.pt`).
 
-        return load_encoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    It has `hidden_states(waveform, valid, sample_rate)`, `valid_frames`, `sample_rate`, `frame_rate`, `dim`, `layers`
+    (see `groundbass.models.encoder.Encoder`), and `embed(path_or_waveform, sample_rate, layers=-1, unit="track", …)`
+    for recordings of any length (see `groundbass.probe.embedding.embed`).
+
+    Args:
+        name_or_path: where it lives.
+        device: where it shall compute.
+        dtype: of the weights, as torch.dtype or its name; None for float32. Answers are float32 in any case.
+
+    Raises:
+        FileNotFoundError: no such folder, file or model, or a folder that lacks config or weights.
+        ValueError: weights that don't fit the config, broken files, an unsupported kind of model, no such device.
+    """
+    from .models import encoder as models  # on first use, so that `import groundbass` doesn't wait for torch
+    from .probe.embedding import embed
+
+    loaded: Any = models.load_encoder(name_or_path, device, dtype)
+    if not hasattr(loaded, "embed"):  # models can't decode files, so this door adds what needs both
+        type(loaded).embed = embed
+    return loaded

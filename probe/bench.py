@@ -156,11 +156,7 @@ def _extract_row() -> Row:
     encoder = _Transformer()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        (folder / "audio").mkdir()
-        generator = np.random.default_rng(0)
-        for number in range(24):
-            noise = 0.1 * np.cumsum(generator.normal(size=20 * 24_000)) / 200
-            audio.write(folder / "audio" / f"{number}.flac", np.clip(noise, -1, 1).astype(np.float32), 24_000)
+        _noise_files(folder / "audio", 24, 20)
         manifest, _ = scan_folder(folder / "audio", progress=False)
         sound = torch.stack([torch.from_numpy(audio.read(manifest.path_of(track))) for track in manifest])
         windows = sound.view(-1, 10 * 24_000).split(8)
@@ -205,3 +201,54 @@ def _large(clips: int) -> float:
         table = np.load(Path(place) / "x.npy", mmap_mode="r")
         fit(_task(labels, (clips * 8 // 10, clips // 10, clips // 10)), table)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def embed() -> list[Row]:
+    """Rows `embed`, `embed_memory`: `groundbass embed` from files to the table, against the bare forward in memory."""
+    from .embed import embed as command
+    from .embedding import Embedding, embed_parts, manifest_of, parts
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "encoder.py").write_text("from groundbass.probe.bench import _Transformer as Transformer\n")
+        name = f"{folder / 'encoder.py'}:Transformer"
+        files = _noise_files(folder / "audio", 24, 20)
+        encoder = _Transformer()
+        sound = torch.stack([torch.from_numpy(audio.read(file)) for file in files])
+        windows = sound.view(-1, 10 * 24_000).split(8)
+        encoder.hidden_states(windows[0])
+        seconds, bare = [], []
+        for turn in range(3):  # in turn, so that both meet the same machine; the best of three
+            started = time.perf_counter()
+            for batch in windows:
+                encoder.hidden_states(batch)
+            bare.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            command(name, (folder / "audio",), out=folder / f"{turn}.parquet")
+            seconds.append(time.perf_counter() - started)
+        long = _noise_files(folder / "long", 1, 1800)
+        asked = Embedding((4,))
+        peaks = []
+        for number in (1, 4):  # half an hour, then two hours of it
+            manifest = manifest_of(long, {}).select([0] * number)
+            for _ in embed_parts(encoder, manifest, list(parts(manifest, encoder, asked)), asked):
+                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return [
+        Row(
+            what="embed: seconds of audio per second, files to table", value=480 / min(seconds), unit="s/s",
+            reference=f"the bare encoder, audio in memory: {480 / min(bare):.4g} s/s", ratio=min(bare) / min(seconds),
+        ),
+        Row(
+            what="embed_memory: growth of the peak from half an hour to two hours", value=peaks[-1] - peaks[0],
+            unit="MiB", reference=f"the peak after half an hour: {peaks[0]:.0f} MiB", ratio=None,
+        ),
+    ]  # fmt: skip
+
+
+def _noise_files(folder: Path, number: int, seconds: int) -> list[Path]:
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for file in range(number):
+        noise = 0.1 * np.cumsum(generator.normal(size=seconds * 24_000)) / 200
+        audio.write(folder / f"{file}.flac", np.clip(noise, -1, 1).astype(np.float32), 24_000)
+    return sorted(folder.glob("*.flac"))

@@ -307,7 +307,10 @@ class FeatureStore:
             for windows, waveforms in decoded(listening.manifest, work, rate, self.workers):
                 if listening.change is not None:
                     waveforms = [self._changed(listening, w, sound) for w, sound in zip(windows, waveforms)]
-                for window, hidden in zip(windows, self._encode(encoder, listening.manifest, windows, waveforms)):
+                self.calls += 1
+                for window, hidden in zip(
+                    windows, encode(encoder, listening.manifest, windows, waveforms, self.device)
+                ):
                     item = window.item
                     held.setdefault(item, []).append((window.start, listening.reduce(hidden)))
                     if len(held[item]) == lacking[item]:
@@ -349,42 +352,44 @@ class FeatureStore:
         if not self.quiet:
             print(sentence, file=sys.stderr)
 
-    def _encode(
-        self, encoder: Encoder, manifest: Manifest, windows: list[Window], waveforms: list[Array]
-    ) -> Iterator[Tensor]:
-        """The valid frames of each window: [layers, frames, dim] float32 on the CPU."""
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        batch = torch.zeros(len(waveforms), int(lengths.max()))
-        for row, waveform in enumerate(waveforms):
-            batch[row, : len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
-        padded = bool((lengths < lengths.max()).any())
-        with torch.inference_mode():
-            valid = lengths.to(self.device) if padded else None
-            hidden = encoder.hidden_states(batch.to(self.device), valid)
-        self.calls += 1
-        expected = (len(windows), encoder.layers, encoder.dim)
-        if hidden.ndim != 4 or (hidden.shape[0], hidden.shape[1], hidden.shape[3]) != expected:
+
+def encode(
+    encoder: Encoder, manifest: Manifest, windows: list[Window], waveforms: list[Array], device: str
+) -> Iterator[Tensor]:
+    """One call of the encoder: the valid frames of each window, [layers, frames, dim] float32 on the CPU.
+
+    Raises ValueError for hidden states of a wrong shape, windows under a frame, and features that aren't finite.
+    """
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = torch.zeros(len(waveforms), int(lengths.max()))
+    for row, waveform in enumerate(waveforms):
+        batch[row, : len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform))
+    padded = bool((lengths < lengths.max()).any())
+    with torch.inference_mode():
+        hidden = encoder.hidden_states(batch.to(device), lengths.to(device) if padded else None)
+    expected = (len(windows), encoder.layers, encoder.dim)
+    if hidden.ndim != 4 or (hidden.shape[0], hidden.shape[1], hidden.shape[3]) != expected:
+        raise ValueError(
+            f"The encoder returned hidden states of shape {tuple(hidden.shape)}; expected "
+            "[batch, layers, frames, dim] = "
+            f"[{expected[0]}, {expected[1]}, frames, {expected[2]}]. `groundbass probe check ENCODER` explains."
+        )
+    frames = encoder.valid_frames(lengths).tolist()
+    for row, (window, count) in enumerate(zip(windows, frames)):
+        track = manifest[window.row]
+        if count < 1 or hidden.shape[2] < 1:
             raise ValueError(
-                f"The encoder returned hidden states of shape {tuple(hidden.shape)}; expected "
-                "[batch, layers, frames, dim] = "
-                f"[{expected[0]}, {expected[1]}, frames, {expected[2]}]. `groundbass probe check ENCODER` explains."
+                f"{track.path} ({track.seconds:.3f} s) is shorter than one frame of the encoder "
+                f"({1 / encoder.frame_rate:.3f} s): take it out of the corpus."
             )
-        frames = encoder.valid_frames(lengths).tolist()
-        for row, (window, count) in enumerate(zip(windows, frames)):
-            track = manifest[window.row]
-            if count < 1 or hidden.shape[2] < 1:
-                raise ValueError(
-                    f"{track.path} ({track.seconds:.3f} s) is shorter than one frame of the encoder "
-                    f"({1 / encoder.frame_rate:.3f} s): take it out of the corpus."
-                )
-            one = hidden[row, :, : int(count)].float().cpu()
-            if not torch.isfinite(one).all():
-                bad = (~torch.isfinite(one)).flatten(1).any(1).nonzero()[:, 0].tolist()
-                raise ValueError(
-                    f"The encoder's features of {track.path} aren't finite (layers {bad}); the audio is "
-                    "finite, so the weights or the precision are at fault."
-                )
-            yield one
+        one = hidden[row, :, : int(count)].float().cpu()
+        if not torch.isfinite(one).all():
+            bad = (~torch.isfinite(one)).flatten(1).any(1).nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"The encoder's features of {track.path} aren't finite (layers {bad}); the audio is "
+                "finite, so the weights or the precision are at fault."
+            )
+        yield one
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,15 +29,18 @@ class Window:
     item: int
 
 
-def cut(samples: int, longest: int) -> list[tuple[int, int]]:
-    """Cut a clip into the fewest windows of at most `longest` samples, equal to a sample: no short tail, no overlap.
+def cut(samples: int, longest: int, overlap: int = 0) -> list[tuple[int, int]]:
+    """Cut a clip into the fewest windows of at most `longest` samples, equal to a sample: no short tail. Neighbours
+    share `overlap` samples.
 
     A tail of a few samples would be mostly padding for encoders with long frames; equal windows also batch without
     padding.
     """
-    number = max(1, ceil(samples / longest))
-    edges = [samples * k // number for k in range(number + 1)]
-    return [(start, end - start) for start, end in pairwise(edges)]
+    number = max(1, ceil((samples - overlap) / (longest - overlap)))
+    if number == 1:
+        return [(0, samples)]
+    edges = [(samples - overlap) * k // number for k in range(number + 1)]
+    return [(start, end - start + overlap) for start, end in pairwise(edges)]
 
 
 def plan(
@@ -94,20 +97,26 @@ def decode(manifest: Manifest, read: list[Window], sample_rate: int) -> list[npt
     return windows
 
 
+Read = list[Window]  # consecutive windows of one track, decoded in one go
+Failure = Callable[[Read, Exception], None]
+
+
 def decoded(
-    manifest: Manifest, plan: list[list[list[Window]]], sample_rate: int, workers: int
+    manifest: Manifest, plan: Iterable[list[Read]], sample_rate: int, workers: int, failed: Failure | None = None
 ) -> Iterator[tuple[list[Window], list[npt.NDArray[np.float32]]]]:
-    """Run the jobs' decoding in threads, a few jobs ahead; decoders and resamplers leave Python's lock."""
+    """Run the jobs' decoding in threads, a few jobs ahead; decoders and resamplers leave Python's lock.
+
+    failed: told of a read that can't be decoded, which is then left out; None raises.
+    """
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead: deque[tuple[list[list[Window]], list[Future[list[npt.NDArray[np.float32]]]]]] = deque()
-        waiting = iter(plan)
+        ahead: deque[tuple[list[Read], list[Future[list[npt.NDArray[np.float32]]]]]] = deque()
         try:
-            for job in waiting:
+            for job in plan:
                 ahead.append((job, [pool.submit(decode, manifest, read, sample_rate) for read in job]))
                 if len(ahead) > 2:
-                    yield _collect(*ahead.popleft())
+                    yield _collect(*ahead.popleft(), failed)
             while ahead:
-                yield _collect(*ahead.popleft())
+                yield _collect(*ahead.popleft(), failed)
         finally:
             for _, futures in ahead:
                 for future in futures:
@@ -115,6 +124,16 @@ def decoded(
 
 
 def _collect(
-    job: list[list[Window]], futures: list[Future[list[npt.NDArray[np.float32]]]]
+    job: list[Read], futures: list[Future[list[npt.NDArray[np.float32]]]], failed: Failure | None
 ) -> tuple[list[Window], list[npt.NDArray[np.float32]]]:
-    return [w for read in job for w in read], [waveform for future in futures for waveform in future.result()]
+    windows: list[Window] = []
+    sounds: list[npt.NDArray[np.float32]] = []
+    for read, future in zip(job, futures):
+        try:
+            sounds += future.result()
+            windows += read
+        except (ValueError, OSError) as error:
+            if failed is None:
+                raise
+            failed(read, error)
+    return windows, sounds
