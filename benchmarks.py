@@ -6,8 +6,6 @@ import ast
 import contextlib
 import importlib
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,19 +26,6 @@ def available() -> dict[str, str]:
     return found
 
 
-def machine() -> str:
-    """Return the hardware in one line."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
 def run_benchmarks(names: list[str], as_json: bool) -> None:
     """Run the named benchmarks, one after the other.
 
@@ -54,12 +39,14 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(known)}.")
+    from .pretrain.record import hardware
+
     for name in names:
         with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
             bench: Callable[[], list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
             rows = bench()
         if as_json:
-            print(json.dumps({"name": name, "machine": machine(), "rows": rows}), flush=True)
+            print(json.dumps({"name": name, "machine": hardware(), "rows": rows}), flush=True)
         else:
             print_table(name, rows)
 
@@ -69,7 +56,9 @@ def print_table(name: str, rows: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {machine()}", title_justify="left")
+    from .pretrain.record import hardware
+
+    table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {hardware()}", title_justify="left")
     table.columns[0].min_width = 20  # names stay whole
     for row in rows:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"

@@ -14,9 +14,11 @@ from .adapters import ModelEncoder
 from .encoder import weights_hash
 
 TEMPLATE = Path(__file__).parent / "card.md"
+CURVES = "loss.png"
+WEIGHTED = -1  # the layer number of a learned weighted sum
 
 
-def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> str:
+def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str, curves: bool = False) -> str:
     """The model card: what it hears and answers, what the probes in RUN/probe say, how RUN/recipe.json trained it.
 
     Args:
@@ -24,6 +26,7 @@ def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> 
         run: the run's folder; what it lacks is said to be unknown.
         license: of the weights.
         name: what `from_pretrained` is to be given.
+        curves: whether a picture of the losses lies beside it.
     """
     recipe = _json(run / "recipe.json") or {}
     model = encoder.model
@@ -44,7 +47,7 @@ def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str) -> 
         dim=encoder.dim,
         frame_rate=f"{encoder.frame_rate:.4g}",
         probe=_probe_table(run / "probe", encoder),
-        training=_training(recipe, run / "loss.jsonl"),
+        training=_training(recipe, run / "loss.jsonl") + (f"\n\n![Loss per step]({CURVES})" if curves else ""),
         paper=paper[0].strip() if paper else "",
         version=recipe.get("versions", {}).get("groundbass", "unknown"),
         year=datetime.date.today().year,
@@ -87,11 +90,11 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
     if not results:
         return "It hasn't been probed. (`groundbass probe RUN TASK…` before `groundbass publish` fills in this table.)"
     lines = [
-        "Frozen, with a linear head on the layer that was best on validation tracks; test tracks were used once. In "
-        "brackets: 95 % bootstrap intervals over tracks (artists, where known). *Random copy*: the same architecture, "
-        "untrained.",
+        "Frozen, with heads (linear, unless the task's name says otherwise) on the layer that was best on validation "
+        "tracks; test tracks were used once. In brackets: 95 % bootstrap intervals over tracks (artists, where known). "
+        "*Random copy*: the same architecture, untrained. *Hand-crafted*: the best of the feature sets in that column.",
         "",
-        "| task | metric | score | random copy | gain over it (paired) | log-mel | constant | layer | test clips |",
+        "| task | metric | score | random copy | gain over it (paired) | hand-crafted | constant | layer | test clips |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     current, stale, above, below = weights_hash(encoder), False, 0, 0
@@ -104,14 +107,14 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         old = result.get("weights_hash", current) != current
         stale = stale or old
         cells = [
-            f"{result.get('task')}{' †' if old else ''}",
+            f"{_task(result)}{' †' if old else ''}",
             " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key)),
             _interval(result["score"]),
             _interval(random),
             _interval(gain),
-            _interval(baselines.get("log_mel")),
+            _crafted(baselines),
             _interval(baselines.get("constant")),
-            str(result.get("layer", "–")),
+            "weighted sum" if result.get("layer") == WEIGHTED else str(result.get("layer", "–")),
             str(result.get("counts", {}).get("test", "–")),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -119,9 +122,63 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         "",
         f"Against its random copy, outside the interval: better on {above} of {len(results)} tasks, worse on {below}.",
     ]
+    lines += _advice(results)
     if stale:
         lines.append("\n† measured on other weights of this run (an earlier checkpoint), not on the published ones.")
     return "\n".join(lines)
+
+
+def _task(result: dict[str, Any]) -> str:
+    protocol = result.get("protocol", "linear")
+    return str(result.get("task")) + ("" if protocol == "linear" else f" ({protocol})")
+
+
+def _crafted(baselines: dict[str, Any]) -> str:
+    """The best hand-crafted feature set and its name."""
+    known = {
+        name: found["value"]
+        for name, found in baselines.items()
+        if name not in ("random", "constant") and isinstance(found, dict) and found.get("value") is not None
+    }
+    best = max(known, key=lambda name: known[name], default=None)
+    return "–" if best is None else f"{_interval(baselines[best])} {best.replace('_', '-')}"
+
+
+def _advice(results: list[dict[str, Any]]) -> list[str]:
+    """Which layer for what, where there is more than one."""
+    chosen: dict[int, list[str]] = {}
+    for result in results:
+        layer = result.get("layer")
+        if isinstance(layer, int) and layer != WEIGHTED and len(result.get("layers", [])) > 1:
+            chosen.setdefault(layer, []).append(_task(result))
+    if not chosen:
+        return []
+    lines = ["", "**Which layer?** Chosen on validation tracks (0 is the front end):", ""]
+    return lines + [f"- layer {layer}: {', '.join(dict.fromkeys(tasks))}" for layer, tasks in sorted(chosen.items())]
+
+
+def draw_losses(losses: Path, picture: Path) -> bool:
+    """Draw loss.jsonl as a PNG; False where there are fewer than two steps to draw."""
+    rows = []
+    for line in losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []:
+        try:
+            row = json.loads(line)
+            rows.append((int(row["step"]), float(row["loss"])))
+        except (ValueError, KeyError, TypeError):  # a killed run may leave half a line
+            continue
+    if len(rows) < 2:
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*rows), color="#0071b2", linewidth=1.2)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    FigureCanvasAgg(figure).print_png(picture)
+    return True
 
 
 def _training(recipe: dict[str, Any], losses: Path) -> str:
@@ -135,6 +192,7 @@ def _training(recipe: dict[str, Any], losses: Path) -> str:
         "data": f"{data.get('hours', 0):.2f} hours in {data.get('tracks')} tracks" if data else None,
         "data hash": data.get("hash"),
         "planned": f"{plan['steps']} steps of {plan.get('batch_size')} crops" if "steps" in plan else None,
+        "hardware": recipe.get("hardware"),
         "loss": _last_loss(losses),
         "versions": ", ".join(f"{name} {version}" for name, version in recipe.get("versions", {}).items()),
         "commit": git,

@@ -23,9 +23,10 @@ import tyro
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from . import hub
 from .adapters import ModelEncoder
-from .card import write_card
-from .encoder import load_encoder
+from .card import CURVES, draw_losses, write_card
+from .encoder import load_encoder, weights_hash
 from .loading import find_folder, quiet
 
 TOLERANCE = 1e-5
@@ -59,6 +60,9 @@ def publish(
     force: bool = False,
     license: Annotated[str, tyro.conf.arg(metavar="SPDX")] = "apache-2.0",
     push: Annotated[str | None, tyro.conf.arg(metavar="ORG/NAME")] = None,
+    private: bool = False,
+    shard_size: str = "5GB",
+    dry_run: bool = False,
 ) -> None:
     """Turn a run into a Hugging Face folder with a model card, and prove that it loads without this package.
 
@@ -67,7 +71,10 @@ def publish(
         out: the folder to write.
         force: replace OUT where it already holds a model.
         license: of the weights, for the card.
-        push: also upload it to this name on the Hugging Face Hub.
+        push: also upload it to this name on the Hugging Face Hub; what broke off goes on with the same command.
+        private: a repository that is made for it is private.
+        shard_size: larger weights are split into files of at most this size.
+        dry_run: list the files and their sizes; nothing is written or uploaded.
 
     Raises:
         FileExistsError: OUT is in use.
@@ -78,16 +85,52 @@ def publish(
     if not isinstance(encoder, ModelEncoder):
         model = getattr(encoder, "model", encoder)
         raise ValueError(f"{run} holds a {type(model).__name__}, which is no model of groundbass; publish a run.")
-    _check_out(out, force)
+    done = push is not None and not force and _is_published(out, encoder)
+    if not done:
+        _check_out(out, force)
+    if push is not None and not dry_run:
+        hub.check_push(push)
     records = run if (run / "recipe.json").is_file() else find_folder(run).resolve().parent
-    card = write_card(encoder, records, license=license, name=push or out.resolve().name)
-    with _beside(out) as part:
-        _write(encoder.model, part, card)
-        difference = verify(encoder, part)
-        _replace(out, part)
-    print(f"{out}: published; reloaded with torch and transformers alone, it differs by at most {difference:.1e}.")
+    if not done:
+        with tempfile.TemporaryDirectory() if dry_run else _beside(out) as place:
+            part = Path(place)
+            curves = draw_losses(records / "loss.jsonl", part / CURVES)
+            card = write_card(encoder, records, license=license, name=push or out.resolve().name, curves=curves)
+            _write(encoder.model, part, card, shard_size)
+            if dry_run:
+                _list(part, out, push, private)
+                return
+            difference = verify(encoder, part)
+            _replace(out, part)
+        print(f"{out}: published; reloaded with torch and transformers alone, it differs by at most {difference:.1e}.")
+    elif dry_run:
+        _list(out, out, push, private)
+        return
+    else:
+        print(f"{out} holds these very weights already; it is uploaded as it is (--force writes it anew).")
     if push is not None:
-        _push(out, push)
+        print(hub.push(out, push, private))
+
+
+def _is_published(out: Path, encoder: ModelEncoder) -> bool:
+    """Whether OUT is a published folder of these weights, with its card."""
+    if not (out / "config.json").is_file() or not (out / "README.md").is_file():
+        return False
+    try:
+        return weights_hash(load_encoder(out)) == weights_hash(encoder)
+    except (ValueError, OSError):
+        return False
+
+
+def _list(folder: Path, out: Path, push: str | None, private: bool) -> None:
+    """What would be written, and where to."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for file in files:
+        print(f"{file.stat().st_size:>14,} bytes  {file.relative_to(folder)}")
+    kind = "private" if private else "public"
+    where = f"{out}" if push is None else f"{out} and the {kind} repository {push}"
+    total = sum(file.stat().st_size for file in files)
+    print(f"{total:>14,} bytes  in {len(files)} files would go to {where}; nothing was written.")
 
 
 def verify(encoder: ModelEncoder, folder: Path) -> float:
@@ -142,11 +185,12 @@ def _random_audio(encoder: ModelEncoder) -> list[tuple[Tensor, Tensor | None]]:
     return [(waveform, None), (waveform * mask, mask)]
 
 
-def _write(model: PreTrainedModel, folder: Path, card: str | None) -> None:
+def _write(model: PreTrainedModel, folder: Path, card: str | None, shard_size: str = "5GB") -> None:
     type(model).register_for_auto_class("AutoModel")
     type(model.config).register_for_auto_class()
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=shard_size)
+    _check_config(model, folder)
     for file in folder.glob("*.safetensors"):  # written for the owner alone; the others are as the umask says
         file.chmod((folder / "config.json").stat().st_mode)
     preprocessor = {
@@ -161,6 +205,18 @@ def _write(model: PreTrainedModel, folder: Path, card: str | None) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_config(model: PreTrainedModel, folder: Path) -> None:
+    """What config.json says is what the model has: a value that JSON can't hold would be lost without a word."""
+    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    again = type(model.config).from_dict(written).to_dict()
+    passing = {"transformers_version", "_name_or_path", "auto_map", "architectures", "dtype", "torch_dtype"}
+    own = json.loads(json.dumps(model.config.to_dict(), default=str))
+    again = json.loads(json.dumps(again, default=str))
+    differ = [key for key in own if key not in passing and again.get(key) != own[key]]
+    if differ:
+        raise ValueError(f"config.json doesn't hold {', '.join(differ)} of {type(model.config).__name__} as they are.")
 
 
 @contextmanager
@@ -207,15 +263,3 @@ def _check_out(out: Path, force: bool) -> None:
         raise FileExistsError(
             f"{out} holds other things than a model, so even --force leaves it; choose another folder."
         )
-
-
-def _push(folder: Path, name: str) -> None:
-    command = [sys.executable, "-c", "from huggingface_hub.cli.hf import main; main()", "upload", name, str(folder)]
-    done = subprocess.run(command, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True)
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "Error" in line), "no message.")
-        raise OSError(
-            f"{folder} is complete, but uploading it to {name} failed: {reason} Check the network and `hf auth login`, "
-            f"then: hf upload {name} {folder}"
-        )
-    print(f"https://huggingface.co/{name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -11,6 +12,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..data.track import Manifest
 from .recipe import Recipe, differences, resolved
@@ -35,8 +38,20 @@ def describe(
             "hours": float(manifest.seconds().sum()) / 3600,
         },
         "versions": versions(),
+        "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
         "git": _git_hash(),
     }
+
+
+def hardware() -> str:
+    """What one rank computes on, in a few words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

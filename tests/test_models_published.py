@@ -48,6 +48,7 @@ def run_folder(path: Path) -> Path:
         "recipe": {"kind": "Recipe", "steps": 400, "batch_size": 32},
         "manifest": {"path": "/home/somebody/private/m.parquet", "hash": "abc123", "tracks": 80, "hours": 1.25},
         "versions": {"python": "3.11.9", "groundbass": "0.1.0", "torch": "2.11.0"},
+        "hardware": "8 × NVIDIA H100",
         "git": "0123abcd",
     }
     (path / "recipe.json").write_text(json.dumps(record))
@@ -69,6 +70,7 @@ def run_folder(path: Path) -> Path:
         "baselines": {
             "constant": interval(0.125, 0.02),
             "log_mel": interval(0.6),
+            "chroma": interval(0.4),
             "random": interval(0.5) | {"difference": better},
         },
     }
@@ -151,6 +153,8 @@ def test_published_reloaded_and_described(tmp_path: Path, capsys: pytest.Capture
         "torch 2.11.0",
         "0123abcd",
         "1000 Hz",
+        "hardware: 8 × NVIDIA H100",
+        "![Loss per step](loss.png)",
         "1 layer of frames with 8 dimensions, 6.173 per second",
     ):
         assert fact in body, fact
@@ -161,13 +165,14 @@ def test_published_reloaded_and_described(tmp_path: Path, capsys: pytest.Capture
         "0.700 [0.650, 0.750]",
         "0.500 [0.450, 0.550]",
         "0.200 [0.100, 0.300]",
-        "0.600 [0.550, 0.650]",
+        "0.600 [0.550, 0.650] log-mel",
         "0.125 [0.105, 0.145]",
         "0",
         "37",
     ]
     assert rows["synth_key †"][3] == "–" and "not on the published ones" in body
     assert "better on 1 of 2 tasks, worse on 0" in body
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "somebody" not in card and str(tmp_path) not in card  # paths are nobody's business
     assert "$" not in card
 
@@ -291,7 +296,12 @@ def test_damaged_records_say_which(tmp_path: Path) -> None:
 
 def test_an_upload_that_fails_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "verify", lambda *_: 0.0)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(published.hub, "check_push", lambda name: "org")
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("this machine is offline")
+
+    monkeypatch.setattr(published.hub.HfApi, "repo_info", offline)
     with pytest.raises(OSError, match=r"is complete, but uploading it to org/name failed: .*offline"):
         publish(run_folder(tmp_path / "run"), tmp_path / "out", push="org/name")
     assert 'from_pretrained("org/name"' in (tmp_path / "out" / "README.md").read_text()
