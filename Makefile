@@ -21,7 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,synth,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,onnx,synth,dev]"
 	touch $@
 
 install: $(VENV)/.installed

@@ -51,6 +51,7 @@ COMMANDS = {
     "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),
     "embed": Command("probe.embed:embed", "audio of any length → a table of vectors (Parquet or .npz)"),
     "similar": Command("probe.similar:similar", "the recordings nearest to a file, as a table and a page with players"),
+    "export": Command("models.export:export", "an encoder as torch.export or ONNX, checked to answer equally"),
     "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),
 }

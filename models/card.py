@@ -94,7 +94,7 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         "tracks; test tracks were used once. In brackets: 95 % bootstrap intervals over tracks (artists, where known). "
         "*Random copy*: the same architecture, untrained. *Hand-crafted*: the best of the feature sets in that column.",
         "",
-        "| task | metric | score | random copy | gain over it (paired) | hand-crafted | constant | layer | test clips |",
+        "| task | metric | score | random copy | gain over it (paired) | hand-crafted | constant | layer | clips |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     current, stale, above, below = weights_hash(encoder), False, 0, 0

@@ -6,6 +6,7 @@ code; every weight is mapped, or named as dropped, or refused.
 | source | kept | dropped |
 |---|---|---|
 | CLMR, native or Lightning file, old (`encoder.conv1.0.…`) or new names | the SampleCNN | projector, `fc`, copies |
+| CLMR, a classifier's file beside it (`--head`) | linear or one hidden layer, as `model.logits` | |
 | MERT, Hugging Face folder | everything | label embeddings, final projection, CQT head, where they were left in |
 | MERT, fairseq file | the encoder | the same heads, optimiser |
 | BEATs, pretrained or fine-tuned file | everything, the head and its class names | |
@@ -54,6 +55,7 @@ def import_checkpoint(
     source: tyro.conf.Positional[Path],
     out: tyro.conf.Positional[Path],
     *,
+    head: Path | None = None,
     sample_rate: int | None = None,
     license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
     force: bool = False,
@@ -63,6 +65,7 @@ def import_checkpoint(
     Args:
         source: CLMR's or BEATs' file, MERT's Hugging Face folder or fairseq file; recognised by its content.
         out: the folder to write.
+        head: CLMR's classifier, which is a file of its own (`0.weight`, `0.bias`); becomes `model.logits`.
         sample_rate: Hz, where the file doesn't tell it: CLMR's (22050, as published) and fairseq MERT's (24000).
         license: of the weights; the published one by default (MERT's is non-commercial).
         force: replace a folder that is there.
@@ -70,6 +73,8 @@ def import_checkpoint(
     if out.exists() and not force:
         raise ValueError(f"{out} is there already; give another folder, or --force to replace it.")
     found = read_checkpoint(source, sample_rate)
+    if head is not None:
+        found = _with_head(found, head)
     encoder = ModelEncoder(found.model)
     write_encoder(found.model, out, card(found, source, encoder, license or LICENSES[found.family]))
     parameters = sum(weight.numel() for weight in found.model.parameters())
@@ -109,7 +114,7 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
     names = ", ".join(list(weights)[:4]) or ", ".join(map(str, list(content)[:4]))
     raise ValueError(
         f"{path} is no checkpoint of CLMR, MERT or BEATs that is known; it has {names}. A linear head alone (0.weight, "
-        "0.bias) is no encoder: give the encoder's file."
+        "0.bias) is no encoder: give the encoder's file, and the head's as --head."
     )
 
 
@@ -135,6 +140,33 @@ def _clmr(path: Path, weights: dict[str, Tensor], sample_rate: int) -> Imported:
         raise ValueError(f"{path}: the first convolution has the shape {list(first.shape)}, CLMR's [128, 1, 3].")
     _load(path, model, named)
     return Imported(model.eval(), "CLMR", dropped)
+
+
+def _with_head(found: Imported, path: Path) -> Imported:
+    """The SampleCNN with CLMR's classifier: `0.weight`, `0.bias`, and `2.…` where it has a hidden layer."""
+    if not isinstance(found.model, SampleCNNModel):
+        raise ValueError(f"--head is for CLMR, whose classifier is a file of its own; this is {found.family}.")
+    content = safe_load(path)
+    content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    named = {
+        "head." + str(name).removeprefix("model."): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
+    known = [{"head.0.weight", "head.0.bias"}, {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}]
+    if set(named) not in known:
+        shown = ", ".join(map(str, list(content)[:4])) or "nothing"
+        raise ValueError(
+            f"{path} is no classifier of CLMR (0.weight, 0.bias, and 2. where it is an MLP); it has {shown}."
+        )
+    hidden = len(named["head.0.weight"]) if len(named) == 4 else 0
+    classes = len(named["head.2.weight" if hidden else "head.0.weight"])
+    config = found.model.config
+    model = SampleCNNModel(
+        SampleCNNConfig(sample_rate=config.sample_rate, init=config.init, classes=classes, head_hidden=hidden)
+    )
+    _load(path, model, found.model.state_dict() | named)
+    return Imported(model.eval(), found.family, found.dropped)
 
 
 FAIRSEQ = (

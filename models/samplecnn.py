@@ -40,6 +40,8 @@ class SampleCNNConfig(PretrainedConfig):
         width: multiplies `channels` (at least 4 remain), for small machines.
         excitation: hidden units of the squeeze-and-excitation per channel (published: 16); 0 leaves it out.
         init: "torch" (CLMR v2: PyTorch's defaults) or "kaiming" (CLMR v1: Kaiming-uniform convolutions).
+        classes: outputs of a head that was fitted on the frozen embedding (see `logits`); 0: none.
+        head_hidden: hidden units of that head; 0: it is linear.
 
     Raises:
         ValueError: lists that don't fit together, or strides that don't reduce a window to one frame.
@@ -55,6 +57,8 @@ class SampleCNNConfig(PretrainedConfig):
         width: float = 1.0,
         excitation: float = 0.0,
         init: str = "torch",
+        classes: int = 0,
+        head_hidden: int = 0,
         **kwargs: Any,
     ) -> None:
         if strides is None and sample_rate not in STRIDES:
@@ -68,6 +72,7 @@ class SampleCNNConfig(PretrainedConfig):
         self.width = width
         self.excitation = excitation
         self.init = init
+        self.classes, self.head_hidden = classes, head_hidden
         self._check()
         super().__init__(**kwargs)
 
@@ -141,6 +146,13 @@ def _block(
     return nn.Sequential(*modules)
 
 
+def _head(dim: int, hidden: int, classes: int) -> nn.Sequential:
+    """CLMR's classifier on the frozen embedding: linear, or with one hidden layer."""
+    if not hidden:
+        return nn.Sequential(nn.Linear(dim, classes))
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
 class SampleCNNModel(PreTrainedModel):
     """The encoder: whole windows of the waveform in, one embedding per window out.
 
@@ -160,6 +172,7 @@ class SampleCNNModel(PreTrainedModel):
             blocks.append(_block(channels[i], channels[i + 1], k, pool=k, excitation=config.excitation))
         blocks.append(_block(channels[-2], channels[-1], 3))
         self.sequential = nn.Sequential(*blocks)
+        self.head = _head(config.hidden_size, config.head_hidden, config.classes) if config.classes else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -184,6 +197,17 @@ class SampleCNNModel(PreTrainedModel):
     def layers(self) -> int:
         """Entries of `hidden_states`: only the embedding itself."""
         return 1
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of an imported head, per window: [..., dim] -> [..., classes]. CLMR averages a track's windows.
+
+        Raises:
+            ValueError: this model has no head.
+        """
+        if self.head is None:
+            raise ValueError("This SampleCNN has no head (classes = 0): import one with --head.")
+        scores: Tensor = self.head(hidden)
+        return scores
 
     def valid_frames(self, valid: Tensor) -> Tensor:
         """Windows that lie wholly in the first `valid` samples, at least one.
@@ -241,5 +265,6 @@ class SampleCNNModel(PreTrainedModel):
         """[windows, 1, samples] -> [windows, dim]; a long track goes in portions, unless in training."""
         # batch norm must see all windows of a batch at once while it trains or is calibrated
         frozen = not torch.is_grad_enabled() and not any(module.training for module in self.modules())
+        frozen = frozen and not torch.compiler.is_exporting()  # a graph knows no number of windows
         portions = windows.split(WINDOWS_AT_ONCE) if frozen else (windows,)
         return torch.cat([self.sequential(portion).flatten(1) for portion in portions])

@@ -83,6 +83,32 @@ def test_clmr_in_every_layout_is_the_published_network(tmp_path: Path, layout: s
     assert "license: apache-2.0" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("hidden", [0, 512])
+def test_clmr_with_its_classifier(tmp_path: Path, hidden: int) -> None:
+    """Scores of the published head on the published embedding, written out."""
+    draw = torch.Generator().manual_seed(5)
+    head = {
+        "0.weight": torch.randn(hidden or 50, 512, generator=draw),
+        "0.bias": torch.randn(hidden or 50, generator=draw),
+    }
+    if hidden:
+        head |= {"2.weight": torch.randn(50, hidden, generator=draw), "2.bias": torch.randn(50, generator=draw)}
+    torch.save(clmr_weights(), tmp_path / "clmr.pt")
+    saved: dict[str, Any] = {"state_dict": {f"model.{k}": v for k, v in head.items()}} if hidden else dict(head)
+    torch.save(saved, tmp_path / "head.pt")
+    import_checkpoint(tmp_path / "clmr.pt", tmp_path / "out", head=tmp_path / "head.pt")
+    model: Any = load_encoder(tmp_path / "out")
+    waveform = 0.1 * torch.randn(2, 59_049, generator=torch.Generator().manual_seed(1))
+    x = clmr_reference(clmr_weights(), waveform) @ head["0.weight"].T + head["0.bias"]
+    if hidden:
+        x = x.relu() @ head["2.weight"].T + head["2.bias"]
+    with torch.no_grad():
+        scores = model.model.logits(model.hidden_states(waveform)[:, 0, 0])
+    torch.testing.assert_close(scores, x, atol=1e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="no classifier of CLMR"):
+        import_checkpoint(tmp_path / "clmr.pt", tmp_path / "out2", head=tmp_path / "clmr.pt")
+
+
 def test_mert_from_fairseq_is_mert(tmp_path: Path) -> None:
     """Names by fairseq's scheme, written independently of the importer's patterns."""
     torch.manual_seed(0)

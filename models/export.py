@@ -1,0 +1,158 @@
+"""`groundbass export ENCODER OUT`: an encoder as a torch.export program (.pt2) or as ONNX, for those who deploy.
+
+The exported function is waveform [batch, samples] → hidden states [batch, layers, frames, dim] (or one layer), all
+samples being sound; any batch and any length. Before the file is put in place it is run on other shapes and compared.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .adapters import ModelEncoder
+from .encoder import load_encoder
+
+TOLERANCE = 1e-4  # other kernels add in another order
+
+
+class _Listen(nn.Module):
+    """`Encoder.hidden_states` as one module."""
+
+    def __init__(self, encoder: ModelEncoder, layer: int | None) -> None:
+        super().__init__()
+        self.model, self.layer = encoder.model, layer
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        states = torch.stack(self.model(waveform, output_hidden_states=True).hidden_states, dim=1)
+        bands = getattr(self.model, "bands", 1)
+        if bands > 1:
+            states = states.unflatten(2, (-1, bands)).mean(dim=3)
+        return states if self.layer is None else states[:, self.layer]
+
+
+def export(
+    encoder: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    *,
+    layer: int | None = None,
+    force: bool = False,
+) -> None:
+    """Write an encoder as a torch.export program or ONNX model, and check that it answers as the encoder does.
+
+    Input: waveform, float32 [batch, samples], mono, in [-1, 1], at the encoder's rate. Output: hidden_states, float32
+    [batch, layers, frames, dim]. Batch and samples are free.
+
+    Args:
+        encoder: a run, or a published or imported folder of groundbass.
+        out: X.pt2 (torch.export.load), or X.onnx (onnxruntime; needs `pip install 'groundbass[onnx]'`).
+        layer: only this layer: [batch, frames, dim]; negative ones count from the end.
+        force: replace OUT where it exists.
+
+    Raises:
+        FileExistsError: OUT exists.
+        ValueError: an encoder that is none of ours, a layer that it hasn't, or an export that answers differently.
+    """
+    if out.suffix not in (".pt2", ".onnx"):
+        raise ValueError(f"{out}: the ending says what to write, .pt2 or .onnx.")
+    if out.exists() and not force:
+        raise FileExistsError(f"{out} exists; choose another name, or replace it with --force.")
+    if out.suffix == ".onnx":
+        _need_onnx()
+    heard = load_encoder(encoder)
+    if not isinstance(heard, ModelEncoder):
+        raise ValueError(f"{encoder} is no model of groundbass; Hugging Face models are exported by `optimum`.")
+    if layer is not None and not -heard.layers <= layer < heard.layers:
+        raise ValueError(f"--layer {layer}: the encoder has the layers 0 to {heard.layers - 1}.")
+    module = _Listen(heard, layer).eval()
+    about = {
+        "sample_rate": heard.sample_rate, "frame_rate": heard.frame_rate, "layers": heard.layers, "dim": heard.dim,
+        "layer": layer,
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        part = Path(folder) / out.name
+        with _quiet(), torch.no_grad():
+            run = (_onnx if out.suffix == ".onnx" else _program)(module, _sound(heard, 2, 1.0), part, about)
+            difference = _compare(module, run, heard)
+        for file in Path(folder).iterdir():  # large ONNX models have their weights beside them
+            os.replace(file, out.parent / file.name)
+    size = out.stat().st_size / 1e6
+    print(f"{out}: {size:.1f} MB; on other batches and lengths it differs by at most {difference:.1e}.")
+
+
+def _program(module: nn.Module, sound: Tensor, path: Path, about: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    torch.export.save(_traced(module, sound), path, extra_files={"groundbass.json": json.dumps(about)})
+    answer: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    return answer
+
+
+def _traced(module: nn.Module, sound: Tensor) -> torch.export.ExportedProgram:
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention leaves a layout behind that other runtimes don't have
+        return torch.export.export(module, (sound,), dynamic_shapes={"waveform": free}, strict=False)
+
+
+def _onnx(module: nn.Module, sound: Tensor, path: Path, about: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    program = torch.onnx.export(
+        _traced(module, sound), (sound,), dynamo=True, verbose=False,
+        input_names=["waveform"], output_names=["hidden_states"],
+    )  # fmt: skip
+    assert program is not None
+    program.model.metadata_props.update({key: str(value) for key, value in about.items()})
+    program.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"waveform": x.numpy()})[0])
+
+
+def _need_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"ONNX needs the package {error.name}: pip install 'groundbass[onnx]'") from error
+
+
+def _sound(encoder: ModelEncoder, rows: int, seconds: float) -> Tensor:
+    samples = max(2 * encoder.shortest, round(seconds * encoder.sample_rate))
+    return 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(rows))
+
+
+def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], encoder: ModelEncoder) -> float:
+    """The largest difference on shapes that weren't traced."""
+    largest = 0.0
+    for rows, seconds in ((2, 1.0), (1, 3.0), (3, 2.3)):
+        sound = _sound(encoder, rows, seconds)
+        expected, found = module(sound), run(sound)
+        if expected.shape != found.shape or not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
+            raise ValueError(
+                f"the exported model answers differently on {list(sound.shape)}: {list(found.shape)} against "
+                f"{list(expected.shape)}; nothing was written."
+            )
+        largest = max(largest, float((expected - found).abs().max()))
+    return largest
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings; what goes wrong raises."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,84 @@
+"""Exported encoders: torch.export and ONNX answer as the encoder does, on shapes that weren't traced."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundbass import load_encoder
+from groundbass.models.beats import BeatsConfig, BeatsModel
+from groundbass.models.export import export
+from groundbass.models.mert import MertConfig, MertModel
+from groundbass.models.published import write_encoder
+from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
+from groundbass.pretrain.recipe import find
+
+KINDS = ("samplecnn", "mert", "mel", "beats")
+
+
+def model(kind: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    if kind == "samplecnn":
+        return SampleCNNModel(SampleCNNConfig(sample_rate=1000, strides=[3, 3, 3, 2], channels=[4, 4, 4, 8, 8, 8]))
+    if kind == "mel":
+        return find("masked.mert_debug").objective.build().encoder
+    if kind == "mert":
+        return MertModel(
+            MertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                       conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+        )  # fmt: skip
+    return BeatsModel(
+        BeatsConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, patch_dim=16,
+                    conv_pos=16, conv_pos_groups=2)
+    )  # fmt: skip
+
+
+@pytest.fixture(params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    write_encoder(model(request.param).eval(), tmp_path / request.param)
+    return tmp_path / request.param
+
+
+def sound(folder: Path, rows: int, seconds: float) -> torch.Tensor:
+    rate = load_encoder(folder).sample_rate
+    return 0.1 * torch.randn(rows, round(seconds * rate), generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.slow
+def test_programs_answer_as_the_encoder(folder: Path, tmp_path: Path) -> None:
+    export(str(folder), tmp_path / "e.pt2")
+    extra = {"groundbass.json": ""}
+    program = torch.export.load(tmp_path / "e.pt2", extra_files=extra).module()
+    encoder = load_encoder(folder)
+    assert json.loads(extra["groundbass.json"])["sample_rate"] == encoder.sample_rate
+    for rows, seconds in ((1, 20.3), (5, 0.9)):
+        x = sound(folder, rows, seconds)
+        torch.testing.assert_close(program(x), encoder.hidden_states(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_answers_as_the_encoder(folder: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export(str(folder), tmp_path / "e.onnx", layer=-1)
+    session = onnxruntime.InferenceSession(tmp_path / "e.onnx", providers=["CPUExecutionProvider"])
+    encoder = load_encoder(folder)
+    assert session.get_modelmeta().custom_metadata_map["sample_rate"] == str(encoder.sample_rate)
+    for rows, seconds in ((1, 20.3), (5, 0.9)):
+        x = sound(folder, rows, seconds)
+        (found,) = session.run(None, {"waveform": x.numpy()})
+        np.testing.assert_allclose(found, encoder.hidden_states(x)[:, -1].numpy(), atol=1e-4, rtol=1e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["e.onnx", folder.name])
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    write_encoder(model("samplecnn").eval(), tmp_path / "e")
+    with pytest.raises(ValueError, match=r"\.pt2 or \.onnx"):
+        export(str(tmp_path / "e"), tmp_path / "e.tflite")
+    with pytest.raises(ValueError, match="layers 0 to 0"):
+        export(str(tmp_path / "e"), tmp_path / "e.pt2", layer=3)
+    (tmp_path / "e.pt2").write_text("mine")
+    with pytest.raises(FileExistsError, match="--force"):
+        export(str(tmp_path / "e"), tmp_path / "e.pt2")
+    assert (tmp_path / "e.pt2").read_text() == "mine"
