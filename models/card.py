@@ -108,7 +108,7 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         stale = stale or old
         cells = [
             f"{_task(result)}{' †' if old else ''}",
-            " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key)),
+            str(result.get("metric_name") or " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key))),
             _interval(result["score"]),
             _interval(random),
             _interval(gain),

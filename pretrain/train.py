@@ -149,6 +149,8 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.micro(accelerator.num_processes)
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip or 0.0
         plugin.deepspeed_config["zero_allow_untested_optimizer"] = True
+        if plugin.zero_stage == 3:  # the published encoder needs whole weights
+            plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
 
 
 @contextmanager
