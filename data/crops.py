@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from .batch import Batch, Example, collate, key_id
 from .loader import Loader, loader
-from .track import Manifest
+from .track import WEIGHT, Manifest
 
 __all__ = ["Batch", "CropConfig", "Crops", "Example", "Loader", "collate", "key_id", "loader", "permute"]
 
@@ -58,7 +58,8 @@ class Crops(Dataset[Example]):
 
     With epoch="track" an epoch is a permutation of the tracks. With "duration" its length is the whole duration over
     the crop's, rounded; every track gets its share, up or down to a whole number, and which of the two changes from
-    epoch to epoch (systematic sampling), so that short tracks are heard in proportion too.
+    epoch to epoch (systematic sampling), so that short tracks are heard in proportion too. A column `weight` in the
+    manifest multiplies what a track counts; the lightest counts as without one.
     Raises ValueError where no track is left.
     """
 
@@ -76,9 +77,12 @@ class Crops(Dataset[Example]):
         rate = manifest.column("sample_rate")[self.tracks].astype(np.int64)
         self.lengths = own * config.sample_rate // rate  # samples at our rate, rounded down: all of them can be read
         self._keys, self._paths = manifest.table["key"].combine_chunks(), manifest.table["path"].combine_chunks()
-        self._heard = np.cumsum(self.lengths)
-        whole = max(1, round(int(self._heard[-1]) / config.crop_samples))
-        self.epoch_length = len(self.tracks) if config.epoch == "track" else whole
+        weights = manifest.column(WEIGHT)[self.tracks] if WEIGHT in manifest.table.column_names else None
+        self._weighted = weights is not None and bool((weights != weights[0]).any())
+        mass = self.lengths if config.epoch == "duration" else np.ones(len(self.tracks), dtype=np.int64)
+        self._heard = np.cumsum(mass * weights / weights.min() if weights is not None and self._weighted else mass)
+        unit = config.crop_samples if config.epoch == "duration" else 1
+        self.epoch_length = max(1, round(float(self._heard[-1]) / unit))
 
     def __len__(self) -> int:
         return self.epoch_length
@@ -97,7 +101,7 @@ class Crops(Dataset[Example]):
     def rows(self, epoch: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The manifest's rows behind some positions; nothing is stored that grows with the epoch."""
         shuffled = permute(positions, self.epoch_length, _hash(self.seed, epoch, _ORDER))
-        if self.config.epoch == "track":
+        if self.config.epoch == "track" and not self._weighted:
             return np.asarray(self.tracks[shuffled])
         share = _hash(self.seed, epoch, _SHARE) / 2.0**64
         # crop n belongs to the track in whose stretch of the total duration the point (n + share) / epoch_length lies

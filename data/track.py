@@ -29,6 +29,7 @@ FIELDS = pa.schema(
     ]
 )
 LABEL = "label."  # label columns are named label.<name>
+WEIGHT = "weight"  # a column of mixtures: how often a track is heard, against the others
 METADATA = b"groundbass"  # schema metadata: {"version", "root"}
 
 

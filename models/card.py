@@ -108,7 +108,9 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         stale = stale or old
         cells = [
             f"{_task(result)}{' †' if old else ''}",
-            str(result.get("metric_name") or " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key))),
+            str(
+                result.get("metric_name") or " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key))
+            ),
             _interval(result["score"]),
             _interval(random),
             _interval(gain),
@@ -131,6 +133,10 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
 def _task(result: dict[str, Any]) -> str:
     protocol = result.get("protocol", "linear")
     return str(result.get("task")) + ("" if protocol == "linear" else f" ({protocol})")
+
+
+def _metric(result: dict[str, Any]) -> str:
+    return str(result.get("metric_name") or " ".join(str(result[k]) for k in ("metric", "unit") if result.get(k)))
 
 
 def _crafted(baselines: dict[str, Any]) -> str:

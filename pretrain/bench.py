@@ -25,6 +25,7 @@ from ..data.scan import scan_folder
 from ..models.mert import MertConfig
 from . import optim
 from .dryrun import random_batches
+from .hardware import PEAK_BF16
 from .mixture import Mixture, draw_segments, mix
 from .objective import draw_seeds
 from .objectives import masked
@@ -32,9 +33,6 @@ from .objectives.tokens import Tokens, beats_iter1, take
 from .recipe import Recipe
 from .targets.cqt import CQTSettings
 from .targets.rvq import RVQSettings
-
-PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
-"""Dense bf16 FLOP/s by the vendor's data sheets."""
 
 
 class Row(TypedDict):

@@ -61,8 +61,8 @@ def write_optimizer(folder: Path, state: dict[str, Any]) -> None:
     torch.save(state, folder / "optimizer.pt")
 
 
-def finish(folder: Path, step: int, ranks: int, keep_last: int) -> Checkpoint:
-    """Add the checksums, rename to ``step_N`` and remove all but the newest `keep_last`."""
+def finish(folder: Path, step: int, ranks: int, keep_last: int, keep_every: int | None = None) -> Checkpoint:
+    """Add the checksums, rename to ``step_N``; only the newest `keep_last` and multiples of `keep_every` stay."""
     files = {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / "checkpoint.json").write_text(json.dumps({"step": step, "ranks": ranks, "files": files}, indent=1))
     _flush(folder)
@@ -71,7 +71,8 @@ def finish(folder: Path, step: int, ranks: int, keep_last: int) -> Checkpoint:
         shutil.rmtree(final)
     os.replace(folder, final)
     for old in _folders(folder.parent)[keep_last:]:
-        shutil.rmtree(old)
+        if keep_every is None or int(old.name[5:]) % keep_every:
+            shutil.rmtree(old)
     return Checkpoint(final, step, ranks)
 
 

@@ -9,19 +9,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
+from ..data import mixture
 from ..data.hf_dataset import is_dataset
 from ..data.shards import is_sharded
 from . import distributed
 from .objective import Objective
 from .recipe import Recipe, addresses, find
+from .record import write_json
 from .train import STOPPED, train
 
-USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--avoid CORPUS:ROOT] [--optim.lr 2e-4] …
+USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
+                           [--optim.lr 2e-4] …
        groundbass pretrain --from RUN/recipe.json --run NEW [--data MANIFEST]
        groundbass pretrain ADDRESS --dry-run
        groundbass pretrain ADDRESS --help      every field of the recipe
@@ -30,7 +33,7 @@ USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST --run RUN [--avoid
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
 
-PLACES = ("--data", "--run", "--root", "--avoid", "--dry-run")
+PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--dry-run")
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,13 @@ class Options:
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     """what is learned"""
-    data: Path | None = None
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DATA[=WEIGHT]")] = ()
     """a manifest (Parquet), a folder of shards, a data set of the library `datasets` (saved to disk, Parquet with a
-    column of audio, WebDataset), or a folder of audio, which is scanned into RUN/manifest.parquet"""
+    column of audio, WebDataset), or a folder of audio, which is scanned into RUN/manifest.parquet; or several
+    manifests with weights, as in music.parquet=2 speech.parquet=0.5: how often each is heard for its length"""
+    same: Literal["bytes", "sound"] = "bytes"
+    """what several manifests share is heard once: files of the same bytes, or the same sound (found by fingerprints,
+    re-encoded or cut)"""
     run: Path | None = None
     """the run's folder; one that holds this run already goes on"""
     root: Path | None = None
@@ -73,10 +80,10 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         print(_plan(address, options.recipe))
         return 0
-    if options.data is None or options.run is None:
-        missing = "--data MANIFEST" if options.data is None else "--run RUN"
+    if not options.data or options.run is None:
+        missing = "--run RUN" if options.data else "--data MANIFEST"
         raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
-    manifest = manifest_of(options.data, options.run)
+    manifest = mixture_of(options.data, options.run, options.same)
     if options.avoid:
         manifest = avoiding(manifest, options.avoid, options.run, options.root)
     steps = train(
@@ -115,12 +122,9 @@ def _overrides(words: list[str]) -> Iterator[str]:
     """The words that change the recipe, without places: what `--from` gives again."""
     skip = False
     for word in words:
-        option = word.partition("=")[0].replace("_", "-")
-        if skip:
-            skip = False
-        elif option in PLACES:
-            skip = "=" not in word and option != "--dry-run"
-        else:
+        if word.startswith("--"):
+            skip = word.partition("=")[0].replace("_", "-") in PLACES
+        if not skip:
             yield word
 
 
@@ -140,7 +144,48 @@ def manifest_of(data: Path, run: Path) -> Path:
     return found
 
 
-def avoiding(manifest: Path, avoid: Sequence[str], run: Path, root: Path | None = None) -> Path:
+def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] = "bytes") -> Path | str:
+    """The one manifest, or several with their weights as RUN/manifest.mixed.parquet; made once.
+
+    What was left out since an earlier manifest holds it too is counted in RUN/mixture.json, and a run that goes on must
+    mix the same.
+    """
+    urls = [word for word in data if "://" in word]
+    if urls and len(data) > 1:
+        raise ValueError(f"{urls[0]} is a URL of shards: give it alone, or mix manifests before they are packed.")
+    if urls:
+        return urls[0]
+    parts = [mixture.parse(word) for word in data]
+    if len(parts) == 1:
+        return manifest_of(parts[0].path, run)
+    for part in parts:
+        if part.path.is_dir():
+            raise ValueError(f"{part.path} is a folder: several --data are manifests (groundbass data scan makes one).")
+    made, listed = run / "manifest.mixed.parquet", run / "mixture.json"
+    asked = {"data": list(data), "same": same}
+    distributed.join()
+    with distributed.main_first():
+        if made.exists():
+            told = json.loads(listed.read_text(encoding="utf-8"))
+            if {name: told[name] for name in asked} != asked:
+                raise ValueError(
+                    f"{run} was begun on {' '.join(told['data'])} (--same {told['same']}); it can't go on with other "
+                    "manifests or weights. Give the same, or another --run."
+                )
+            return made
+        run.mkdir(parents=True, exist_ok=True)
+        manifest, left_out = mixture.mixed(parts, by_sound=same == "sound")
+        write_json(listed, asked | {"left_out": left_out})
+        manifest.write(made)
+        print(
+            f"--data: {len(manifest)} tracks of {len(parts)} manifests; {sum(left_out.values())} that an earlier one "
+            f"holds too were left out, see {listed}",
+            file=sys.stderr,
+        )
+    return made
+
+
+def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path | None = None) -> Path:
     """The manifest without the recordings that are in `avoid` too, as RUN/manifest.avoiding.parquet; made once.
 
     What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.
@@ -160,7 +205,7 @@ def avoiding(manifest: Path, avoid: Sequence[str], run: Path, root: Path | None 
                 )
             return kept
         run.mkdir(parents=True, exist_ok=True)
-        whole = Manifest.open(manifest, root)
+        whole = Manifest.open(str(manifest), root)
         hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_of(place)).hits]
         rest = overlap.without(whole, hits)
         if not len(rest):

@@ -16,6 +16,8 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .clock import section
+
 COLLECTIVE_MINUTES = 30
 """A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
 
@@ -70,7 +72,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(ranks())]
-        dist.all_gather(parts, tensor.contiguous())
+        with section("communication"):
+            dist.all_gather(parts, tensor.contiguous())
         ctx.batch = len(tensor)
         return torch.cat(parts)
 
@@ -79,7 +82,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # reduce_scatter would send less, but gloo has none
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
+        with section("communication"):
+            dist.all_reduce(total)
         return total[rank() * ctx.batch : (rank() + 1) * ctx.batch]
 
 
@@ -87,14 +91,16 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.contiguous().clone()
-        dist.all_reduce(total)
+        with section("communication"):
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
+        with section("communication"):
+            dist.all_reduce(total)
         return total
 
 

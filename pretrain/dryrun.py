@@ -6,12 +6,14 @@ import copy
 import itertools
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.crops import Batch
 from ..data.track import Manifest
@@ -45,7 +47,7 @@ class Snapshot:
 
 
 def dry_run(training: Training, manifest: Manifest) -> bool:
-    """Train one step on random audio in the recipe's shapes, then put everything back as it was.
+    """Train one step on random audio in the recipe's shapes, count its FLOPs, then put everything back as it was.
 
     Returns False under DeepSpeed, whose engine can't be put back: there nothing is done. What an objective says about
     labels without information is not heard here, since those of noise may carry none.
@@ -53,8 +55,12 @@ def dry_run(training: Training, manifest: Manifest) -> bool:
     if training.accelerator.distributed_type == DistributedType.DEEPSPEED:
         return False
     before = Snapshot(training)
+    counter = FlopCounterMode(display=False)
     try:
-        train_step(training, random_batches(training.recipe, manifest), step=0)
+        # a compiled graph can't be counted
+        with nullcontext() if training.recipe.compile else counter:
+            train_step(training, random_batches(training.recipe, manifest), step=0)
+        training.flops = float(counter.get_total_flops()) or None
     except TrainingStopped:
         pass
     finally:

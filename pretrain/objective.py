@@ -64,6 +64,9 @@ class Objective(nn.Module):
         folder is prepared again when it resumes: what is there already is loaded.
         """
 
+    def encoder_loaded(self) -> None:
+        """Follow an encoder whose weights came from elsewhere (`--init`): EMA teachers begin as it. After `build`."""
+
     def place(self, device: torch.device) -> None:
         """Move what is no state (frozen teachers) to `device`. Called once, after `prepare`."""
 

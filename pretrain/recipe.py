@@ -63,6 +63,10 @@ class Recipe:
     """of the arithmetic; weights and optimiser stay float32"""
     compile: bool = False
     """torch.compile the encoder"""
+    checkpoint_activations: bool = False
+    """compute the encoder's activations again in the backward pass: less memory, a quarter more time"""
+    init: str | None = None
+    """begin with the weights of this encoder: a run, a published or an imported folder of the same shape"""
     seed: int = 0
     """of weights, crops, augmentation, masks and dropout"""
     nonfinite: Literal["stop", "skip"] = "stop"
@@ -72,7 +76,13 @@ class Recipe:
     checkpoint_every: int = 1000
     """steps between checkpoints; one is always written at the end"""
     keep_last: int = 2
-    """checkpoints that are kept"""
+    """newest checkpoints that are kept"""
+    keep_every: int | None = None
+    """also keep checkpoints whose step is a multiple of this"""
+    probe_every: int = 0
+    """steps between probes of the published encoder, in a process of its own; 0: none"""
+    probe_tasks: tuple[str, ...] = ()
+    """what those probes ask, as `groundbass probe` takes it: synth:PATH, folder:PATH, gtzan_genre, …"""
     workers: int = 2
     """loader processes per rank"""
     max_bad_share: float = 0.01
@@ -85,6 +95,12 @@ class Recipe:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.probe_every < 0 or (self.probe_every and not self.probe_tasks):
+            raise ValueError(
+                f"probe_every is {self.probe_every}: it needs --probe-tasks, for example synth:CORPUS or gtzan_genre."
+            )
+        if self.keep_every is not None and self.keep_every < 1:
+            raise ValueError(f"keep_every is {self.keep_every}, but it must be at least 1.")
         if not (self.optim.lr >= 0 and math.isfinite(self.optim.lr)):
             raise ValueError(f"optim.lr is {self.optim.lr}, but a learning rate is a finite number of at least 0.")
 
@@ -127,7 +143,10 @@ class Recipe:
         return share // micro
 
 
-FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep_last", "workers", "trackers", "max_bad_share"})
+FREE = frozenset(
+    {"steps", "log_every", "checkpoint_every", "keep_last", "keep_every", "workers", "trackers", "max_bad_share"}
+    | {"probe_every", "probe_tasks"}
+)
 """What may differ when a run folder goes on: how long, how it is logged, where it runs."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.track import Manifest
+from .hardware import hardware
 from .recipe import Recipe, differences, resolved
 
 SCHEMA = 1
@@ -23,7 +21,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "soundfi
 
 
 def describe(
-    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path
+    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str
 ) -> dict[str, Any]:
     """The contents of recipe.json: what is needed to repeat the run, and to know whether it was."""
     return {
@@ -32,7 +30,7 @@ def describe(
         "overrides": list(overrides),
         "recipe": resolved(recipe),
         "manifest": {
-            "path": str(data.resolve()),
+            "path": str(data) if "://" in str(data) else str(Path(data).resolve()),
             "hash": manifest_hash(manifest),
             "tracks": len(manifest),
             "hours": float(manifest.seconds().sum()) / 3600,
@@ -41,17 +39,6 @@ def describe(
         "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
         "git": _git_hash(),
     }
-
-
-def hardware() -> str:
-    """What one rank computes on, in a few words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

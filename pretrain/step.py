@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data.crops import Batch
 from . import distributed
+from .clock import section
 from .objective import Loss, Objective, TrainingStopped, draw_seed
 from .optim import schedule
 from .recipe import Recipe
@@ -32,6 +33,7 @@ class Training:
     objective: Objective
     model: Any  # the objective as Accelerate wrapped it (DDP, DeepSpeed, FSDP)
     optimizer: Any
+    flops: float | None = None  # of a step on this rank, counted in the dry run
 
     @property
     def sharded(self) -> bool:
@@ -75,29 +77,33 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     reference = torch.ones((), device=accelerator.device)
     for micro in range(accumulation):
         began = time.perf_counter()
-        batch = next(batches).to(accelerator.device)
+        with section("data"):
+            batch = next(batches).to(accelerator.device)
         wait += time.perf_counter() - began
         keys += batch.keys
         torch.manual_seed(draw_seed(recipe.seed, step, micro, accelerator.process_index))
         last = accelerator.sync_gradients = micro == accumulation - 1
         with nullcontext() if last else accelerator.no_sync(training.model):
-            loss: Loss = training.model(batch, step)
+            with section("forward"):
+                loss: Loss = training.model(batch, step)
             tallies.append(_tally(loss, stop_asked))
             if micro == 0:
                 reference = (tallies[0][1] * accumulation).clamp(min=1e-12).float()
-            accelerator.backward(loss.value * (loss.weight.float() * accelerator.num_processes / reference))
+            with section("backward"):
+                accelerator.backward(loss.value * (loss.weight.float() * accelerator.num_processes / reference))
         losses.append(Loss(loss.value.detach(), loss.weight.detach().float(), loss.metrics))
 
     total, weight, asked = (float(number) for number in torch.stack(tallies).sum(0))
     mean = total / weight if weight else 0.0
-    norm = _finish_gradient(training, float(reference) / weight if weight else 0.0)
-    skipped = _complaint(training, step, mean, norm, losses, keys)
-    if skipped is None or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and must be told
-        training.optimizer.step()
-    training.optimizer.zero_grad()
-    torch.manual_seed(draw_seed(recipe.seed, step))
-    with torch.no_grad():
-        training.objective.after_step(step)
+    with section("optimiser"):
+        norm = _finish_gradient(training, float(reference) / weight if weight else 0.0)
+        skipped = _complaint(training, step, mean, norm, losses, keys)
+        if skipped is None or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and must be told
+            training.optimizer.step()
+        training.optimizer.zero_grad()
+        torch.manual_seed(draw_seed(recipe.seed, step))
+        with torch.no_grad():
+            training.objective.after_step(step)
     metrics = _mean_metrics(losses, weight) if training.objective.logs else {}
     return Step(mean, learning_rate, norm, asked > 0, skipped, wait, metrics)
 

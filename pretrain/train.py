@@ -5,6 +5,8 @@ RUN/loss.jsonl         deterministic: the same recipe and data give the same byt
 RUN/timing.jsonl       what depends on the machine: seconds per step, seconds of audio per second, memory
 RUN/checkpoints/       where the run goes on when it is started again
 RUN/encoder/           the newest encoder in published form: what `groundbass.load_encoder(RUN)` finds
+RUN/alarms.jsonl       what went wrong slowly, in words (see `watch`)
+RUN/probes/            what `--probe-every` measured on the way
 RUN/trackers/          TensorBoard and its like
 """
 
@@ -23,8 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-from tqdm import tqdm
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
 
 from ..data.crops import Crops, Loader, loader
 from ..data.shards import open_data
@@ -32,10 +33,13 @@ from ..data.track import Manifest
 from ..models.published import write_encoder
 from . import checkpoint, distributed, optim
 from .dryrun import dry_run
+from .log import Log
 from .objective import Objective, draw_seed
+from .probing import Prober
 from .recipe import Recipe
-from .record import Lines, check_same, describe, write_json
-from .step import Step, Training, train_step
+from .record import check_same, describe, write_json
+from .start import start_from
+from .step import Training, train_step
 
 STOPPED = 75
 """Exit code of a run that a SIGTERM ended after its checkpoint (EX_TEMPFAIL): start the same command again to go on."""
@@ -43,7 +47,7 @@ STOPPED = 75
 
 def train(
     recipe: Recipe,
-    data: Path,
+    data: Path | str,
     run: Path,
     *,
     root: Path | None = None,
@@ -76,6 +80,10 @@ def train(
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
+    init = None
+    if recipe.init is not None:
+        init = start_from(objective.encoder, recipe.init)
+        objective.encoder_loaded()
 
     # 4. The run folder: a new one, or this run's.
     record = describe(recipe, address, overrides, manifest, data)
@@ -84,7 +92,7 @@ def train(
         run.mkdir(parents=True, exist_ok=True)
     objective.prepare(manifest, run)
     if processes.is_main_process and known != record["recipe"]:  # new, or longer than it was
-        record |= {"ranks": processes.num_processes, "objective": objective.provenance()}
+        record |= {"ranks": processes.num_processes, "objective": objective.provenance(), "init": init}
         write_json(run / "recipe.json", record)
 
     # 5. The machine: devices, precision, wrappers.
@@ -92,6 +100,8 @@ def train(
     if accelerator.num_processes > 1:
         distributed.synchronise_batch_norm(objective.to(accelerator.device))
     objective.place(accelerator.device)
+    if recipe.checkpoint_activations:
+        _checkpoint_activations(objective)
     if recipe.compile:
         objective.compile_encoder()
     _tell_deepspeed(accelerator, recipe)
@@ -109,15 +119,20 @@ def train(
     dry_run(training, manifest)
 
     # 8. The steps.
-    with _loader(training, crops, first) as batches, _Log(training, run, first) as log, _sigterm() as asked:
+    prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
+    with _loader(training, crops, first) as batches, Log(training, run, first) as log, _sigterm() as asked:
         for step in range(first, recipe.steps):
             result = train_step(training, batches, step, asked.is_set())
             log.write(step + 1, result)
             done = step + 1 == recipe.steps or result.stop_asked
-            if done or (step + 1) % recipe.checkpoint_every == 0:
-                _save(training, run, step + 1)
+            probing = recipe.probe_every > 0 and (step + 1) % recipe.probe_every == 0
+            if done or probing or (step + 1) % recipe.checkpoint_every == 0:
+                log.saved(_save(training, run, step + 1))
+                prober.after(step + 1)
             if done:
                 break
+    if step + 1 == recipe.steps:
+        prober.finish()
 
     # 9. Where things are.
     if result.stop_asked and step + 1 < recipe.steps:
@@ -140,6 +155,15 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
         kwargs_handlers=[ddp],
     )
+
+
+def _checkpoint_activations(objective: Objective) -> None:
+    if not objective.encoder.supports_gradient_checkpointing:
+        raise ValueError(
+            f"{type(objective.encoder).__name__} can't compute its activations again; drop --checkpoint-activations "
+            "and lower --micro-batch."
+        )
+    objective.encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
@@ -199,8 +223,9 @@ def _resume(training: Training, run: Path, say: Any) -> int:
     return saved.step
 
 
-def _save(training: Training, run: Path, step: int) -> None:
-    """Write a checkpoint and the published encoder; every rank takes part, rank 0 writes."""
+def _save(training: Training, run: Path, step: int) -> float:
+    """Write a checkpoint and the published encoder; every rank takes part, rank 0 writes. Returns the seconds."""
+    began = time.perf_counter()
     accelerator, objective = training.accelerator, training.objective
     part = checkpoint.begin(run, step) if accelerator.is_main_process else run / "checkpoints" / f".step_{step}.part"
     accelerator.wait_for_everyone()
@@ -218,74 +243,10 @@ def _save(training: Training, run: Path, step: int) -> None:
         else:
             scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
             checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
-        checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last)
+        checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every)
         write_encoder(encoder, run / "encoder")
     accelerator.wait_for_everyone()
-
-
-class _Log:
-    """Progress bar, loss.jsonl, timing.jsonl and trackers; only rank 0 has them."""
-
-    def __init__(self, training: Training, run: Path, first: int) -> None:
-        self._training, self._main = training, training.accelerator.is_main_process
-        self._began, self._since, self._wait = time.perf_counter(), first, 0.0
-        if not self._main:
-            return
-        self._loss, self._timing = Lines(run / "loss.jsonl", first), Lines(run / "timing.jsonl", first)
-        self._bar = tqdm(total=training.recipe.steps, initial=first, unit="step", desc="pretrain", dynamic_ncols=True)
-        if training.recipe.trackers:
-            training.accelerator.init_trackers("trackers")
-
-    def write(self, step: int, result: Step) -> None:
-        """Take note of a step; every `log_every` steps a line is written."""
-        self._wait += result.wait_seconds
-        if not self._main:
-            return
-        self._bar.update()
-        if result.skipped:
-            tqdm.write(result.skipped)
-        if step % self._training.recipe.log_every and step != self._training.recipe.steps:
-            return
-        line = {"step": step, "loss": result.loss, "lr": result.learning_rate, "gradient_norm": result.gradient_norm}
-        line |= result.metrics
-        if step % self._training.recipe.log_every == 0:
-            self._loss.write(line)
-        timing = self._clock(step)
-        self._timing.write(timing)
-        self._bar.set_postfix_str(f"loss {result.loss:.4g}, {timing['audio_seconds_per_second']:.0f} s of audio/s")
-        self._training.accelerator.log(
-            {**{name: value for name, value in line.items() if name != "step"}, **_timing_names(timing)}, step=step
-        )
-
-    def _clock(self, step: int) -> dict[str, float]:
-        """What the steps since the last line took."""
-        now, steps = time.perf_counter(), max(step - self._since, 1)
-        seconds = (now - self._began) / steps
-        line = {
-            "step": step,
-            "seconds_per_step": seconds,
-            "audio_seconds_per_second": self._training.recipe.seconds_per_step / seconds,
-            "data_wait_share": self._wait / max(now - self._began, 1e-9),
-        }
-        if torch.cuda.is_available():
-            line["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self._began, self._since, self._wait = now, step, 0.0
-        return line
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            self._bar.close()
-            self._loss.close()
-            self._timing.close()
-            for tracker in self._training.accelerator.trackers:
-                tracker.finish()
-
-
-def _timing_names(timing: dict[str, float]) -> dict[str, float]:
-    return {f"timing/{name}": value for name, value in timing.items() if name != "step"}
+    return time.perf_counter() - began
 
 
 def _announcement(
@@ -305,9 +266,18 @@ def _announcement(
             f"{recipe.steps * recipe.batch_size / crops.epoch_length:.1f} epochs)",
             f"  model   {encoder:,} parameters in the encoder, {trained:,} trained",
             f"  machine {ranks} process(es) on {training.accelerator.device.type}, {recipe.accumulation(ranks)} "
-            f"micro-batch(es) per step, precision {recipe.precision}",
+            f"micro-batch(es) per step, precision {recipe.precision}{_strategy(training)}",
         ]
     )
+
+
+def _strategy(training: Training) -> str:
+    """How parameters and gradients are divided, where there is more than one rank."""
+    plugin = training.accelerator.state.deepspeed_plugin
+    if plugin is not None:
+        return f", ZeRO-{plugin.zero_stage}"
+    kind = training.accelerator.distributed_type
+    return ", FSDP" if kind == DistributedType.FSDP else ", DDP" if training.accelerator.num_processes > 1 else ""
 
 
 @contextmanager

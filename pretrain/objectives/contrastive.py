@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from ...data.augment import clmr_chain
 from ...data.crops import Batch, CropConfig
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
+from ..clock import section
 from ..distributed import gather, rank
 from ..objective import Loss, Objective, draw_seeds
 from ..recipe import Optim, Recipe
@@ -115,7 +116,7 @@ class ContrastiveObjective(Objective):
 
     def _embed_chunk(self, waveform: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         if self.augment is not None:
-            with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+            with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
                 waveform = self.augment(waveform, seeds)
         if self.config.chunk is None or not torch.is_grad_enabled():
             return self._project(waveform)

@@ -24,6 +24,7 @@ from torch.nn import functional
 from ...data.crops import CropConfig
 from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
+from ..clock import section
 from ..distributed import all_reduce_sum, ranks
 from ..masking import uniform
 from ..objective import Loss, Objective, TrainingStopped, draw_seeds, example_index
@@ -119,6 +120,10 @@ class Latent(Objective):
         self.clip_head = nn.Linear(shape.hidden_size, shape.hidden_size)
         self._spread: Tensor | None = None
 
+    def encoder_loaded(self) -> None:
+        """The teacher begins as the encoder."""
+        self.teacher.load_state_dict(self.encoder.state_dict())
+
     def train(self, mode: bool = True) -> Latent:
         """The teacher never drops anything."""
         super().train(mode)
@@ -134,7 +139,7 @@ class Latent(Objective):
         model, config = self.encoder, self.config
         check_rate(batch, model.config.sample_rate)
         waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
-        with torch.no_grad():
+        with torch.no_grad(), section("targets"):
             fbank = model.fbank(waveform)
             rows = fbank.shape[1] // model.config.patch_size
             inside = time_mask(model.valid_patches(valid), rows * model.bands)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ...data.crops import CropConfig
 from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
+from ..clock import section
 from ..masking import Masking, noise_fill
 from ..mixture import Mixture, mix
 from ..objective import Loss, Objective, draw_seeds, example_index
@@ -164,7 +165,8 @@ class Masked(Objective):
         frames = self.encoder.frames(clean.shape[1])
         valid_frames = self.encoder.valid_frames(valid).clamp(max=frames)
         mask = self.config.masking.draw(valid_frames, frames, draw_seeds(self.seed, index, MASK))
-        wanted = self._compute_targets(batch, clean, frames, valid_frames)
+        with section("targets"):
+            wanted = self._compute_targets(batch, clean, frames, valid_frames)
 
         heard = clean
         if self.training:

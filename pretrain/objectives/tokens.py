@@ -27,6 +27,7 @@ from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
+from ..clock import section
 from ..masking import uniform
 from ..objective import Loss, Objective, draw_seeds, example_index
 from ..recipe import Optim, Recipe
@@ -164,7 +165,7 @@ class Tokens(Objective):
         """
         check_rate(batch, self.encoder.config.sample_rate)
         waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
-        with torch.no_grad():
+        with torch.no_grad(), section("targets"):
             fbank = self.encoder.fbank(waveform)
             labels = self.labels(waveform, fbank, valid)
         total = labels.shape[1]

@@ -1,0 +1,68 @@
+"""`--probe-every N`: the encoder as it is now, copied and probed in a process of its own, while training goes on.
+
+RUN/probes/step_N/ has the copy, the results and what the probe printed; `groundbass report RUN` draws them over steps.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+class Prober:
+    """Probes of one run, one at a time. tasks: as `groundbass probe` takes them; an entry may hold options too."""
+
+    def __init__(self, run: Path, every: int, tasks: Sequence[str], say: Callable[[str], None]) -> None:
+        self._run, self._every, self._say = run, every, say
+        self._words = [word for task in tasks for word in shlex.split(task)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = run
+
+    def after(self, step: int) -> None:
+        """Probe RUN/encoder if this step is one for it; a probe that still runs is not disturbed."""
+        if not self._every or step % self._every:
+            return
+        if self._process is not None and self._process.poll() is None:
+            self._say(f"The probe in {self._folder} still runs, so step {step} isn't probed; raise --probe-every.")
+            return
+        self._judge()
+        self._folder = self._run / "probes" / f"step_{step}"
+        if (self._folder / "results.json").is_file():  # a resumed run comes by again
+            self._process = None
+            return
+        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.copytree(self._run / "encoder", self._folder / "encoder")
+        # its own baselines are those of the finished run: here the curve is what counts
+        command = [sys.executable, "-m", "groundbass.cli", "probe", str(self._folder / "encoder"), *self._words]
+        command += ["--out", str(self._folder), "--baselines", "constant"]
+        if "--device" not in self._words:
+            command += ["--device", "cpu"]
+        alone = {name: value for name, value in os.environ.items() if name not in _RANKS}
+        with (self._folder / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=alone, start_new_session=True
+            )
+
+    def finish(self) -> None:
+        """Wait for the last one."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._say(f"Waiting for the probe in {self._folder}.")
+        self._process.wait()
+        self._judge()
+        self._process = None
+
+    def _judge(self) -> None:
+        if self._process is not None and self._process.returncode:
+            lines = (self._folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            self._say(f"The probe in {self._folder} failed: {lines[-1] if lines else 'it said nothing'}")
+
+
+_RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"}
+_RANKS |= {"ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"}
