@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 BAD_SHARE = 0.01
 PREFETCH = 2  # batches in advance per worker
+MOST_RESTARTS = 3  # of the workers in one run
 
 
 def loader(
@@ -69,17 +72,30 @@ class Loader(Iterator[Batch]):
         self.bad: dict[str, str] = {}
         self._tracks = len(crops.tracks)
         self._max_bad_share = max_bad_share
+        self._dataset = _Batches(crops, batch_size, rank, ranks, int(max_bad_share * self._tracks))
+        self._step, self._workers, self._pin = first_step, workers, pin and torch.cuda.is_available()
+        self._restarts = 0
+        self._batches: Iterator[tuple[Batch | None, dict[str, str]]] | None = self._start()
+
+    def _start(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
+        """Workers from the present step on. They block SIGTERM: a scheduler sends it to all processes, and the step in
+        progress needs them to finish.
+        """
         batches = DataLoader(
-            _Batches(crops, batch_size, rank, ranks, int(max_bad_share * self._tracks)),
+            self._dataset,
             batch_size=None,  # a worker makes whole batches
-            sampler=_Steps(first_step),
-            num_workers=workers,
+            sampler=_Steps(self._step),
+            num_workers=self._workers,
             collate_fn=_unchanged,
-            pin_memory=pin and torch.cuda.is_available(),
-            prefetch_factor=PREFETCH if workers else None,
+            pin_memory=self._pin,
+            prefetch_factor=PREFETCH if self._workers else None,
             generator=torch.Generator(),  # else making the iterator draws from torch's global state
         )
-        self._batches: Iterator[tuple[Batch | None, dict[str, str]]] | None = iter(batches)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return iter(batches)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __iter__(self) -> Loader:
         return self
@@ -87,7 +103,8 @@ class Loader(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._batches is None:
             raise StopIteration
-        batch, bad = next(self._batches)
+        batch, bad = self._next()
+        self._step += 1
         self.bad.update(bad)
         if batch is None or len(self.bad) > self._max_bad_share * self._tracks:
             shown = "; ".join(f"{key}: {reason}" for key, reason in itertools.islice(self.bad.items(), 3))
@@ -96,6 +113,25 @@ class Loader(Iterator[Batch]):
                 f"{self._max_bad_share}: scan the folder again, or raise the share. The first of them: {shown}"
             )
         return batch
+
+    def _next(self) -> tuple[Batch | None, dict[str, str]]:
+        """The next batch; where a worker died (killed for memory, say) all are started again at this very step."""
+        while True:
+            assert self._batches is not None
+            try:
+                return next(self._batches)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                self._restarts += 1
+                if self._restarts > MOST_RESTARTS:
+                    raise OSError(
+                        f"a loader process died {self._restarts} times ({str(error).splitlines()[0]}): often it is "
+                        "killed for lack of memory; lower --workers. The same command goes on from the checkpoint."
+                    ) from error
+                warnings.warn(f"a loader process died at step {self._step}; all are started again", stacklevel=3)
+                self._batches = None
+                self._batches = self._start()
 
     def close(self) -> None:
         """Stop the workers; otherwise they end with the object."""

@@ -15,12 +15,14 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,6 +51,20 @@ def begin(run: Path, step: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+@contextmanager
+def complete(folder: Path, step: int) -> Iterator[None]:
+    """What goes wrong with the disk while a checkpoint is written, as a sentence; the half of it is removed."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(
+            f"The checkpoint of step {step} can't be written to {folder.parent} ({reason}). The one before it stands. "
+            "Make room (--keep-last 1 needs least), and the same command goes on."
+        ) from error
 
 
 def write_weights(folder: Path, state: dict[str, Tensor]) -> None:

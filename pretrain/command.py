@@ -61,7 +61,7 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended the run after its checkpoint.
+    """Run the command; returns the exit code: 0, or 75 where the same command goes on (SIGTERM, a lost rank).
 
     Raises ValueError or OSError with a sentence for the user; tyro exits with 2 on unknown or malformed overrides.
     """
@@ -86,9 +86,13 @@ def main(argv: list[str]) -> int:
     manifest = mixture_of(options.data, options.run, options.same)
     if options.avoid:
         manifest = avoiding(manifest, options.avoid, options.run, options.root)
-    steps = train(
-        options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
-    )  # fmt: skip
+    try:
+        steps = train(
+            options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
+        )  # fmt: skip
+    except distributed.RankLost as lost:
+        print(f"groundbass: {lost}", file=sys.stderr)
+        return STOPPED
     if steps < options.recipe.steps:
         return STOPPED
     if distributed.rank() == 0:

@@ -6,7 +6,8 @@ Every function is the identity (or the local result) where there is one process,
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +19,13 @@ from torch.autograd.function import once_differentiable
 
 from .clock import section
 
-COLLECTIVE_MINUTES = 30
+COLLECTIVE_MINUTES = float(os.environ.get("GROUNDBASS_COLLECTIVE_MINUTES", "30"))
 """A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
+_LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "NCCL", "ncclRemoteError")
+
+
+class RankLost(OSError):
+    """Another rank died or doesn't answer. The same command goes on from the last checkpoint."""
 
 
 def join() -> PartialState:
@@ -30,6 +36,38 @@ def join() -> PartialState:
     if several and cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
+
+
+@contextmanager
+def all_or_none(what: str) -> Iterator[None]:
+    """Turn a collective that failed since another rank is gone into a `RankLost` that says so.
+
+    what: was going on, as in "in step 7".
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks() == 1 or not (isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)):
+            raise
+        timed = "Timed out" in str(error) or "timeout" in str(error).lower()
+        told = f"doesn't answer within {COLLECTIVE_MINUTES:g} minutes" if timed else "is gone"
+        raise RankLost(
+            f"rank {rank()} of {ranks()}: another rank {told} {what}; its own message says why. The last checkpoint "
+            "stands, and the same command goes on from it."
+        ) from error
+
+
+@contextmanager
+def whole(*parameters: Tensor) -> Iterator[None]:
+    """Whole tensors where ZeRO-3 has divided them; a change in place (alike on every rank) stays."""
+    divided = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not divided:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(divided, modifier_rank=0):
+        yield
 
 
 def main_first() -> AbstractContextManager[None]:

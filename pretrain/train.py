@@ -26,6 +26,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
+from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.crops import Crops, Loader, loader
 from ..data.shards import open_data
@@ -122,12 +123,14 @@ def train(
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
     with _loader(training, crops, first) as batches, Log(training, run, first) as log, _sigterm() as asked:
         for step in range(first, recipe.steps):
-            result = train_step(training, batches, step, asked.is_set())
+            with distributed.all_or_none(f"in step {step + 1}"):
+                result = train_step(training, batches, step, asked.is_set())
             log.write(step + 1, result)
             done = step + 1 == recipe.steps or result.stop_asked
             probing = recipe.probe_every > 0 and (step + 1) % recipe.probe_every == 0
             if done or probing or (step + 1) % recipe.checkpoint_every == 0:
-                log.saved(_save(training, run, step + 1))
+                with distributed.all_or_none(f"while step {step + 1} is saved"):
+                    log.saved(_save(training, run, step + 1))
                 prober.after(step + 1)
             if done:
                 break
@@ -149,12 +152,16 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
             )
     AcceleratorState._reset_state()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=objective.leaves_unused)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=recipe.precision,
         log_with=list(recipe.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
         kwargs_handlers=[ddp],
     )
+    if accelerator.state.deepspeed_plugin is not None:
+        # else transformers shards every model that it loads from now on, frozen teachers among them
+        unset_hf_deepspeed_config()
+    return accelerator
 
 
 def _checkpoint_activations(objective: Objective) -> None:
@@ -179,22 +186,14 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
 
 @contextmanager
 def _loader(training: Training, crops: Crops, first: int) -> Iterator[Loader]:
-    """The micro-batches from step `first` on.
-
-    Its workers start with SIGTERM blocked: a scheduler sends it to all processes, and a step needs them to finish. So
-    they must be closed, whatever happens, or Python would wait for them at its end.
-    """
+    """The micro-batches from step `first` on; closed whatever happens, or Python would wait for the workers."""
     recipe, accelerator = training.recipe, training.accelerator
     ranks = accelerator.num_processes
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        batches = loader(
-            crops, recipe.micro(ranks), rank=accelerator.process_index, ranks=ranks,
-            first_step=first * recipe.accumulation(ranks), workers=recipe.workers,
-            pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
-        )  # fmt: skip
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    batches = loader(
+        crops, recipe.micro(ranks), rank=accelerator.process_index, ranks=ranks,
+        first_step=first * recipe.accumulation(ranks), workers=recipe.workers,
+        pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
+    )  # fmt: skip
     try:
         yield batches
     finally:
@@ -236,15 +235,18 @@ def _save(training: Training, run: Path, step: int) -> float:
     else:
         state = objective.state_dict()
     if accelerator.is_main_process:
-        checkpoint.write_weights(part, state)
-        if training.sharded:
-            encoder = type(encoder)(encoder.config)
-            encoder.load_state_dict({name[8:]: value for name, value in state.items() if name.startswith("encoder.")})
-        else:
-            scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
-            checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
-        checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every)
-        write_encoder(encoder, run / "encoder")
+        with checkpoint.complete(part, step):
+            checkpoint.write_weights(part, state)
+            if training.sharded:
+                encoder = type(encoder)(encoder.config)
+                encoder.load_state_dict(
+                    {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
+                )
+            else:
+                scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
+                checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
+            checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every)
+            write_encoder(encoder, run / "encoder")
     accelerator.wait_for_everyone()
     return time.perf_counter() - began
 

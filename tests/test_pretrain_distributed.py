@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -272,23 +273,109 @@ def test_a_run_on_two_ranks_learns_what_one_rank_learns(tmp_path: Path) -> None:
             assert torch.allclose(tensor.float(), states[1][name].float(), atol=5e-3), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("address", ["tokens.beats_iter1", "tokenizer.beats_tokenizer", "latent.eat"])
-def test_beats_on_two_ranks_is_beats_on_one(tmp_path: Path, address: str) -> None:
-    """Weights, and the tokenizer's codebook: its statistics are summed over ranks."""
-    manifest = write_tones(tmp_path)
-    command = [f"{address}_debug", "--steps", "4", "--checkpoint-every", "4", "--log-every", "1"]
-    if address.startswith("tokenizer"):
-        command += ["--objective.revive-below", "0.95"]  # so that codewords are moved within four steps
-    module = ["-m", "groundbass.pretrain", *command, "--data", str(manifest)]
-    launch([*module, "--run", str(tmp_path / "two")])
-    launch([*module, "--run", str(tmp_path / "one")], world=1)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
-    states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
-    if address.startswith("tokenizer"):
-        assert "encoder.quantizer.codewords" in states[0]
+# Every objective, without what is defined per micro-batch (mixing items of a batch) and without dropout.
+OBJECTIVES = {
+    "contrastive.clmr_debug": ["--objective.no-pitch"],
+    "masked.mert_debug": ["--objective.mixture.probability", "0"],
+    "masked.bestrq_debug": ["--objective.mixture.probability", "0", "--objective.encoder.hidden-dropout", "0"],
+    "tokens.beats_iter1_debug": [],
+    "tokenizer.beats_tokenizer_debug": ["--objective.revive-below", "0.95"],  # codewords move within four steps
+    "tokenizer.mel_rvq_debug": [],
+    "latent.eat_debug": [],
+}
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+ONE_EACH = set(zip(OBJECTIVES, ("ddp", "zero3", "zero1", "ddp", "zero2", "ddp", "zero3"), strict=True))
+GRID = [
+    pytest.param(address, strategy, marks=pytest.mark.slow if (address, strategy) in ONE_EACH else pytest.mark.soak)
+    for address in OBJECTIVES
+    for strategy in STRATEGIES
+]
+
+
+def environment(strategy: str) -> dict[str, str]:
+    if strategy == "ddp":
+        return {}
+    pytest.importorskip("deepspeed")
+    return {
+        "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": strategy.removeprefix("zero"),
+    }  # fmt: skip
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "loss.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of each objective on one rank, made when first asked for; beside its manifest."""
+    folder = tmp_path_factory.mktemp("one")
+    write_tones(folder)
+
+    def run(address: str) -> Path:
+        if not (folder / address).exists():
+            launch([*parity_command(address, folder), "--run", str(folder / address)], world=1)
+        return folder / address
+
+    return run
+
+
+def parity_command(address: str, folder: Path) -> list[str]:
+    command = ["-m", "groundbass.pretrain", address, "--steps", "4", "--log-every", "1", "--checkpoint-every", "2"]
+    return [*command, "--workers", "0", *OBJECTIVES[address], "--data", str(folder / "manifest.parquet")]
+
+
+@pytest.mark.parametrize("address, strategy", GRID)
+def test_two_ranks_are_one_rank_with_the_double_batch(
+    tmp_path: Path, one_rank: Callable[[str], Path], address: str, strategy: str
+) -> None:
+    """Loss and gradient of four steps, weights, EMA teachers and codebooks after them, all summed over ranks."""
+    alone = one_rank(address)
+    outputs = launch([*parity_command(address, alone.parent), "--run", str(tmp_path / "two")], **environment(strategy))
+    assert f"2 process(es) on cpu, 1 micro-batch(es) per step, precision no, {NAMES[strategy]}" in outputs[0]
+    chaotic = address.startswith("contrastive")  # where rounding decides what a max-pool takes, Adam makes steps of it
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(alone), strict=True):
+        exact = not chaotic or ours["step"] == 1
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if exact else 2e-3)
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4 if exact else 0.1)
+    states = [load_file(run / "checkpoints/step_4/weights.safetensors") for run in (tmp_path / "two", alone)]
+    assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        assert torch.allclose(tensor.float(), states[1][name].float(), atol=5e-3), name
+        if not (chaotic and name.endswith(".0.bias")):  # before a batch norm: their gradient is rounding noise
+            assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-2 if chaotic else 1e-4), name
+
+
+NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["masked.mert_debug", "latent.eat_debug"])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    tmp_path: Path, one_rank: Callable[[str], Path], address: str
+) -> None:
+    """Two steps on two ranks, two more on one: the same crops in the same order, the same losses."""
+    alone = one_rank(address)
+    command = [*parity_command(address, alone.parent), "--run", str(tmp_path / "run")]
+    launch([*command, "--steps", "2"])
+    launch(command, world=1)
+    for ours, theirs in zip(lines(tmp_path / "run")[2:], lines(alone)[2:], strict=True):
+        # the schedule of a run of two steps differs: what is compared is the run that was begun with four
+        assert ours["step"] == theirs["step"]
+    launch([*command[:-1], str(tmp_path / "same"), "--steps", "4", "--checkpoint-every", "2"])
+    (tmp_path / "same" / "checkpoints" / "step_4").rename(tmp_path / "step_4")
+    launch([*command[:-1], str(tmp_path / "same")], world=1)
+    assert [line["loss"] for line in lines(tmp_path / "same")] == pytest.approx(
+        [line["loss"] for line in lines(alone)], rel=1e-5
+    )
+
+
+@pytest.mark.soak
+def test_zero_refuses_another_number_of_ranks(tmp_path: Path, one_rank: Callable[[str], Path]) -> None:
+    alone = one_rank("latent.eat_debug")
+    command = [*parity_command("latent.eat_debug", alone.parent), "--run", str(tmp_path / "run")]
+    launch([*command, "--steps", "2"], **environment("zero2"))
+    with pytest.raises(AssertionError, match=r"written by 2 ranks under DeepSpeed or FSDP and can't be loaded by 1"):
+        launch(command, world=1, **environment("zero2"))
 
 
 @pytest.mark.slow

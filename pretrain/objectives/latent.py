@@ -25,7 +25,7 @@ from ...data.crops import CropConfig
 from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ..clock import section
-from ..distributed import all_reduce_sum, ranks
+from ..distributed import all_reduce_sum, ranks, whole
 from ..masking import uniform
 from ..objective import Loss, Objective, TrainingStopped, draw_seeds, example_index
 from ..recipe import Optim, Recipe
@@ -208,7 +208,8 @@ class Latent(Objective):
         progress = min(1.0, step / max(1, config.ema_steps))
         keep = config.ema_start + (config.ema_end - config.ema_start) * progress
         for old, new in zip(self.teacher.parameters(), self.encoder.parameters(), strict=True):
-            old.lerp_(new.to(old.dtype), 1 - keep)
+            with whole(old, new):
+                old.lerp_(new.to(old.dtype), 1 - keep)
         if self._spread is not None and (step + 1) % 100 == 0:
             spread = float(all_reduce_sum(self._spread.clone())) / ranks()
             if spread < COLLAPSED:

@@ -1,0 +1,255 @@
+"""What a cluster does to a run: kill -9 at any moment, dead ranks and workers, full disks, rotten files, stalls."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundbass.data.audio import write
+from groundbass.data.crops import CropConfig, Crops, loader
+from groundbass.data.scan import scan_folder
+from groundbass.data.track import Manifest
+from groundbass.pretrain.recipe import addresses, find
+from groundbass.pretrain.watch import Watch
+
+RATE = 24_000
+DEBUG = [a for a in addresses() if a.endswith("_debug") and getattr(find(a).objective, "tokenizer", None) != ""]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("music")
+    for number in range(8):
+        draw = np.random.default_rng(number)
+        t = np.arange(6 * RATE) / RATE
+        sound = 0.02 * draw.standard_normal(len(t))
+        for pitch in draw.uniform(100, 2000, 4):
+            sound += 0.1 * np.sin(2 * np.pi * pitch * t * (1 + 0.02 * t))
+        write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
+    scan_folder(folder, workers=1, progress=False)[0].write(folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+# Forks a run from a process that has imported everything, and kills it -9 at random moments until one comes through.
+CHAOS = """
+import json, os, random, signal, sys, time
+from groundbass.pretrain.command import main
+words, kills, seed = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+draw = random.Random(seed)
+
+def attempt(limit):
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1); os.dup2(null, 2)
+        code = 70
+        try:
+            code = main(words)
+        finally:
+            os._exit(code)
+    began = time.monotonic()
+    while limit is None or time.monotonic() - began < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return time.monotonic() - began, status
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return limit, None
+
+killed, status = 0, None
+while status is None and killed < kills:
+    took, status = attempt(draw.uniform(0.05, float(sys.argv[4])))
+    killed += status is None
+if status is None:
+    took, status = attempt(None)
+print(json.dumps({"killed": killed, "status": status, "took": took}))
+"""
+
+
+def chaos(address: str, manifest: Path, run: Path, kills: int, span: float = 0.0) -> dict[str, float]:
+    words = [address, "--steps", "12", "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]
+    words += ["--data", str(manifest), "--run", str(run), "--trackers"]
+    done = subprocess.run(
+        [sys.executable, "-c", CHAOS, json.dumps(words), str(kills), "7", str(span)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900, check=True,
+    )  # fmt: skip
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    assert found["status"] == 0, done.stderr
+    return found
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    files = [run / "loss.jsonl", run / "checkpoints/step_12/weights.safetensors", run / "encoder/model.safetensors"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.mark.parametrize(
+    "address, kills",
+    [
+        *(pytest.param(address, 3, marks=pytest.mark.slow) for address in DEBUG),
+        *(pytest.param(address, 20, marks=pytest.mark.soak) for address in DEBUG),
+    ],
+)
+def test_killed_at_random_moments_is_an_undisturbed_run_byte_for_byte(
+    manifest: Path, tmp_path: Path, address: str, kills: int
+) -> None:
+    quiet = chaos(address, manifest, tmp_path / "quiet", 0)
+    found = chaos(address, manifest, tmp_path / "killed", kills, span=max(0.3, 0.7 * quiet["took"]))
+    assert found["killed"] >= min(2, kills)
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "quiet")
+
+
+RANKS = """
+import os, signal, sys, time
+from groundbass.pretrain import train as module
+real, mode = module.train_step, sys.argv[1]
+def step(training, batches, number, *rest):
+    if number == 2 and training.accelerator.process_index == 1:
+        if mode == "killed": os.kill(os.getpid(), signal.SIGKILL)
+        if mode == "raises": raise ValueError("the objective of this rank is broken")
+        if mode == "hangs": time.sleep(600)
+    return real(training, batches, number, *rest)
+module.train_step = step
+from groundbass.pretrain.__main__ import run
+sys.argv = [sys.argv[0], *sys.argv[2:]]
+sys.exit(run())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, sentence", [("killed", "is gone"), ("raises", "is gone"), ("hangs", "doesn't answer")])
+def test_a_lost_rank_ends_the_others_in_bounded_time(manifest: Path, tmp_path: Path, mode: str, sentence: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = ["contrastive.clmr_debug", "--objective.no-pitch", "--steps", "40", "--checkpoint-every", "1"]
+    words += ["--workers", "0", "--data", str(manifest), "--run", str(tmp_path / "run"), "--trackers"]
+    processes = []
+    for rank in range(2):
+        ranks = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        extra = ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        extra |= {"ACCELERATE_USE_CPU": "true", "GROUNDBASS_COLLECTIVE_MINUTES": "0.25"}
+        with (tmp_path / f"rank{rank}.txt").open("w") as said:
+            line = [sys.executable, "-c", RANKS, mode, *words]
+            processes.append(subprocess.Popen(line, stdout=said, stderr=subprocess.STDOUT, env=os.environ | extra))
+    began = time.monotonic()
+    try:
+        code = processes[0].wait(timeout=90)
+    finally:
+        for process in processes:
+            process.kill()
+    said = (tmp_path / "rank0.txt").read_text()
+    assert code == 75, said
+    assert f"another rank {sentence}" in said and "the same command goes on" in said and "Traceback" not in said
+    assert time.monotonic() - began < 90
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")], "the last checkpoint stands"
+    if mode == "raises":
+        assert "the objective of this rank is broken" in (tmp_path / "rank1.txt").read_text()
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(manifest: Path) -> None:
+    crops = Crops(Manifest.open(manifest), CropConfig(RATE, RATE), 0)
+    undisturbed = loader(crops, 2, workers=0)
+    disturbed = loader(crops, 2, workers=2)
+    expected = [next(undisturbed) for _ in range(8)]
+    found = [next(disturbed) for _ in range(3)]
+    for worker in disturbed._batches._workers:  # type: ignore[union-attr]
+        os.kill(worker.pid, signal.SIGKILL)
+    with pytest.warns(UserWarning, match="a loader process died at step"):
+        found += [next(disturbed) for _ in range(5)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys == theirs.keys and torch.equal(ours.waveform, theirs.waveform)
+    disturbed.close()
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from groundbass.pretrain import checkpoint
+real = checkpoint.begin
+def begin(run, step):
+    if step == 4 and run.name == "run":  # from here on no file may grow beyond a few blocks, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    return real(run, step)
+checkpoint.begin = begin
+from groundbass.cli import main
+main(["pretrain", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["masked.mert_debug", "contrastive.clmr_debug"])
+def test_a_full_disk_keeps_the_checkpoint_before(manifest: Path, tmp_path: Path, address: str) -> None:
+    run = tmp_path / "run"
+    words = [address, "--steps", "6", "--checkpoint-every", "2", "--workers", "0", "--trackers"]
+    words += ["--log-every", "100", "--data", str(manifest), "--run", str(run)]
+    line = [sys.executable, "-c", FULL, *words]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=200)
+    assert done.returncode == 2, done.stderr
+    assert "The checkpoint of step 4 can't be written" in done.stderr and "The one before it stands" in done.stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_2"]
+    from groundbass.pretrain.command import main
+
+    assert main(words) == 0
+    assert (run / "checkpoints" / "step_6").is_dir()
+
+
+def test_files_that_vanish_are_counted_up_to_a_share(manifest: Path, tmp_path: Path) -> None:
+    shutil.copytree(manifest.parent, tmp_path / "music")
+    (tmp_path / "music" / "3.flac").unlink()
+    (tmp_path / "music" / "5.flac").write_bytes(b"rotten")
+    crops = Crops(Manifest.open(tmp_path / "music" / "manifest.parquet"), CropConfig(RATE, RATE), 0)
+    batches = loader(crops, 2, workers=0, max_bad_share=0.3)
+    for _ in range(8):
+        next(batches)
+    assert set(batches.bad) == {"3.flac", "5.flac"}
+    strict = loader(crops, 2, workers=0, max_bad_share=0.2)
+    with pytest.raises(ValueError, match=r"2 of 8 tracks can't be read, more than max_bad_share=0.2.*flac"):
+        list(itertools.islice(strict, 8))
+
+
+def line(**more: float) -> dict[str, float]:
+    return {"step": 1, "loss": 3.0, "gradient_norm": 1.0} | more
+
+
+@pytest.mark.parametrize(
+    "bad, timing, sentence",
+    [
+        ({"effective_rank": 1.3}, {}, "1.30 directions"),
+        ({"rvq/use_1": 0.03}, {}, r"only 3.0% of the codes are in use \(rvq/use_1\)"),
+        ({"majority": 0.97}, {}, "97% of the labels are one code"),
+        ({"spread": 0.02}, {}, "the teacher says nearly the same"),
+        ({"gradient_norm": 80.0}, {}, "gradient's norm is 80, usually 1"),
+        ({}, {"data_wait_share": 0.3}, "30% of the time goes into waiting for data"),
+        ({}, {"memory_share": 0.99}, "99% of the device's memory"),
+    ],
+)
+def test_alarms_say_what_is_wrong_once(bad: dict[str, float], timing: dict[str, float], sentence: str) -> None:
+    watch = Watch("cpu")
+    good = {"effective_rank": 30.0, "rvq/use_1": 0.8, "majority": 0.1, "spread": 0.9}
+    for _ in range(20):
+        assert watch.look(line(**good), {"data_wait_share": 0.01, "memory_share": 0.5}) == []
+    (found,) = watch.look(line(**good | bad), timing)
+    assert re.search(sentence, found), found
+    assert watch.look(line(**good | bad), timing) == [], "not again at once"
+
+
+def test_a_rising_loss_is_noticed() -> None:
+    watch = Watch("cpu")
+    said = [sentence for step in range(80) for sentence in watch.look(line(loss=1 + abs(step - 30) / 30), {})]
+    assert len(said) == 1 and "the loss has risen" in said[0]
