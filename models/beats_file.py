@@ -6,7 +6,6 @@ code; its `cfg` decides the architecture, whatever this package's defaults are; 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .beats import BeatsConfig, BeatsModel
 from .beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
+from .weight_files import fill, safe_load
 
 # their field -> ours
 FIELDS = {
@@ -62,6 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "predictor_dropout": 0.1,
 }
 
+HINT = "cfg and model don't belong together"
 SHARED_BIAS = "self_attn.relative_attention_bias.weight"
 UNUSED = ("quantize.cluster_size", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg")
 
@@ -79,39 +80,20 @@ def load_beats_file(path: str | Path) -> BeatsModel | BeatsQuantizer:
     content = safe_load(Path(path))
     if not isinstance(content, Mapping) or not {"cfg", "model"} <= set(content):
         keys = ", ".join(map(str, list(content)[:6])) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{path} is no BEATs file: expected the keys 'cfg' and 'model', found {keys}.")
+        raise ValueError(
+            f"{path} is no BEATs file: expected the keys 'cfg' and 'model', found {keys}. `groundbass import` opens "
+            "CLMR's and MERT's."
+        )
     cfg, weights = dict(content["cfg"]), dict(content["model"])
     if any(name.startswith("quantize") for name in weights):
         return _tokenizer(path, cfg, weights)
     model = BeatsModel(_config(path, cfg, weights))
-    _fill(path, model, _renamed(path, weights))
+    fill(path, model, _renamed(path, weights), HINT)
     names = content.get("label_dict")
     if names:
         model.config.id2label = {int(number): str(name) for number, name in dict(names).items()}
+        model.config.label2id = {name: number for number, name in model.config.id2label.items()}
     return model.eval()
-
-
-def safe_load(path: Path) -> Any:
-    """Open a torch file with the loader that runs no code.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds code, or is no torch file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}: give a BEATs checkpoint (.pt).")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} isn't loaded: it holds more than tensors and plain values, and opening it could run code "
-            f"({str(error).partition('.')[0]}). Ask its author for a file of tensors, or save its 'cfg' (as a dict) "
-            "and 'model' again in a place you trust."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is no torch file, or damaged ({str(error).splitlines()[0]}): download it again."
-        ) from error
 
 
 def _config(path: str | Path, cfg: dict[str, Any], weights: Mapping[str, Tensor]) -> BeatsConfig:
@@ -151,7 +133,7 @@ def _tokenizer(path: str | Path, cfg: dict[str, Any], weights: dict[str, Tensor]
     own = {name: value for name, value in weights.items() if name.startswith("quantize_layer.")}
     rest = {name: value for name, value in weights.items() if name not in own}
     renamed = {f"beats.{name}": value for name, value in _renamed(path, rest).items()}
-    _fill(path, model, renamed | own | {"quantizer.codewords": codewords})
+    fill(path, model, renamed | own | {"quantizer.codewords": codewords}, HINT)
     return model.eval()
 
 
@@ -169,27 +151,3 @@ def _renamed(path: str | Path, weights: Mapping[str, Tensor]) -> dict[str, Tenso
             name = f"encoder.pos_conv.{half.get(last, last)}"
         found[name] = value
     return found
-
-
-def _fill(path: str | Path, model: BeatsModel | BeatsQuantizer, weights: dict[str, Tensor]) -> None:
-    """Load strictly, in float32.
-
-    Raises:
-        ValueError: missing, unexpected or misshapen weights, by name; or values that are no numbers.
-    """
-    wanted = model.state_dict()
-    lacking, strange = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-    for what, keys in (("lacks", lacking), ("has unexpected", strange)):
-        if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise ValueError(
-                f"{path} {what} weights: {', '.join(keys[:5])}{more}; cfg and model don't belong together."
-            )
-    for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path}: {name} has the shape {list(value.shape)}, cfg asks for {list(wanted[name].shape)}."
-            )
-        if not torch.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity: download the file again.")
-    model.load_state_dict({name: value.float() for name, value in weights.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import math
 import sys
@@ -13,25 +14,49 @@ from typing import Any
 from .adapters import ModelEncoder
 from .encoder import weights_hash
 
+LICENSES = {"CLMR": "apache-2.0", "MERT": "cc-by-nc-4.0", "BEATs": "mit"}
+"""Of the authors' weights, as published."""
+PAPERS = {
+    "CLMR": "Paper: J. Spijkervet and J. Burgoyne 2021, Contrastive learning of musical representations, "
+    "arXiv:2103.09410. Code and weights: Spijkervet/CLMR.",
+    "MERT": "Paper: Y. Li et al. 2024, MERT: acoustic music understanding model with large-scale self-supervised "
+    "training, arXiv:2306.00107. Code: yizhilll/MERT, weights: m-a-p on the Hugging Face Hub.",
+    "BEATs": "Paper: S. Chen et al. 2022, BEATs: audio pre-training with acoustic tokenizers, arXiv:2212.09058. Code "
+    "and weights: microsoft/unilm, folder beats.",
+}
 TEMPLATE = Path(__file__).parent / "card.md"
 CURVES = "loss.png"
+LIMITS = """Trained on and for music; speech and other sound were not evaluated. Whether the weights may be used for a
+purpose can also depend on the rights in the recordings that they were trained on."""
 WEIGHTED = -1  # the layer number of a learned weighted sum
 
 
-def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str, curves: bool = False) -> str:
-    """The model card: what it hears and answers, what the probes in RUN/probe say, how RUN/recipe.json trained it.
+def write_card(
+    encoder: ModelEncoder,
+    run: Path | None,
+    *,
+    license: str,
+    name: str,
+    curves: bool = False,
+    results: Path | None = None,
+) -> str:
+    """The model card: what it hears and answers, what the probes say, how RUN/recipe.json trained it or who else did.
 
     Args:
         encoder: what is published.
-        run: the run's folder; what it lacks is said to be unknown.
+        run: the run's folder; what it lacks is said to be unknown. None: there was none.
         license: of the weights.
         name: what `from_pretrained` is to be given.
         curves: whether a picture of the losses lies beside it.
+        results: the folder of probe results.
     """
-    recipe = _json(run / "recipe.json") or {}
+    recipe = (_json(run / "recipe.json") if run else None) or {}
     model = encoder.model
-    origin = (sys.modules[type(model).__module__].__doc__ or "").split("\n\n")
-    paper = [text for text in origin if "arXiv" in text or "Paper:" in text]
+    origin: dict[str, Any] = getattr(model.config, "origin", {})
+    imported = origin and not recipe
+    docstring = (sys.modules[type(model).__module__].__doc__ or "").split("\n\n")
+    paper = [text for text in docstring if "arXiv" in text or "Paper:" in text]
+    training = _origin(origin) if imported else _training(recipe, run / "loss.jsonl" if run else None)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         license=license,
         family=type(model).__module__.rpartition(".")[2],
@@ -39,18 +64,50 @@ def write_card(encoder: ModelEncoder, run: Path, *, license: str, name: str, cur
         name=name,
         model_class=type(model).__name__,
         parameters=f"{sum(weight.numel() for weight in model.parameters()):,}",
-        address=recipe.get("address") or "unknown recipe",
+        made=(
+            f"the authors' weights of {origin['family']}, imported by *groundbass*; not trained here"
+            if imported
+            else f"pretrained without labels by\n*groundbass*: `{recipe.get('address') or 'unknown recipe'}`"
+        ),
         sample_rate=encoder.sample_rate,
         tokens=_tokens(getattr(model, "bands", 1)),
         samples=max(encoder.sample_rate * 5, math.ceil(encoder.sample_rate / encoder.frame_rate)),
         layers=f"{encoder.layers} layer{'s' * (encoder.layers > 1)}",
         dim=encoder.dim,
         frame_rate=f"{encoder.frame_rate:.4g}",
-        probe=_probe_table(run / "probe", encoder),
-        training=_training(recipe, run / "loss.jsonl") + (f"\n\n![Loss per step]({CURVES})" if curves else ""),
-        paper=paper[0].strip() if paper else "",
-        version=recipe.get("versions", {}).get("groundbass", "unknown"),
+        more=_more(model),
+        probe=_probe_table(results, encoder),
+        training=training + (f"\n\n![Loss per step]({CURVES})" if curves else ""),
+        paper=PAPERS[origin["family"]] if imported else paper[0].strip() if paper else "",
+        version=recipe.get("versions", {}).get("groundbass") or importlib.metadata.version("groundbass"),
         year=datetime.date.today().year,
+        limits="What the authors say of their weights holds here too." if imported else LIMITS,
+    )
+
+
+def _more(model: Any) -> str:
+    """Lines for the example, where a model answers more than hidden states: codes, or a classifier's scores."""
+    lines = []
+    if hasattr(model, "codes"):
+        lines += ["with torch.no_grad():", "    print(model.codes(waveform).shape)  # one code per token"]
+    if getattr(model.config, "classes", 0):
+        tokens = "" if hasattr(model, "bands") else ".mean(dim=1)  # per window; CLMR averages those of a track"
+        lines += ["with torch.no_grad():", f"    scores = model.logits(output.last_hidden_state){tokens}"]
+        lines += ["print(scores.shape)  # [batch, classes], before the sigmoid"]
+        if any(not str(name).startswith("LABEL_") for name in model.config.id2label.values()):
+            lines += ["print(model.config.id2label[int(scores[0].argmax())])"]
+    return "".join(f"\n{line}" for line in lines)
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    """Where an imported folder's weights come from, and what isn't in it."""
+    dropped = origin.get("dropped", [])
+    names = ", ".join(f"`{name}`" for name in dropped[:12]) or "nothing"
+    more = f" and {len(dropped) - 12} more" if len(dropped) > 12 else ""
+    return (
+        f"Not here: `{origin['source']}` is a file of {origin['family']}'s authors or by their code, and these are its "
+        f"weights under other names. Licence of the weights: **{origin['license']}**. Dropped on the way, since no "
+        f"hidden state needs it: {names}{more}."
     )
 
 
@@ -85,8 +142,9 @@ def _interval(score: Any) -> str:
     return text if score.get("low") is None else f"{text} [{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
-    results = [result for path in sorted(folder.glob("*.json")) if (result := _json(path)) and "score" in result]
+def _probe_table(folder: Path | None, encoder: ModelEncoder) -> str:
+    files = sorted(folder.glob("*.json")) if folder else []
+    results = [result for path in files if (result := _json(path)) and "score" in result]
     if not results:
         return "It hasn't been probed. (`groundbass probe RUN TASK…` before `groundbass publish` fills in this table.)"
     lines = [
@@ -108,9 +166,7 @@ def _probe_table(folder: Path, encoder: ModelEncoder) -> str:
         stale = stale or old
         cells = [
             f"{_task(result)}{' †' if old else ''}",
-            str(
-                result.get("metric_name") or " ".join(str(result[key]) for key in ("metric", "unit") if result.get(key))
-            ),
+            _metric(result),
             _interval(result["score"]),
             _interval(random),
             _interval(gain),
@@ -187,8 +243,8 @@ def draw_losses(losses: Path, picture: Path) -> bool:
     return True
 
 
-def _training(recipe: dict[str, Any], losses: Path) -> str:
-    if not recipe:
+def _training(recipe: dict[str, Any], losses: Path | None) -> str:
+    if not recipe or losses is None:
         return "No record of the run was found beside the encoder."
     data, plan, git = recipe.get("manifest", {}), recipe.get("recipe", {}), recipe.get("git")
     command = " ".join(
@@ -198,6 +254,7 @@ def _training(recipe: dict[str, Any], losses: Path) -> str:
         "data": f"{data.get('hours', 0):.2f} hours in {data.get('tracks')} tracks" if data else None,
         "data hash": data.get("hash"),
         "planned": f"{plan['steps']} steps of {plan.get('batch_size')} crops" if "steps" in plan else None,
+        "began with": f"{Path(plan['init']).name} (its licence binds these weights too)" if plan.get("init") else None,
         "hardware": recipe.get("hardware"),
         "loss": _last_loss(losses),
         "versions": ", ".join(f"{name} {version}" for name, version in recipe.get("versions", {}).items()),

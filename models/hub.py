@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 ATTEMPTS = 3
+WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".h5", ".onnx", ".gguf")
 
 
-def check_push(name: str, endpoint: str | None = None) -> str:
-    """Before anything is made: a well-formed name, a token that the Hub knows, a namespace that it may write to.
+def check_push(name: str, sources: Sequence[str] = (), *, force: bool = False) -> str:
+    """Before anything is made: a well-formed name, a token that the Hub knows, a namespace that it may write to, and
+    no other model in the repository.
 
-    Returns the user's name. Raises ValueError or OSError with a sentence; a token is never in it.
+    Args:
+        name: ORG/NAME.
+        sources: files by which an earlier upload of the same kind of model is known.
+        force: a repository with another model in it is fine.
+
+    Returns:
+        The user's name.
+
+    Raises:
+        ValueError, OSError: with a sentence; a token is never in it.
     """
     owner, _, model = name.partition("/")
     if not owner or not model or "/" in model:
@@ -24,7 +36,8 @@ def check_push(name: str, endpoint: str | None = None) -> str:
             "there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN, with a token that may write."
         )
     try:
-        account = HfApi(endpoint=endpoint, token=token).whoami()
+        api = HfApi(token=token)
+        account = api.whoami()
     except OfflineModeIsEnabled as error:
         raise OSError(f"--push {name}: HF_HUB_OFFLINE is set; unset it to upload.") from error
     except HfHubHTTPError as error:
@@ -40,17 +53,34 @@ def check_push(name: str, endpoint: str | None = None) -> str:
         raise ValueError(
             f"--push {name}: {account['name']} may write to {', '.join(sorted(names))}, and {owner} is someone else's."
         )
+    if not force:
+        _check_repository(api, name, sources)
     return str(account["name"])
 
 
-def push(folder: Path, name: str, private: bool = False, endpoint: str | None = None) -> str:
+def _check_repository(api: HfApi, name: str, sources: Sequence[str]) -> None:
+    """Refuse to write over a repository that holds a model of another kind. One that isn't there is made later."""
+    try:
+        found = api.model_info(name)
+    except Exception:  # the upload itself says what is wrong with it
+        return
+    files = {sibling.rfilename for sibling in found.siblings or []}
+    if any(file.endswith(WEIGHTS) for file in files) and not files & set(sources):
+        shown = ", ".join(sorted(files)[:4])
+        raise ValueError(
+            f"--push {name}: that repository holds another model already ({shown}); choose another name, or --force to "
+            "write over it."
+        )
+
+
+def push(folder: Path, name: str, private: bool = False) -> str:
     """Upload a folder as one commit; the repository is made if need be. Returns its address.
 
     Files that the Hub has already aren't sent again, so an upload that broke off goes on when it is called again; it
     is, up to three times. Raises OSError with a sentence.
     """
     token = get_token()
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(token=token)
     reason = ""
     for _ in range(ATTEMPTS):
         try:

@@ -1,13 +1,13 @@
 """`groundbass import`: the official checkpoints of CLMR, MERT and BEATs, as published folders like our own.
 
-A source is recognised by what is in it, never by its name. Files are opened with torch's safe loader, which runs no
-code; every weight is mapped, or named as dropped, or refused.
+A source is recognised by what is in it, never by its name. Files are opened without running code (`weight_files.py`);
+every weight is mapped, or named as dropped, or refused.
 
 | source | kept | dropped |
 |---|---|---|
-| CLMR, native or Lightning file, old (`encoder.conv1.0.…`) or new names | the SampleCNN | projector, `fc`, copies |
-| CLMR, a classifier's file beside it (`--head`) | linear or one hidden layer, as `model.logits` | |
-| MERT, Hugging Face folder | everything | label embeddings, final projection, CQT head, where they were left in |
+| CLMR, native or Lightning, v1 (`encoder.conv1.0.…`) or v2 | SampleCNN, a fitted `fc` | projector, second copies |
+| CLMR's classifier: in Lightning's file, or `--head` | linear or an MLP: `model.logits` | |
+| MERT, Hugging Face folder | everything | label embeddings, projections, CQT head, where they were left in |
 | MERT, fairseq file | the encoder | the same heads, optimiser |
 | BEATs, pretrained or fine-tuned file | everything, the head and its class names | |
 | BEATs, tokenizer file | encoder, projection, codebook | the averages behind the codebook |
@@ -21,25 +21,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .adapters import ModelEncoder
-from .beats_file import load_beats_file, safe_load
+from .beats_file import load_beats_file
+from .card import LICENSES, write_card
 from .mert import MertConfig, MertModel
-from .mert_folder import HEADS, load_mert_folder
-from .published import write_encoder
-from .samplecnn import SampleCNNConfig, SampleCNNModel
+from .mert_folder import HEADS, load_mert_folder, read_json
+from .published import check_out, write_encoder
+from .samplecnn import STRIDES, SampleCNNConfig, SampleCNNModel
+from .weight_files import fill, safe_load, setting
 
-LICENSES = {"CLMR": "apache-2.0", "MERT": "cc-by-nc-4.0", "BEATs": "mit"}
-PAPERS = {
-    "CLMR": "Spijkervet and Burgoyne 2021, Contrastive learning of musical representations, arXiv:2103.09410",
-    "MERT": "Li et al. 2023, MERT: acoustic music understanding model with large-scale self-supervised training, "
-    "arXiv:2306.00107",
-    "BEATs": "Chen et al. 2022, BEATs: audio pre-training with acoustic tokenizers, arXiv:2212.09058",
-}
+Weights = dict[str, Tensor]
 
 
 @dataclass
@@ -66,22 +61,25 @@ def import_checkpoint(
         source: CLMR's or BEATs' file, MERT's Hugging Face folder or fairseq file; recognised by its content.
         out: the folder to write.
         head: CLMR's classifier, which is a file of its own (`0.weight`, `0.bias`); becomes `model.logits`.
-        sample_rate: Hz, where the file doesn't tell it: CLMR's (22050, as published) and fairseq MERT's (24000).
+        sample_rate: Hz, where the file doesn't tell it; by default CLMR's by its strides (22050, as published), and
+            fairseq MERT's by its settings (24000).
         license: of the weights; the published one by default (MERT's is non-commercial).
         force: replace a folder that is there.
     """
-    if out.exists() and not force:
-        raise ValueError(f"{out} is there already; give another folder, or --force to replace it.")
+    check_out(out, force)
     found = read_checkpoint(source, sample_rate)
     if head is not None:
         found = _with_head(found, head)
     encoder = ModelEncoder(found.model)
-    write_encoder(found.model, out, card(found, source, encoder, license or LICENSES[found.family]))
+    license = license or LICENSES[found.family]
+    found.model.config.origin = {"family": found.family, "source": source.resolve().name, "license": license}
+    found.model.config.origin["dropped"] = found.dropped
+    write_encoder(found.model, out, write_card(encoder, None, license=license, name=out.resolve().name))
     parameters = sum(weight.numel() for weight in found.model.parameters())
     print(
         f"{source}: {found.family}, {parameters:,} parameters, {encoder.sample_rate} Hz, {encoder.frame_rate:.4g} "
-        f"frames per second, {encoder.layers} layers of {encoder.dim}. Licence of the weights: "
-        f"{license or LICENSES[found.family]}."
+        f"frames per second, {encoder.layers} layer{'s' * (encoder.layers > 1)} of {encoder.dim}. Licence of the "
+        f"weights: {license}."
     )
     if found.dropped:
         shown = ", ".join(found.dropped[:6]) + (" …" if len(found.dropped) > 6 else "")
@@ -99,74 +97,109 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
     """
     path = Path(source)
     if path.is_dir():
-        return Imported(load_mert_folder(path), "MERT")
+        return Imported(_folder(path), "MERT")
     content = safe_load(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, no checkpoint: expected weights by name.")
-    if "cfg" in content and "model" in content and "patch_embedding.weight" in content["model"]:
+    if isinstance(content.get("model"), Mapping) and "patch_embedding.weight" in content["model"]:
         return Imported(load_beats_file(path), "BEATs")
     weights = content.get("state_dict", content.get("model", content))
+    weights = dict(weights) if isinstance(weights, Mapping) else {}
     weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     if any(name.startswith("feature_extractor.conv_layers.") for name in weights):
-        return _fairseq_mert(path, weights, sample_rate or 24_000)
+        return _fairseq_mert(path, weights, content, sample_rate)
     if any(re.match(r"(model\.)?encoder\.(sequential\.0|conv1)\.0\.", name) for name in weights):
-        return _clmr(path, weights, sample_rate or 22_050)
-    names = ", ".join(list(weights)[:4]) or ", ".join(map(str, list(content)[:4]))
+        return _clmr(path, weights, sample_rate)
+    names = ", ".join(list(weights)[:4]) or ", ".join(map(str, list(content)[:4])) or "nothing"
     raise ValueError(
         f"{path} is no checkpoint of CLMR, MERT or BEATs that is known; it has {names}. A linear head alone (0.weight, "
         "0.bias) is no encoder: give the encoder's file, and the head's as --head."
     )
 
 
-def _clmr(path: Path, weights: dict[str, Tensor], sample_rate: int) -> Imported:
-    """CLMR's SampleCNN: v2's `encoder.sequential.i.j`, v1's `encoder.conv(i+1).j`; Lightning puts `model.` before."""
-    if any(name.startswith("model.encoder.") for name in weights):  # Lightning keeps both copies
-        copies = [name for name in weights if not name.startswith("model.")]
-        kept = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
-    else:
-        copies, kept = [], weights
-    named, dropped = {}, copies
-    for name, value in kept.items():
-        inner = re.sub(r"^conv(\d+)\.", lambda m: f"sequential.{int(m[1]) - 1}.", name.removeprefix("encoder."))
-        if name.startswith("encoder.") and inner.startswith("sequential."):
-            named[inner] = value
-        elif name.startswith(("projector.", "encoder.fc.", "fc.")):
+def _folder(path: Path) -> MertModel:
+    """MERT's Hugging Face folder; a sentence for other folders."""
+    if not (path / "config.json").is_file():
+        files = [file.name for file in sorted(path.iterdir()) if file.suffix in (".pt", ".ckpt", ".pth")]
+        cure = f"give one of its files ({', '.join(files[:3])})" if files else "download the whole folder"
+        raise FileNotFoundError(f"{path} has no config.json, so it is no Hugging Face folder of MERT: {cure}.")
+    kind = str(read_json(path / "config.json").get("model_type", "mert_model"))
+    if kind.startswith("groundbass_"):
+        raise ValueError(f"{path} is a folder of groundbass already: use it as it is.")
+    if kind not in ("mert_model", "hubert"):
+        raise ValueError(
+            f"{path} holds a model of type {kind!r}, and `import` knows CLMR, MERT and BEATs; other Hugging Face audio "
+            "models need no import: give the folder as the encoder."
+        )
+    return load_mert_folder(path)
+
+
+def _clmr(path: Path, weights: Weights, sample_rate: int | None) -> Imported:
+    """CLMR's SampleCNN, v2's `encoder.sequential.i.j` or v1's `encoder.conv(i+1).j`, and a fitted classifier.
+
+    Lightning's file of the pretraining keeps `encoder.…` and, once more, `model.encoder.…`; that of the linear
+    evaluation has the classifier as `model.0.…`.
+    """
+    twice = any(name.startswith("model.encoder.") for name in weights)
+    named: Weights = {}
+    head: Weights = {}
+    fc: dict[str, str] = {}
+    dropped: list[str] = []
+    for name, value in weights.items():
+        inner = name.removeprefix("model.") if twice else name
+        block = re.sub(r"^encoder\.conv(\d+)\.", lambda m: f"encoder.sequential.{int(m[1]) - 1}.", inner)
+        if (twice and inner == name) or inner.startswith("projector."):
             dropped.append(name)
+        elif block.startswith("encoder.sequential."):
+            named[block.removeprefix("encoder.")] = value
+        elif re.match(r"(encoder\.)?fc\.(weight|bias)$", inner):
+            fc[name] = f"head.0.{inner.rpartition('.')[2]}"
+        elif re.match(r"model\.\d\.(weight|bias)$", name):
+            head[f"head.{name.removeprefix('model.')}"] = value
         else:
             raise ValueError(f"{path} has a weight that CLMR hasn't: {name}.")
-    first = named.get("sequential.0.0.weight")
-    model = SampleCNNModel(SampleCNNConfig(sample_rate=sample_rate))
-    if first is not None and first.shape != model.state_dict()["sequential.0.0.weight"].shape:
-        raise ValueError(f"{path}: the first convolution has the shape {list(first.shape)}, CLMR's [128, 1, 3].")
-    _load(path, model, named)
-    return Imported(model.eval(), "CLMR", dropped)
+    if head or not any(weights[name].count_nonzero() for name in fc):  # CLMR's own loader puts zeros there
+        dropped += fc
+    else:
+        head = {target: weights[name] for name, target in fc.items()}
+    strides = [named[name].shape[-1] for i in range(1, 10) if (name := f"sequential.{i}.0.weight") in named]
+    rates: dict[tuple[int, ...], int] = {published: rate for rate, published in STRIDES.items()}
+    rate = sample_rate or rates.get(tuple(strides), 22_050)
+    model = _samplecnn(path, named, head, sample_rate=rate, strides=strides if len(strides) == 9 else None)
+    return Imported(model, "CLMR", dropped)
+
+
+def _samplecnn(path: Path, named: Weights, head: Weights, **settings: Any) -> SampleCNNModel:
+    """A SampleCNN with its weights, and with a classifier `head.0.…` (`head.2.…` too: one hidden layer)."""
+    last = head.get("head.2.weight", head.get("head.0.weight"))
+    if last is not None:
+        settings |= {"classes": len(last), "head_hidden": len(head["head.0.weight"]) if "head.2.weight" in head else 0}
+    model = SampleCNNModel(SampleCNNConfig(**settings))
+    fill(path, model, named | head, "CLMR's first convolution is [128, 1, 3], and eleven blocks follow each other")
+    return model.eval()
 
 
 def _with_head(found: Imported, path: Path) -> Imported:
-    """The SampleCNN with CLMR's classifier: `0.weight`, `0.bias`, and `2.…` where it has a hidden layer."""
+    """The SampleCNN with CLMR's classifier from a file of its own: `0.weight`, `0.bias`, and `2.…` of an MLP.
+
+    Lightning's file has them as `model.0.…`, beside a copy of the encoder.
+    """
     if not isinstance(found.model, SampleCNNModel):
         raise ValueError(f"--head is for CLMR, whose classifier is a file of its own; this is {found.family}.")
     content = safe_load(path)
     content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    named = {
-        "head." + str(name).removeprefix("model."): value
-        for name, value in content.items()
-        if isinstance(value, Tensor)
-    }
+    inner = {str(name).removeprefix("model."): value for name, value in content.items() if isinstance(value, Tensor)}
+    head = {f"head.{name}": value for name, value in inner.items() if not name.startswith("encoder.")}
     known = [{"head.0.weight", "head.0.bias"}, {"head.0.weight", "head.0.bias", "head.2.weight", "head.2.bias"}]
-    if set(named) not in known:
+    if set(head) not in known:
         shown = ", ".join(map(str, list(content)[:4])) or "nothing"
         raise ValueError(
             f"{path} is no classifier of CLMR (0.weight, 0.bias, and 2. where it is an MLP); it has {shown}."
         )
-    hidden = len(named["head.0.weight"]) if len(named) == 4 else 0
-    classes = len(named["head.2.weight" if hidden else "head.0.weight"])
-    config = found.model.config
-    model = SampleCNNModel(
-        SampleCNNConfig(sample_rate=config.sample_rate, init=config.init, classes=classes, head_hidden=hidden)
-    )
-    _load(path, model, found.model.state_dict() | named)
-    return Imported(model.eval(), found.family, found.dropped)
+    config, named = found.model.config, found.model.state_dict()
+    bare = {name: value for name, value in named.items() if not name.startswith("head.")}
+    model = _samplecnn(path, bare, head, sample_rate=config.sample_rate, strides=config.strides)
+    return Imported(model, found.family, found.dropped)
 
 
 FAIRSEQ = (
@@ -178,6 +211,7 @@ FAIRSEQ = (
     (r"^encoder\.pos_conv\.0\.bias", "encoder.pos_conv_embed.conv.bias"),
     (r"^encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
     (r"^encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (r"^encoder\.pos_conv\.0\.parametrizations", "encoder.pos_conv_embed.conv.parametrizations"),
     (r"\.self_attn_layer_norm\.", ".layer_norm."),
     (r"\.self_attn\.", ".attention."),
     (r"\.fc1\.", ".feed_forward.intermediate_dense."),
@@ -185,9 +219,12 @@ FAIRSEQ = (
 )
 
 
-def _fairseq_mert(path: Path, weights: dict[str, Tensor], sample_rate: int) -> Imported:
-    """MERT as fairseq saved it; 12 blocks are the 95M arrangement (post-LN), 24 the 330M one (pre-LN)."""
-    named: dict[str, Tensor] = {}
+def _fairseq_mert(path: Path, weights: Weights, content: Mapping[str, Any], sample_rate: int | None) -> Imported:
+    """MERT as fairseq saved it, with the settings that it recorded (`cfg`, of old `args`) where it did.
+
+    Without them, 12 blocks of 768 are the 95M arrangement (post-LN) and 24 of 1024 the 330M one (pre-LN).
+    """
+    named: Weights = {}
     dropped = [name for name in weights if name.startswith(HEADS)]
     for name, value in weights.items():
         if name not in dropped:
@@ -195,73 +232,28 @@ def _fairseq_mert(path: Path, weights: dict[str, Tensor], sample_rate: int) -> I
             for pattern, ours in FAIRSEQ:
                 target = re.sub(pattern, ours, target)
             named[target] = value
+    told = {key: content.get(key) for key in ("cfg", "args")}
     layers = 1 + max((int(m[1]) for name in named if (m := re.match(r"encoder\.layers\.(\d+)\.", name))), default=-1)
-    width = named.get("feature_projection.projection.weight", torch.empty(0, 0)).shape[0]
-    known = {(12, 768): MertConfig.base, (24, 1024): MertConfig.large}
-    if (layers, width) not in known:
+    width, inner = (
+        len(named[name]) if name in named else 0
+        for name in ("feature_projection.projection.weight", "encoder.layers.0.feed_forward.intermediate_dense.weight")
+    )
+    arrangement = {(12, 768): MertConfig.base, (24, 1024): MertConfig.large}.get((layers, width))
+    heads, norm_first = setting(told, "encoder_attention_heads"), setting(told, "layer_norm_first")
+    if arrangement is None and (heads is None or not layers):
         raise ValueError(
             f"{path} has {layers} blocks of {width}; MERT's are 12 of 768 (95M) and 24 of 1024 (330M). Convert others "
             "to a Hugging Face folder first."
         )
-    model = MertModel(known[layers, width](sample_rate=sample_rate))
-    _load(path, model, named)
+    if setting(told, "deepnorm"):
+        raise ValueError(f"{path} has deepnorm = True, which none of the published MERT models has: not known here.")
+    changes = {
+        "sample_rate": sample_rate or setting(told, "sample_rate") or 24_000,
+        "do_normalize": bool(setting(told, "normalize")),
+        "hidden_size": width, "num_hidden_layers": layers, "intermediate_size": inner,
+    }  # fmt: skip
+    changes |= {} if heads is None else {"num_attention_heads": int(heads)}
+    changes |= {} if norm_first is None else {"norm_first": bool(norm_first)}
+    model = MertModel((arrangement or MertConfig.base)(**changes))
+    fill(path, model, named, "is it of another architecture?")
     return Imported(model.eval(), "MERT", dropped)
-
-
-def _load(path: Path, model: PreTrainedModel, named: dict[str, Tensor]) -> None:
-    """Load strictly, as float32 (counters stay whole numbers)."""
-    wanted = model.state_dict()
-    lacking, strange = sorted(set(wanted) - set(named)), sorted(set(named) - set(wanted))
-    for what, names in (("lacks", lacking), ("has unexpected", strange)):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise ValueError(f"{path} {what} weights: {', '.join(names[:5])}{more}.")
-    for name, value in named.items():
-        if value.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path}: {name} has the shape {list(value.shape)}, expected {list(wanted[name].shape)}: another "
-                "sample rate (--sample-rate) or architecture?"
-            )
-    model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in named.items()})
-
-
-def card(found: Imported, source: Path, encoder: ModelEncoder, license: str) -> str:
-    """The model card of an imported folder: where the weights come from, under which licence, how they are used."""
-    model: Any = found.model
-    kept = f"{sum(weight.numel() for weight in model.parameters()):,} parameters"
-    dropped = ", ".join(f"`{name}`" for name in found.dropped[:12]) or "nothing"
-    more = f" and {len(found.dropped) - 12} more" if len(found.dropped) > 12 else ""
-    return f"""---
-license: {license}
-library_name: transformers
-pipeline_tag: feature-extraction
-tags:
-- music
-- audio
-- self-supervised
-- {found.family.lower()}
-- groundbass
----
-
-# {found.family}, imported from {source.name}
-
-The authors' weights ({kept}) in another form; not trained here. Licence of the weights: **{license}**.
-
-Source: {PAPERS[found.family]}.
-
-| hears | answers |
-|---|---|
-| mono waveform in [-1, 1] at {encoder.sample_rate} Hz | {encoder.layers} layers, {encoder.dim} dimensions, \
-{encoder.frame_rate:.4g} frames per second |
-
-```python
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("FOLDER", trust_remote_code=True).eval()
-output = model(waveform, output_hidden_states=True)  # [batch, samples] at {encoder.sample_rate} Hz
-```
-
-With groundbass: `groundbass.load_encoder("FOLDER").hidden_states(waveform, sample_rate=44_100)`.
-
-Dropped on the way, since no hidden state needs it: {dropped}{more}.
-"""

@@ -10,11 +10,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .mert import MertConfig, MertModel
+from .weight_files import fill, load_safetensors, safe_load
 
 # fields of their config.json that are ours under the same name
 SAME = (
@@ -81,7 +80,7 @@ UNUSED = (
 )
 
 # parts of MERT's training that some conversions leave in: they predict labels, no hidden state needs them
-HEADS = ("label_embs_concat", "final_proj.", "encoder_cqt_model.")
+HEADS = ("label_embs_concat", "final_proj.", "encoder_cqt_model.", "encoder_mel_model.")
 
 RENAMED = {
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
@@ -104,9 +103,9 @@ def load_mert_folder(folder: str | Path) -> MertModel:
             the sentence names it.
     """
     folder = Path(folder)
-    config = mert_config(_read_json(folder / "config.json"), _read_json(folder / "preprocessor_config.json"))
+    config = mert_config(read_json(folder / "config.json"), read_json(folder / "preprocessor_config.json"))
     model = MertModel(config)
-    model.load_state_dict(_matched(_read_weights(folder), model.state_dict(), folder), strict=True)
+    fill(folder, model, _named(_read_weights(folder), folder), "its weights and its config.json don't belong together")
     return model.eval()
 
 
@@ -148,22 +147,27 @@ def mert_config(published: dict[str, Any], preprocessor: dict[str, Any]) -> Mert
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file. Raises FileNotFoundError, or ValueError where it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} isn't there: download the whole folder of the model.")
-    return dict(json.loads(path.read_text()))
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object ({error}): download it again.") from error
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / "model.safetensors").is_file():
-        return load_file(folder / "model.safetensors")
-    if (folder / "pytorch_model.bin").is_file():
-        return dict(torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+    """One file, or all shards."""
+    for pattern, read in (("model*.safetensors", load_safetensors), ("pytorch_model*.bin", safe_load)):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return {name: value for file in files for name, value in read(file).items()}
     raise FileNotFoundError(f"{folder} has neither model.safetensors nor pytorch_model.bin: download the weights.")
 
 
-def _matched(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The folder's weights under our names, after every name and shape has been accounted for."""
+def _named(found: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The folder's weights under our names, without the heads of MERT's training."""
     named: dict[str, Tensor] = {}
     for name, weight in found.items():
         if name.startswith(HEADS):
@@ -171,17 +175,5 @@ def _matched(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path
         target = RENAMED.get(name, name)
         if target in named:
             raise ValueError(f"The weights in {folder} have {target} twice, under its old name and its new one.")
-        named[target] = weight.float()
-    missing, unexpected = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"The weights in {folder} don't fit MertModel: missing {missing or 'none'}, "
-            f"unexpected {unexpected or 'none'}."
-        )
-    for name, weight in named.items():
-        if weight.shape != expected[name].shape:
-            raise ValueError(
-                f"The weights in {folder} have {name} of shape {list(weight.shape)}, but its config.json makes it "
-                f"{list(expected[name].shape)}."
-            )
+        named[target] = weight
     return named

@@ -27,7 +27,7 @@ from . import hub
 from .adapters import ModelEncoder
 from .card import CURVES, draw_losses, write_card
 from .encoder import load_encoder, weights_hash
-from .loading import find_folder, quiet
+from .loading import quiet
 
 TOLERANCE = 1e-5
 HERE = Path(__file__).parent
@@ -58,7 +58,8 @@ def publish(
     out: tyro.conf.Positional[Path],
     *,
     force: bool = False,
-    license: Annotated[str, tyro.conf.arg(metavar="SPDX")] = "apache-2.0",
+    license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
+    results: Path | None = None,
     push: Annotated[str | None, tyro.conf.arg(metavar="ORG/NAME")] = None,
     private: bool = False,
     shard_size: str = "5GB",
@@ -70,7 +71,8 @@ def publish(
         run: a run folder (or its encoder folder).
         out: the folder to write.
         force: replace OUT where it already holds a model.
-        license: of the weights, for the card.
+        license: of the weights, for the card; by default apache-2.0, and an imported encoder keeps its own.
+        results: folder of probe results for the card; by default RUN/probe.
         push: also upload it to this name on the Hugging Face Hub; what broke off goes on with the same command.
         private: a repository that is made for it is private.
         shard_size: larger weights are split into files of at most this size.
@@ -87,15 +89,19 @@ def publish(
         raise ValueError(f"{run} holds a {type(model).__name__}, which is no model of groundbass; publish a run.")
     done = push is not None and not force and _is_published(out, encoder)
     if not done:
-        _check_out(out, force)
+        check_out(out, force)
     if push is not None and not dry_run:
-        hub.check_push(push)
-    records = run if (run / "recipe.json").is_file() else find_folder(run).resolve().parent
+        hub.check_push(push, _sources(encoder.model), force=force)
+    records = next((place for place in (run, run.resolve().parent) if (place / "recipe.json").is_file()), run)
+    license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
     if not done:
         with tempfile.TemporaryDirectory() if dry_run else _beside(out) as place:
             part = Path(place)
             curves = draw_losses(records / "loss.jsonl", part / CURVES)
-            card = write_card(encoder, records, license=license, name=push or out.resolve().name, curves=curves)
+            card = write_card(
+                encoder, records, license=license, name=push or out.resolve().name, curves=curves,
+                results=results or records / "probe",
+            )  # fmt: skip
             _write(encoder.model, part, card, shard_size)
             if dry_run:
                 _list(part, out, push, private)
@@ -107,6 +113,7 @@ def publish(
         _list(out, out, push, private)
         return
     else:
+        _rename(out / "README.md", out.resolve().name, str(push))
         print(f"{out} holds these very weights already; it is uploaded as it is (--force writes it anew).")
     if push is not None:
         print(hub.push(out, push, private))
@@ -120,6 +127,19 @@ def _is_published(out: Path, encoder: ModelEncoder) -> bool:
         return weights_hash(load_encoder(out)) == weights_hash(encoder)
     except (ValueError, OSError):
         return False
+
+
+def _sources(model: PreTrainedModel) -> list[str]:
+    """Names of the Python files that a published folder of this model holds."""
+    return [f"{type(model).__module__.rpartition('.')[2]}.py"]
+
+
+def _rename(card: Path, old: str, new: str) -> None:
+    """Let a card's examples name the repository, where it was written for a local folder."""
+    text = card.read_text(encoding="utf-8")
+    for door in ("from_pretrained", "load_encoder"):
+        text = text.replace(f'{door}("{old}"', f'{door}("{new}"')
+    card.write_text(text, encoding="utf-8")
 
 
 def _list(folder: Path, out: Path, push: str | None, private: bool) -> None:
@@ -252,7 +272,7 @@ def _replace(folder: Path, part: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_out(out: Path, force: bool) -> None:
+def check_out(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; give the name of a folder.")
     if not out.is_dir() or not any(out.iterdir()):

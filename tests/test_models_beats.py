@@ -244,7 +244,7 @@ def test_beats_file_becomes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
     wanted = reference(weights, waveform[0]).unflatten(0, (-1, 8)).mean(1)
     torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=0)
     assert "BEATs" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(FileExistsError, match="--force"):
         import_checkpoint(tmp_path / "whatever.bin", tmp_path / "out")
     import_checkpoint(save(tmp_path / "tokenizer.pt", microsoft(tokenizer=True)), tmp_path / "out", force=True)
     assert load_encoder(tmp_path / "out").dim == 10

@@ -66,7 +66,8 @@ class Hub:
                     else:
                         self.answer({"type": "user", "name": "me", "orgs": [{"name": "our-lab"}]})
                 elif (name := re.sub("^/api/models/", "", self.path.split("?")[0])) in hub.repositories:
-                    self.answer({"id": name, "siblings": [], "sha": "0" * 40})
+                    siblings = [{"rfilename": path} for path in hub.repositories[name]["files"]]
+                    self.answer({"id": name, "siblings": siblings, "sha": "0" * 40})
                 else:
                     self.answer({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -197,6 +198,23 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_made(hub: Hub, run: Pa
     done = command(hub, run, out, "--push", "our-lab/bass")
     assert done.returncode == 2 and re.search("can't be reached|doesn't answer", done.stderr), done.stderr
     assert not hub.repositories
+
+
+@pytest.mark.slow
+def test_another_model_is_not_written_over(hub: Hub, run: Path, tmp_path: Path) -> None:
+    """Our own earlier upload is; a repository of ours with something else in it only by --force."""
+    theirs = {"config.json": b"{}", "pytorch_model.bin": b"1"}
+    hub.repositories["our-lab/llama"] = {"private": False, "files": dict(theirs)}
+    done = command(hub, run, tmp_path / "out", "--push", "our-lab/llama")
+    assert done.returncode == 2 and "holds another model already (config.json" in done.stderr, done.stderr
+    assert hub.repositories["our-lab/llama"]["files"] == theirs and not (tmp_path / "out").exists()
+    assert command(hub, run, tmp_path / "out").returncode == 0
+    assert 'from_pretrained("out"' in (tmp_path / "out" / "README.md").read_text()
+    hub.repositories["our-lab/bass"] = {"private": False, "files": {"samplecnn.py": b"", "model.safetensors": b""}}
+    done = command(hub, run, tmp_path / "out", "--push", "our-lab/bass")
+    assert done.returncode == 0, done.stderr
+    assert b'from_pretrained("our-lab/bass"' in hub.repositories["our-lab/bass"]["files"]["README.md"]
+    assert command(hub, run, tmp_path / "new", "--push", "our-lab/llama", "--force").returncode == 0
 
 
 @pytest.mark.slow

@@ -451,11 +451,11 @@ def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path: Path) -> N
     load_mert_folder(tmp_path)
 
     torch.save({name: w for name, w in whole.items() if name != "encoder.layers.1.layer_norm.bias"}, path)
-    with pytest.raises(ValueError, match=r"missing \['encoder.layers.1.layer_norm.bias'\], unexpected none"):
+    with pytest.raises(ValueError, match=r"lacks weights: encoder\.layers\.1\.layer_norm\.bias;"):
         load_mert_folder(tmp_path)
 
     torch.save({**whole, "encoder.layers.3.layer_norm.bias": torch.zeros(32)}, path)
-    with pytest.raises(ValueError, match=r"missing none, unexpected \['encoder.layers.3.layer_norm.bias'\]"):
+    with pytest.raises(ValueError, match=r"has unexpected weights: encoder\.layers\.3\.layer_norm\.bias;"):
         load_mert_folder(tmp_path)
 
     new = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
@@ -464,7 +464,7 @@ def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path: Path) -> N
         load_mert_folder(tmp_path)
 
     torch.save({**whole, "masked_spec_embed": torch.zeros(31)}, path)
-    with pytest.raises(ValueError, match=r"masked_spec_embed of shape \[31\].*\[32\]"):
+    with pytest.raises(ValueError, match=r"masked_spec_embed has the shape \[31\], expected \[32\]"):
         load_mert_folder(tmp_path)
 
     path.unlink()
@@ -495,7 +495,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"masked_spec_embed": Trap()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
+    with pytest.raises(ValueError, match="could run code"):
         load_mert_folder(tmp_path)
     assert not (tmp_path / "ran").exists()
 

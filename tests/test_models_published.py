@@ -296,7 +296,7 @@ def test_damaged_records_say_which(tmp_path: Path) -> None:
 
 def test_an_upload_that_fails_keeps_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "verify", lambda *_: 0.0)
-    monkeypatch.setattr(published.hub, "check_push", lambda name: "org")
+    monkeypatch.setattr(published.hub, "check_push", lambda *_, **__: "org")
 
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("this machine is offline")
