@@ -34,7 +34,7 @@ COMMANDS = {
     "quickstart": Command("quickstart:quickstart", "embedded corpus → pretrain → probe → publish → report.html"),
     "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
     "data scan": Command("data.scan:scan", "list a folder of audio in a Parquet manifest"),
-    "data shard": Command("data.shards:shard", "pack a manifest's audio into Parquet shards, for clusters"),
+    "data shard": Command("data.sharding:shard", "pack a manifest's audio into Parquet shards, for clusters"),
     "data verify": Command("data.verify:verify", "is this copy of a public corpus complete, and what it should be?"),
     "data overlap": Command(
         "data.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"
@@ -42,6 +42,7 @@ COMMANDS = {
     "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
     "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),
+    "plan": Command("pretrain.plan:main", "memory, step time and GPU-hours of a recipe, with formulas", argv=True),
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
     "report": Command("probe.report:report", "tables and one HTML page from probe results"),

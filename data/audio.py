@@ -6,6 +6,7 @@ give that: it misses in MP3 (see `mp3.py`) and on the last page of Ogg Vorbis, a
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", "
 Waveform = npt.NDArray[np.float32]
 MARGIN_SECONDS = 0.05  # of sound around a crop for the resampler; its filter is shorter (tested)
 BLOCK = 1 << 18  # frames decoded at a time where a file is read past or written
+SOUGHT = ("WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "CAF")  # formats in which libsndfile's seeking is exact
 VORBIS_BLOCK = 8192  # samples: the longest block, so the furthest that Vorbis reaches back
 
 
@@ -72,6 +74,45 @@ def read(
             raise ValueError(
                 f"{path} can't be decoded at sample {start}: {error.error_string} Scan the folder again: that skips it."
             ) from error
+
+
+def read_bytes(
+    data: bytes, name: str, sample_rate: int | None = None, start: int = 0, samples: int | None = None
+) -> npt.NDArray[np.float32]:
+    """As `read`, from an encoded file in memory. WAV, FLAC and the like are sought in; others are decoded whole.
+
+    Raises ValueError, with `name`, where it can't be decoded.
+    """
+    try:
+        with sf.SoundFile(io.BytesIO(data)) as file:
+            if file.format in SOUGHT:
+                if sample_rate is None or sample_rate == file.samplerate:
+                    return _read_mono(file, name, start, samples)
+                return _read_resampled(file, name, sample_rate, start, samples)
+            sound, rate = mix(_all(file)), file.samplerate
+    except sf.LibsndfileError as error:
+        raise ValueError(f"{name} can't be decoded: {error.error_string}") from error
+    whole = resample(sound, rate, sample_rate or rate)
+    return whole[start:] if samples is None else whole[start : start + samples]
+
+
+def header_of(data: bytes) -> AudioInfo:
+    """What the header of an encoded file in memory says; an MP3 is decoded, since its header may only guess.
+
+    Raises soundfile.LibsndfileError where it is no audio.
+    """
+    with sf.SoundFile(io.BytesIO(data)) as file:
+        samples = len(_all(file)) if file.format == "MP3" else file.frames
+        return AudioInfo(samples, file.samplerate, file.channels)
+
+
+def _all(file: sf.SoundFile) -> npt.NDArray[np.float32]:
+    """[samples, channels] decoded to the end, whatever the header says."""
+    _forbid_seeking(file)
+    parts = []
+    while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        parts.append(block)
+    return np.concatenate(parts) if parts else np.zeros((0, file.channels), np.float32)
 
 
 def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:

@@ -22,7 +22,8 @@ from .crops import CropConfig, Crops
 from .fingerprints import RATE, SHIFTS, Index, Prints, fingerprint
 from .loader import loader
 from .scan import scan_folder
-from .shards import Shards, write_shards
+from .sharding import write_shards
+from .shards import Shards
 from .track import Manifest
 
 ROUNDS = 5

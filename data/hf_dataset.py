@@ -1,17 +1,18 @@
 """Data sets of the library `datasets` as manifests: saved to disk, Parquet with a column of audio, or WebDataset tars.
 
-A folder of audio files (`audiofolder`) needs none of this: `groundbass data scan` lists it. Decoding is ours; each crop
-decodes its whole track, so long tracks are better packed by `groundbass data shard`.
+A folder of audio files (`audiofolder`) needs none of this: `groundbass data scan` lists it. Decoding is ours: crops are
+sought in WAV and FLAC; MP3 and Vorbis are decoded whole for each, so long ones are better packed by
+`groundbass data shard`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,8 +25,10 @@ import soundfile as sf
 from tqdm import tqdm
 
 from . import audio
-from .track import Manifest, Track
+from .parallel import in_order
+from .track import Manifest, Track, cache_folder, metadata_of
 
+FEW = 64  # rows that aren't worth a pool of processes
 KEYS = ("__key__", "key", "id", "track_id", "file")  # columns that may name a track
 
 
@@ -47,18 +50,14 @@ class StoredAudio(Manifest):
     def read(
         self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """As `audio.read`. The whole track is decoded. Raises ValueError where it can't be."""
+        """As `audio.read`. Raises ValueError where it can't be decoded."""
         cell = self._rows[int(self.table["row"][row].as_py())][self._column]
         if cell.get("bytes") is None:
             return audio.read(cell["path"], sample_rate, start, samples)
-        try:
-            sound, rate = sf.read(io.BytesIO(cell["bytes"]), dtype="float32", always_2d=True)
-        except sf.LibsndfileError as error:
-            raise ValueError(f"{self.root}, {self._paths[row].as_py()}: it can't be decoded ({error})") from error
-        mono = np.ascontiguousarray(sound.mean(1))
-        if sample_rate not in (None, rate):
-            mono = audio.resample(mono, rate, sample_rate)
-        return mono[start:] if samples is None else mono[start : start + samples]
+        return audio.read_bytes(cell["bytes"], f"{self.root}, {self._paths[row].as_py()}", sample_rate, start, samples)
+
+    def _stored(self, here: Path) -> dict[str, Any]:
+        return {"version": 1, "dataset": self.root.resolve().as_posix()}
 
 
 def is_dataset(folder: str | Path) -> bool:
@@ -66,7 +65,7 @@ def is_dataset(folder: str | Path) -> bool:
     folder = Path(folder)
     if not folder.is_dir():
         return False
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file() or any(folder.glob("*.tar")):
+    if _is_saved(folder) or _has_tars(folder):
         return True
     first = next(iter(sorted(folder.glob("**/*.parquet"))), None)
     return first is not None and any(_holds_audio(field) for field in pq.read_schema(first))
@@ -75,7 +74,8 @@ def is_dataset(folder: str | Path) -> bool:
 def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
     """Open it as a manifest; headers are read once, and remembered in $GROUNDBASS_CACHE or ~/.cache/groundbass.
 
-    Of several splits, `train` is used. Rows without readable audio are left out.
+    Of several splits, `train` is used, as `datasets` tells them by the names of files (`train-00000-of-00002.parquet`,
+    `train/…`); where there is no such split, the first. Rows without readable audio are left out.
     Raises ValueError where there is no column of audio, or nothing in it.
     """
     folder = Path(folder)
@@ -83,15 +83,14 @@ def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
     memory = _memory(folder, rows)
     if memory.is_file():
         return StoredAudio(pq.read_table(memory), folder, rows, column)
-    tracks, places = [], []
-    for number in tqdm(range(len(rows)), unit="track", desc="headers", disable=not progress):
-        track = _track(rows[number], column, number)
-        if track is not None:
-            tracks.append(track)
-            places.append(number)
-    if not tracks:
+    bar = partial(tqdm, total=len(rows), unit="track", desc="headers", disable=not progress)
+    few = 1 if len(rows) <= FEW else None
+    found = list(bar(in_order(partial(_track, rows, column), range(len(rows)), few, at_once=16)))
+    places = [number for number, track in enumerate(found) if track is not None]
+    if not places:
         raise ValueError(f"The column {column!r} of {folder} holds no readable audio in its {len(rows)} rows.")
-    table = Manifest.from_tracks(tracks, folder).table.append_column("row", pa.array(places, pa.int64()))
+    tracks = Manifest.from_tracks((track for track in found if track is not None), folder)
+    table = tracks.table.append_column("row", pa.array(places, pa.int64()))
     memory.parent.mkdir(parents=True, exist_ok=True)
     beside = memory.with_name(f".{memory.name}.{os.getpid()}")
     pq.write_table(table, beside)
@@ -99,17 +98,29 @@ def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
     return StoredAudio(table, folder, rows, column)
 
 
+def open_rows(path: Path) -> StoredAudio:
+    """Some tracks of a data set, as `write` listed them. Raises ValueError where the data set has changed since."""
+    folder = metadata_of(path)["dataset"]
+    whole = open_dataset(folder)
+    table = pq.read_table(path)
+    place = {number: row for row, number in enumerate(whole.table["row"].to_pylist())}
+    rows = [place.get(number, -1) for number in table["row"].to_pylist()]
+    found = whole.select([row for row in rows if row >= 0])
+    if found.table["hash"].to_pylist() != table["hash"].to_pylist():
+        raise ValueError(f"{path} lists tracks of {folder} that aren't there any more: the data set has changed")
+    return StoredAudio(table, folder, whole._rows, whole._column)
+
+
 def _load(folder: Path) -> tuple[Any, str]:
     """The rows, audio not decoded, and the name of the column of audio."""
     import datasets
 
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+    if _is_saved(folder):
         found = datasets.load_from_disk(str(folder))
-    elif tars := sorted(str(path) for path in folder.glob("*.tar")):
-        found = datasets.Dataset.from_generator(_samples, gen_kwargs={"tars": tars})
+    elif _has_tars(folder):
+        found = datasets.Dataset.from_generator(_samples, gen_kwargs={"tars": _training_files(folder, ".tar")})
     else:
-        files = sorted(str(path) for path in folder.glob("**/*.parquet"))
-        found = datasets.load_dataset("parquet", data_files=files)
+        found = datasets.load_dataset("parquet", data_files=_training_files(folder, ".parquet"), split="train")
     if isinstance(found, datasets.DatasetDict):
         found = found["train"] if "train" in found else found[next(iter(found))]
     columns = [name for name, kind in found.features.items() if isinstance(kind, datasets.Audio)]
@@ -121,6 +132,22 @@ def _load(folder: Path) -> tuple[Any, str]:
     for name in columns:
         found = found.cast_column(name, datasets.Audio(decode=False))
     return found, columns[0]
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _has_tars(folder: Path) -> bool:
+    return any(True for place in ("", "data/", "train/", "data/train/") for _ in folder.glob(f"{place}*.tar"))
+
+
+def _training_files(folder: Path, suffix: str) -> list[str]:
+    """The files of the split `train`, or of the first there is, by the rules of `datasets`."""
+    from datasets.data_files import DataFilesDict, get_data_patterns
+
+    splits = DataFilesDict.from_patterns(get_data_patterns(str(folder)), str(folder), allowed_extensions=[suffix])
+    return sorted(splits.get("train") or next(files for files in splits.values() if files))
 
 
 def _samples(tars: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -161,24 +188,22 @@ def _holds_audio(field: pa.Field) -> bool:
 
 
 def _memory(folder: Path, rows: Any) -> Path:
-    cache = Path(os.environ.get("GROUNDBASS_CACHE") or Path.home() / ".cache" / "groundbass")
     content = json.dumps([str(folder.resolve()), rows._fingerprint, len(rows)])
-    return cache / "datasets" / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.parquet"
+    return cache_folder() / "datasets" / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.parquet"
 
 
-def _track(row: dict[str, Any], column: str, number: int) -> Track | None:
-    """What the header says; None where there is no readable audio."""
+def _track(rows: Any, column: str, number: int) -> Track | None:
+    """What the header of a row's audio says; None where there is no readable audio."""
+    row = rows[number]
     cell = row[column] or {}
-    data = cell.get("bytes")
     try:
-        with sf.SoundFile(io.BytesIO(data) if data is not None else str(cell.get("path"))) as file:
-            samples, rate, channels = file.frames, file.samplerate, file.channels
-    except (sf.LibsndfileError, OSError, TypeError):
+        data = cell["bytes"] if cell.get("bytes") is not None else Path(str(cell.get("path"))).read_bytes()
+        about = audio.header_of(data)
+    except (sf.LibsndfileError, OSError):
         return None
-    if samples < 1:
+    if about.samples < 1:
         return None
     path = str(cell.get("path") or f"row {number}")
-    digest = hashlib.blake2b(data if data is not None else Path(path).read_bytes(), digest_size=16).hexdigest()
     name = next((str(row[key]) for key in KEYS if isinstance(row.get(key), (str, int))), path)
     content = row | json.loads(row["labels"]) if isinstance(row.get("labels"), str) and "__key__" in row else row
     labels = {
@@ -186,4 +211,5 @@ def _track(row: dict[str, Any], column: str, number: int) -> Track | None:
         for key, value in content.items()
         if isinstance(value, (str, int, float, bool)) and key not in (*KEYS, "labels")
     }
-    return Track(f"{name}#{number}", path, samples, rate, channels, digest, labels=labels)
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Track(f"{name}#{number}", path, about.samples, about.sample_rate, about.channels, digest, labels=labels)

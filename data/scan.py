@@ -10,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from .audio import SUFFIXES, blocks, mix, open_audio
+from .parallel import cores, in_order
 from .track import Manifest, Track
 from .truncation import what_is_cut
 
@@ -154,19 +154,10 @@ def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, 
 
 def _examine_all(folder: Path, paths: list[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
     """Results in the order of `paths`. Processes, since decoders hold their locks longer than threads like."""
-    workers = min(workers or _cores(), len(paths))
+    workers = min(workers or cores(), len(paths))
+    at_once = max(1, min(16, len(paths) // (4 * workers)))
     bar = partial(tqdm, total=len(paths), desc="scan", unit="file", disable=not progress)
-    if workers <= 1:
-        yield from bar(map(partial(examine, folder), paths))
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        chunk = max(1, min(16, len(paths) // (4 * workers)))
-        yield from bar(pool.map(partial(examine, folder), paths, chunksize=chunk))
-
-
-def _cores() -> int:
-    """Cores that this process may use; macOS can't tell, so all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield from bar(in_order(partial(examine, folder), paths, workers, at_once))
 
 
 def _decode(file: Path) -> tuple[int, float, bool, str]:

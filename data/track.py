@@ -91,8 +91,13 @@ class Manifest(Sequence[Track]):
             raise ValueError(
                 f"{path} is no Parquet file: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
             ) from error
-        stored = json.loads((table.schema.metadata or {}).get(METADATA, b"{}")).get("root", ".")
-        manifest = cls(table, root if root is not None else os.path.normpath(path.parent.resolve() / stored))
+        stored = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+        if "shards" in stored or "dataset" in stored:
+            raise ValueError(
+                f"{path} names tracks of {stored.get('folder') or stored['dataset']}, which aren't files: only "
+                "`groundbass pretrain --data` (alone), `data overlap` and `embed` take it"
+            )
+        manifest = cls(table, root if root is not None else place_from(stored.get("root", "."), path))
         manifest._check_root(path)
         return manifest
 
@@ -123,16 +128,22 @@ class Manifest(Sequence[Track]):
         else absolute.
         """
         path = Path(path)
-        here, root = path.parent.resolve(), self.root.resolve()
-        together = root.is_relative_to(here) or here.is_relative_to(root)
-        stored = Path(os.path.relpath(root, here)).as_posix() if together else root.as_posix()
-        metadata = {METADATA: json.dumps({"version": 1, "root": stored}).encode()}
+        metadata = {METADATA: json.dumps(self._stored(path.parent.resolve())).encode()}
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             pq.write_table(self.table.replace_schema_metadata(metadata), beside, compression="zstd")
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+    def _stored(self, here: Path) -> dict[str, Any]:
+        """What a manifest that lies in `here` says of where the audio is."""
+        return {"version": 1, "root": self._place_seen_from(here)}
+
+    def _place_seen_from(self, here: Path) -> str:
+        root = self.root.resolve()
+        together = root.is_relative_to(here) or here.is_relative_to(root)
+        return Path(os.path.relpath(root, here)).as_posix() if together else root.as_posix()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -183,8 +194,12 @@ class Manifest(Sequence[Track]):
         """Part of a track's sound: see `audio.read`. A corpus in shards reads from them."""
         return audio.read(os.path.join(self.root, self._paths[row].as_py()), sample_rate, start, samples)
 
+    def read_all(self, row: int, sample_rate: int, seconds: float) -> npt.NDArray[np.float32]:
+        """The first `seconds` of a track at any rate, for who looks at tracks one by one."""
+        return self.read(row, sample_rate, 0, round(seconds * sample_rate))
+
     def check_rate(self, sample_rate: int) -> None:
-        """Raise ValueError where audio can't be had at this rate. Files can, at any; shards hold one."""
+        """Raise ValueError where crops can't be had at this rate. Those of files can, at any; shards hold one."""
 
     def path_of(self, track: Track) -> Path:
         return self.root / track.path
@@ -196,6 +211,27 @@ class Manifest(Sequence[Track]):
                 f"{first} is missing, the first file that {manifest} names: if the audio moved, say where it is now "
                 f"(--root FOLDER, or root= in Python; the manifest says {self.root}), else scan it again"
             )
+
+
+def cache_folder() -> Path:
+    """$GROUNDBASS_CACHE, else ~/.cache/groundbass."""
+    return Path(os.environ.get("GROUNDBASS_CACHE") or Path.home() / ".cache" / "groundbass")
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What `write` put into a file's schema; nothing for what is no Parquet file of ours."""
+    if not path.is_file():
+        return {}
+    try:
+        stored = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
+    except pa.ArrowInvalid:
+        return {}
+    return dict(json.loads(stored))
+
+
+def place_from(stored: str, path: Path) -> str:
+    """A folder that the file `path` names, relative to its own or absolute, or a URL."""
+    return stored if "://" in stored else os.path.normpath(path.parent.resolve() / stored)
 
 
 def _track(row: dict[str, Any]) -> Track:

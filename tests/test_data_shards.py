@@ -16,10 +16,11 @@ import pytest
 import soundfile as sf
 
 from groundbass.cli import main
-from groundbass.data import audio, shards
+from groundbass.data import audio, sharding
 from groundbass.data.crops import CropConfig, Crops, loader
 from groundbass.data.scan import scan_folder
-from groundbass.data.shards import Shards, is_sharded, open_data, write_shards
+from groundbass.data.sharding import write_shards
+from groundbass.data.shards import INDEX, OURS, Shards, is_sharded, open_data
 from groundbass.data.track import Manifest
 
 RATE = 8000
@@ -54,7 +55,7 @@ def write(corpus, out, **more):
 @pytest.fixture
 def small(monkeypatch):
     """Shards of a few seconds, so that nine files make several."""
-    monkeypatch.setattr(shards, "PACKED", 8.0)
+    monkeypatch.setattr(sharding, "PACKED", 8.0)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_ranks_and_workers_share_an_epoch_and_resume(corpus, sharded, workers):
 
 def test_a_killed_run_goes_on_and_equals_an_undisturbed_one(corpus, tmp_path, small, monkeypatch):
     write(corpus, tmp_path / "whole")
-    real, made = shards._write_shard, []
+    real, made = sharding._write_shard, []
 
     def dying(*arguments):
         if len(made) == 2:
@@ -135,14 +136,14 @@ def test_a_killed_run_goes_on_and_equals_an_undisturbed_one(corpus, tmp_path, sm
         made.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(shards, "_write_shard", dying)
+    monkeypatch.setattr(sharding, "_write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
         write(corpus, tmp_path / "killed")
     assert is_sharded(tmp_path / "killed")
     with pytest.raises(FileNotFoundError, match="sharding was not finished"):
         Shards.open_folder(tmp_path / "killed")
     monkeypatch.undo()
-    monkeypatch.setattr(shards, "PACKED", 8.0)
+    monkeypatch.setattr(sharding, "PACKED", 8.0)
     (tmp_path / "killed/.shard-00002.parquet.77").write_bytes(b"half")
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.parquet")}
     assert len(before) == 2
@@ -170,9 +171,10 @@ def test_a_full_disk_leaves_nothing_half_written(corpus, tmp_path, small, monkey
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         write(corpus, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == ["plan.json"]
+    left = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*"))
+    assert left == [OURS, f"{OURS}/done", f"{OURS}/plan.json"]
     monkeypatch.undo()
-    monkeypatch.setattr(shards, "PACKED", 8.0)
+    monkeypatch.setattr(sharding, "PACKED", 8.0)
     write(corpus, tmp_path / "out")
     assert len(Shards.open_folder(tmp_path / "out", check=True)) == 9
 
@@ -198,7 +200,7 @@ def test_cut_missing_and_flipped_shards_are_named(sharded, tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-00001\.parquet is missing"):
         Shards.open_folder(tmp_path / "out")
-    (tmp_path / "out/index.parquet").write_bytes(b"PAR1 nothing")
+    (tmp_path / "out" / INDEX).write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match="is damaged"):
         Shards.open_folder(tmp_path / "out")
 
@@ -209,7 +211,7 @@ def test_unreadable_files_are_left_out_and_listed(corpus, tmp_path, small):
     (tmp_path / "files/4.wav").write_bytes((tmp_path / "files/4.wav").read_bytes()[:2000])
     sentences = write(Manifest(corpus.table, tmp_path / "files"), tmp_path / "out")
     assert "2 tracks were left out" in sentences[1]
-    assert set(json.loads((tmp_path / "out/skipped.json").read_text())) == {"3.flac", "4.wav"}
+    assert set(json.loads((tmp_path / "out" / OURS / "skipped.json").read_text())) == {"3.flac", "4.wav"}
     found = Shards.open_folder(tmp_path / "out")
     assert len(found) == 7 and found.read(3).shape == (corpus[5].samples * RATE // corpus[5].sample_rate,)
     nothing = Manifest(corpus.table, tmp_path / "nowhere")
@@ -220,41 +222,115 @@ def test_unreadable_files_are_left_out_and_listed(corpus, tmp_path, small):
 def test_another_plan_needs_another_folder(corpus, sharded, tmp_path):
     with pytest.raises(ValueError, match="another manifest, rate or size"):
         write_shards(corpus, tmp_path / "out", 16_000, CHUNK, 1, workers=1, progress=False)
-    (tmp_path / "out/plan.json").unlink()
-    with pytest.raises(ValueError, match=r"no plan\.json"):
+    (tmp_path / "out" / OURS / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"no __groundbass__/plan"):
         write(corpus, tmp_path / "out")
     with pytest.raises(ValueError, match="no track"):
         write(corpus[:0], tmp_path / "empty")
 
 
+class Counted(fsspec.AbstractFileSystem):
+    """A remote file system made of a local folder: it counts its requests and the bytes it sent."""
+
+    protocol = "counted"
+    root, requests, sent = "", 0, 0
+
+    def ls(self, path, detail=True, **_):
+        Counted.requests += 1
+        folder = os.path.join(Counted.root, path)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(path)
+        entries = [
+            {"name": f"{path}/{e.name}", "size": e.stat().st_size, "type": "directory" if e.is_dir() else "file"}
+            for e in os.scandir(folder)
+        ]
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def _open(self, path, mode="rb", block_size=None, cache_options=None, cache_type="readahead", **_):
+        return CountedFile(self, path, mode, block_size or 5 << 20, cache_type=cache_type)
+
+
+class CountedFile(fsspec.spec.AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        Counted.requests += 1
+        with open(os.path.join(Counted.root, self.path), "rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+        Counted.sent += len(data)
+        return data
+
+
 def test_over_fsspec(sharded, tmp_path):
     memory = fsspec.filesystem("memory")
-    for path in (tmp_path / "out").iterdir():
-        memory.pipe_file(f"/corpus/{path.name}", path.read_bytes())
-    remote = open_data("memory://corpus")
-    assert isinstance(remote, Shards) and len(remote) == 9
-    for row in (0, 5, 8):
-        np.testing.assert_array_equal(remote.read(row, RATE, 100, 9000), sharded.read(row, RATE, 100, 9000))
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        memory.pipe_file(f"/corpus/{path.relative_to(tmp_path / 'out').as_posix()}", path.read_bytes())
+    for url in ("memory://corpus", (tmp_path / "out").as_uri()):
+        remote = open_data(url)
+        assert isinstance(remote, Shards) and len(remote) == 9
+        for row in (0, 5, 8):
+            np.testing.assert_array_equal(remote.read(row, RATE, 100, 9000), sharded.read(row, RATE, 100, 9000))
     memory.rm("/corpus/shard-00000.parquet")
     with pytest.raises(FileNotFoundError, match=r"memory://corpus/shard-00000\.parquet is missing"):
         open_data("memory://corpus")
+    with pytest.raises(ValueError, match=r"elsewhere://corpus can't be opened"):
+        open_data("elsewhere://corpus")
+
+
+def test_a_remote_chunk_is_one_request_of_its_own_bytes(sharded, tmp_path, monkeypatch):
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    monkeypatch.setattr(Counted, "root", str(tmp_path))
+    remote = Shards.open_folder("counted://out")
+    sizes_and_index = Counted.requests
+    assert sizes_and_index <= 6  # however many shards there are
+    chunks = [(row, chunk) for row in range(9) for chunk in range(remote.table["chunks"][row].as_py())]
+    for row, _ in chunks[:1]:
+        remote.read(row, RATE, 0, 10)
+    monkeypatch.setattr(Counted, "requests", 0)
+    monkeypatch.setattr(Counted, "sent", 0)
+    shard = remote.table["shard"][0].as_py()
+    wanted = [(row, chunk) for row, chunk in chunks if remote.table["shard"][row].as_py() == shard]
+    for row, chunk in wanted:
+        remote.read(row, RATE, chunk * remote.chunk_samples, 10)
+    assert Counted.requests == len(wanted)
+    assert Counted.sent < 1.1 * (tmp_path / "out" / remote.files[shard].file).stat().st_size
 
 
 def test_few_shards_stay_open(sharded, monkeypatch):
-    monkeypatch.setattr(shards, "OPEN", 2)
+    monkeypatch.setattr("groundbass.data.shards.OPEN", 2)
     for row in range(9):
         sharded.read(row, RATE, 0, 10)
     assert len(sharded._open) == 2
 
 
-def test_the_library_datasets_reads_them(sharded, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    files = [str(path) for path in sorted((tmp_path / "out").glob("shard-*.parquet"))]
-    found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+@pytest.mark.parametrize("way", ["files", "glob", "data_dir", "folder"])
+def test_the_library_datasets_reads_them(sharded, tmp_path, way):
+    out, cache = tmp_path / "out", {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    files = [str(path) for path in sorted(out.glob("shard-*.parquet"))]
+    found = {
+        "files": lambda: datasets.load_dataset("parquet", data_files=files, **cache),
+        "glob": lambda: datasets.load_dataset("parquet", data_files=str(out / "*.parquet"), **cache),
+        "data_dir": lambda: datasets.load_dataset("parquet", data_dir=str(out), **cache),
+        "folder": lambda: datasets.load_dataset(str(out), **cache),
+    }[way]()
+    assert len(found) == sum(file.rows for file in sharded.files)
     assert isinstance(found.features["audio"], datasets.Audio) and found.features["audio"].sampling_rate == RATE
     row = found.cast_column("audio", datasets.Audio(decode=False))[0]
     sound, rate = sf.read(io.BytesIO(row["audio"]["bytes"]))
     assert rate == RATE and len(sound) == row["samples"] and row["key"] == sharded[0].key
+
+
+def test_some_tracks_of_shards_are_a_manifest(sharded, tmp_path):
+    (tmp_path / "run").mkdir()
+    sharded.select([6, 2]).write(tmp_path / "run/some.parquet")
+    some = open_data(tmp_path / "run/some.parquet")
+    assert isinstance(some, Shards) and [track.key for track in some] == [sharded[6].key, sharded[2].key]
+    np.testing.assert_array_equal(some.read(1), sharded.read(2))
+    with pytest.raises(ValueError, match="aren't files"):
+        Manifest.open(tmp_path / "run/some.parquet")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        open_data(tmp_path / "run/some.parquet")
+    np.testing.assert_array_equal(open_data(tmp_path / "run/some.parquet", tmp_path / "moved").read(1), some.read(1))
 
 
 def test_command(corpus, tmp_path, capsys):
@@ -345,8 +421,52 @@ def test_existing_data_sets_are_manifests(corpus, tmp_path, kind, monkeypatch):
         assert found.labels("year") == [1990, 1993, 1996]
     monkeypatch.setattr("groundbass.data.hf_dataset._track", None)  # headers are read once
     assert len(open_data(folder)) == 3
-    write_shards(found[:2], tmp_path / "shards", RATE, workers=1, progress=False)
-    assert len(Shards.open_folder(tmp_path / "shards")) == 2
+    found.select([2, 0]).write(tmp_path / "some.parquet")
+    some = open_data(tmp_path / "some.parquet")
+    assert [track.key for track in some] == [found[2].key, found[0].key]
+    np.testing.assert_array_equal(some.read(0, RATE, 100, 900), found.read(2, RATE, 100, 900))
+    with pytest.raises(SystemExit) as left:
+        main(["data", "shard", str(folder), str(tmp_path / "shards"), "--sample-rate", str(RATE), "--workers", "2"])
+    assert left.value.code == 0
+    packed = Shards.open_folder(tmp_path / "shards")
+    assert len(packed) == 3
+    np.testing.assert_allclose(packed.read(1, RATE, 50, 3000), corpus.read(3, RATE, 50, 3000), atol=2**-14)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_of_several_splits_only_the_training_set_is_heard(corpus, tmp_path, kind, monkeypatch):
+    """As they lie on the Hub: a test set in the same folder is no training data."""
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = tmp_path / "set/data"
+    folder.mkdir(parents=True)
+    for split, row in zip(("train", "validation", "test"), rows(corpus), strict=True):
+        if kind == "parquet":
+            datasets.Dataset.from_list([row]).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
+            continue
+        with tarfile.open(folder / f"{split}-00000.tar", "w") as tar:
+            tar.add(corpus.root / row["audio"]["path"], row["audio"]["path"])
+    found = open_data(tmp_path / "set")
+    assert [track.hash for track in found] == [corpus[0].hash]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_audio_in_memory_is_that_of_files(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    audio.write(path, np.stack([tone(1, 3.0, 44_100), tone(2, 3.0, 44_100)]), 44_100)
+    data = path.read_bytes()
+    assert audio.header_of(data) == audio.info(path)
+    for rate, start, samples in (
+        (None, 0, None),
+        (44_100, 30_011, 5000),
+        (16_000, 12_345, 7000),
+        (16_000, 46_000, 9000),
+    ):
+        np.testing.assert_allclose(
+            audio.read_bytes(data, "x", rate, start, samples), audio.read(path, rate, start, samples), atol=2e-4
+        )
+    with pytest.raises(ValueError, match="x can't be decoded"):
+        audio.read_bytes(b"no audio", "x")
 
 
 def test_folders_that_are_no_data_set(tmp_path):

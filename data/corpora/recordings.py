@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from tqdm import tqdm
 
 from .. import mp3
 from ..audio import open_audio
+from ..parallel import in_order
 from ..scan import find_audio
-from ..track import Track
+from ..track import Track, cache_folder
 from ..truncation import what_is_cut
 from .corpus import Corpus, Entry
 
@@ -168,19 +168,14 @@ def _joined(root: str, style: tuple[str, str], name: str) -> str:
 
 def _look_at_all(root: Path, paths: Sequence[str], name: str, progress: bool, workers: int | None) -> Iterator[Facts]:
     bar = partial(tqdm, total=len(paths), desc=f"read {name}", unit="file", disable=not progress)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if (workers or cores) == 1 or len(paths) <= FEW:
-        yield from bar(map(partial(look_at, root), paths))
-        return
-    with ProcessPoolExecutor(workers or cores) as pool:
-        yield from bar(pool.map(partial(look_at, root), paths, chunksize=16))
+    few = 1 if len(paths) <= FEW else None
+    yield from bar(in_order(partial(look_at, root), paths, workers or few, at_once=16))
 
 
 def _memories(root: Path) -> tuple[Path, Path]:
     """Beside the corpus, or in the user's cache where the corpus may not be written to."""
     digest = hashlib.blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / REMEMBERED, cache / "groundbass" / f"audio-{digest}.parquet"
+    return root / REMEMBERED, cache_folder() / f"audio-{digest}.parquet"
 
 
 def _recall(root: Path) -> dict[str, Facts]:

@@ -1,0 +1,74 @@
+"""The same work on many items in several processes: results in order, memory bounded, nobody left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+AHEAD = 4  # times `at_once` items per process that are begun before the first result is taken
+WATCH_SECONDS = 1.0
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_held: Callable[[Any], Any] | None = None  # the work of this process, so that it travels once and not with every item
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, at_once: int = 1
+) -> Iterator[Result]:
+    """work(item) of every item, in their order. workers: processes, one per core by default; 1 works in this one.
+
+    at_once: items that travel together; more where the work on one is short. The processes end with this one, even
+    where it is killed. Raises what `work` raises, and OSError where a process dies.
+    """
+    count = workers or cores()
+    if count == 1:
+        yield from map(work, items)
+        return
+    pending: deque[Future[list[Result]]] = deque()
+    rest = iter(items)
+    with ProcessPoolExecutor(count, initializer=_hold, initargs=(work, os.getpid())) as pool:
+        try:
+            while some := list(itertools.islice(rest, at_once)):
+                pending.append(pool.submit(_do, some))
+                if len(pending) == AHEAD * count:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process died, often killed for lack of memory: lower --workers. The same command goes on "
+                "where it stopped."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _hold(work: Callable[[Any], Any], parent: int) -> None:
+    global _held
+    _held = work
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A pool's processes wait for work forever where the one that made them was killed."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def _do(items: list[Any]) -> list[Any]:
+    assert _held is not None
+    return list(map(_held, items))
