@@ -19,17 +19,18 @@ from ..models.encoder import Encoder, load_encoder
 from . import baselines, few_shot, long_table, result, robustness
 from .contract import problems
 from .descriptors import Chroma, Mfcc, Tzanetakis
-from .features import FeatureStore, default_root, digest, identity
+from .features import FeatureStore, Frames, default_root, digest, identity
 from .fit import Features, Outcome, Protocol, fit
-from .frames import SLOWEST, constant_frames, fit_frames
-from .report import table
+from .frames import SLOWEST, constant_frames, fit_fold, fit_frames
+from .report import said, table
+from .splits import Fold
 from .task import Task, available, find_tasks
 
 PROTOCOL = "version 2"
-FRAME_BYTES = 2_000_000_000  # a frame store of more layers than fit in here takes evenly spaced ones
+FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
 Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
 BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
-FRAME_BASELINES = ("random", "log_mel", "constant")
+FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
 Damage = Literal["noise", "low-pass", "gain", "reverb", "clipping", "resampling"]
 
 
@@ -78,7 +79,7 @@ def probe(
     protocol: Protocol = "linear",
     layers: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0,),
-    head_seeds: tuple[int, ...] = (0,),
+    head_seeds: tuple[int, ...] = (0, 1, 2),
     few_shot: tuple[int, ...] = (),
     robustness: tuple[Damage, ...] = (),
     baselines: tuple[Baseline, ...] = BASELINES,
@@ -108,7 +109,8 @@ def probe(
         layers: the layers that may be chosen; all by default.
         seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this baseline out.
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
-        few_shot: also learn from this many tracks per class, for example 1 5 10 20: a curve of five draws each.
+        few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
+            curve of five draws each.
         robustness: also test the trained head on damaged audio: noise low-pass gain reverb clipping resampling.
         baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
@@ -134,16 +136,27 @@ def probe(
         asked = [*(address for address in asked if address != "all"), *here]
         if not asked:
             raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
+    else:
+        here = []
     heard = load_encoder(encoder, device=device)
     if any(not 0 <= layer < heard.layers for layer in layers):
         raise ValueError(f"--layers {' '.join(map(str, layers))}: the encoder has the layers 0 to {heard.layers - 1}.")
-    found = [task for address in asked for task in find_tasks(address, label, keep.root)]
+    found: list[Task] = []
+    for address in asked:
+        try:
+            found += find_tasks(address, label, keep.root)
+        except (ValueError, FileNotFoundError) as reason:
+            if address not in here:
+                raise
+            missing.append(f"{address}: {reason}")  # of all that is there, one broken corpus costs itself alone
     settings = Settings(
         layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), robustness
     )
-    run_tasks(heard, encoder, found, out or default_out(encoder), keep, settings)
-    for sentence in missing:
-        print(f"not probed: {sentence}", file=sys.stderr)
+    try:
+        run_tasks(heard, encoder, found, out or default_out(encoder), keep, settings)
+    finally:
+        for sentence in missing:
+            print(f"not probed: {sentence}", file=sys.stderr)
 
 
 def default_out(encoder: str) -> Path:
@@ -158,13 +171,18 @@ def default_out(encoder: str) -> Path:
 def run_tasks(
     encoder: Encoder, name: str, tasks: Sequence[Task], folder: Path, store: FeatureStore, settings: Settings
 ) -> list[dict[str, object]]:
-    """Probe an encoder on tasks, write one result each, print the table; returns the results in the same order."""
+    """Probe an encoder on tasks, write one result each, print the table; returns the results in the same order.
+
+    Raises ValueError when tasks failed, after all others are done.
+    """
     about = identity(encoder)
     copies: dict[tuple[str, int], Encoder] = {}
     results: list[dict[str, object]] = []
+    failed: list[str] = []
     for task in tasks:
         protocol = "linear" if task.unit == "frame" else settings.protocol
-        here = replace(settings, protocol=protocol)
+        seeds = settings.head_seeds if protocol == "marble" else (0,)  # nothing else draws anything
+        here = replace(settings, protocol=protocol, head_seeds=seeds)
         bare = replace(here, few_shot=(), robustness=())
         key = digest([PROTOCOL, about, task.fingerprint(), astuple(bare), store.window_seconds])
         path = folder / f"{result.file_name(task.name, protocol)}.json"
@@ -189,7 +207,12 @@ def run_tasks(
             )
             continue
         started = time.monotonic()
-        found = evaluate(task, encoder, store, here, copies)
+        try:
+            found = evaluate(task, encoder, store, here, copies)
+        except ValueError as reason:
+            failed.append(f"{task.name}: {reason}")
+            print(f"{task.name} failed: {reason}", file=sys.stderr)
+            continue
         record = result.result_json(
             task, name, about, key, found.trained, found.others, found.features, found.notes, protocol
         )
@@ -202,6 +225,8 @@ def run_tasks(
     if results:
         long_table.write(folder)
         show(results, folder)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(tasks)} tasks could not be probed:\n" + "\n".join(failed))
     return results
 
 
@@ -222,18 +247,18 @@ def evaluate(
     copies = {} if copies is None else copies
     used = list(settings.layers) or list(range(encoder.layers))
     notes: list[str] = []
-    if task.unit == "frame":
-        used, every = affordable(used, encoder, task), len(used)
-        if len(used) < every:
-            notes.append(
-                f"Frames of the layers {used} only: more don't fit in {FRAME_BYTES / 1e9:g} GB (choose with --layers)."
-            )
     trained, features = _probe(task, encoder, store, settings, used, f"encoder for {task.name}")
-    found = Evaluation(trained, {}, features.array if features is not None else None, notes=notes)
+    if isinstance(features, Frames) and len(features.layers) < len(used):
+        notes.append(
+            f"Frames of the layers {list(features.layers)} alone, which did best on a part of the training and "
+            f"validation tracks: all take more than {FRAME_BYTES / 1e9:g} GB."
+        )
+    pooled = features if isinstance(features, Features) else None
+    found = Evaluation(trained, {}, None if pooled is None else pooled.array, notes=notes)
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
-    if features is not None and settings.few_shot:
+    if settings.few_shot:
         found.few_shot = few_shot.curve(task, features, settings.few_shot, used)
     if settings.robustness:
         found.robustness = robustness.curves(task, encoder, store, trained, settings.robustness, settings.pooling)
@@ -242,11 +267,12 @@ def evaluate(
 
 def _probe(
     task: Task, encoder: Encoder, store: FeatureStore, settings: Settings, layers: Sequence[int], title: str
-) -> tuple[Outcome, Features | None]:
-    """Heads on some layers of an encoder, and its features where they are pooled."""
+) -> tuple[Outcome, Features | Frames]:
+    """Heads on some layers of an encoder, and the features that they read."""
     if task.unit == "frame":
-        rows = sorted({int(row) for fold in task.folds for part in (fold.train, fold.valid, fold.test) for row in part})
-        return fit_frames(task, store.frames(encoder, task.manifest, rows, layers, title), encoder.layers), None
+        kept = frame_layers(task, encoder, store, layers, title)
+        frames = store.frames(encoder, task.manifest, task.rows, kept, title)
+        return fit_frames(task, frames, encoder.layers), frames
     features = robustness.features_of(task, encoder, store, settings.pooling, title)
     return fit(task, features, layers, settings.protocol, settings.head_seeds), features
 
@@ -272,11 +298,10 @@ def _baseline(
         outcome, features = _probe(
             task, Tzanetakis(), whole, replace(moments, pooling="mean"), [0], f"{name} for {task.name}"
         )
-        found: dict[str, list[Outcome]] = {name: [outcome]}
-        if features is not None:
-            found["tzanetakis_knn"] = [fit(task, features, [0], "knn")]
-            if task.kind == "classes":
-                found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
+        assert isinstance(features, Features)
+        found: dict[str, list[Outcome]] = {name: [outcome], "tzanetakis_knn": [fit(task, features, [0], "knn")]}
+        if task.kind == "classes":
+            found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
     heard: Encoder = baselines.LogMel() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
@@ -305,20 +330,33 @@ def _random(
     return outcomes
 
 
-def affordable(layers: list[int], encoder: Encoder, task: Task) -> list[int]:
-    """Evenly spaced layers, the last among them, whose frames fit in FRAME_BYTES."""
-    size = float(task.manifest.seconds().sum()) * encoder.frame_rate * encoder.dim * 4
-    number = max(1, min(len(layers), int(FRAME_BYTES // max(1.0, size))))
-    return [layers[-1 - round(k * (len(layers) - 1) / max(1, number - 1))] for k in range(number)][::-1]
+def frame_layers(task: Task, encoder: Encoder, store: FeatureStore, layers: Sequence[int], title: str) -> Sequence[int]:
+    """All layers, or as many as have their frames in FRAME_BYTES: the best on validation tracks, tried on fewer tracks
+    of the first fold.
+    """
+    size = float(task.manifest.seconds()[task.rows].sum()) * encoder.frame_rate * encoder.dim * 4
+    number = max(1, int(FRAME_BYTES // size))
+    if number >= len(layers):
+        return layers
+    share = FRAME_BYTES / (size * len(layers))
+    train, valid = (_few(part, share) for part in (task.folds[0].train, task.folds[0].valid))
+    rows = np.sort(np.concatenate([train, valid])).tolist()
+    frames = store.frames(encoder, task.manifest, rows, layers, f"{title}, a part")
+    _, _, curve = fit_fold(task, frames, Fold(train, valid, train[:0]))
+    return sorted(sorted(layers, key=lambda layer: -curve[layer])[:number])
+
+
+def _few(rows: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """A seeded share of the rows, at least one."""
+    return np.sort(np.random.default_rng(0).permutation(rows)[: max(1, int(share * len(rows)))])
 
 
 def show(results: Sequence[dict[str, object]], folder: Path) -> None:
     """Print the table and the sentences under it."""
     console = Console()
     console.print(table(results, console.width))
-    for record in results:
-        for note in record["notes"]:  # type: ignore[attr-defined]
-            console.print(f"{record['task']}: {note}", style="dim", highlight=False, markup=False)
+    for note, names in said(results).items():
+        console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
     console.print(
         f"▲ above its random copy outside the 95 % interval, = inside, ▼ below. Results: {folder}",
         highlight=False,

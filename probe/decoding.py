@@ -25,16 +25,16 @@ def track_beats(probability: Array, times: Array, usual: float, tightness: float
     Programming, equations 1 to 4).
 
     usual: the commonest distance of beats in s; the track's own is where the autocorrelation of the probability,
-    weighted by a log-normal window of one octave around `usual`, is highest. tightness: the cost of leaving it.
+    weighted by a log-normal window of one octave around `usual`, is highest. tightness: the cost of leaving it. Where
+    nothing is heard, the answer is that of a metronome: a beat every `usual` seconds from the start.
     """
     if len(times) < 4:
         return times[:0]
     step = float(np.median(np.diff(times)))
     period = _period(probability, usual / step)
     if period is None:
-        return times[:0]
-    spread = float(probability.std())
-    onset = probability / spread if spread > 1e-9 else probability
+        return np.arange(0.0, times[-1] + step / 2, usual)
+    onset = probability / max(float(probability.std()), 1e-9)
     near, far = max(1, round(period / 2)), round(2 * period)
     steps = np.arange(far, near - 1, -1)
     cost = -tightness * np.square(np.log(steps / period))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import sys
@@ -33,6 +34,7 @@ from ..models.encoder import Encoder, weights_hash
 from .windows import READ_SECONDS, Window, decoded, jobs, plan
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
+LARGE_BYTES = 2**30  # a memory-mapped array of more isn't kept in memory
 Pooling = Literal["mean", "mean+std", "frames"]
 Array = npt.NDArray[np.float32]
 
@@ -204,7 +206,8 @@ class FeatureStore:
             found = [(item, place.pop(name)) for item, name in enumerate(held) if name in place]
             if found:
                 theirs, ours = map(list, zip(*found))
-                array[:, ours] = np.load(other.parent / "features.npy", mmap_mode="r")[:, theirs]
+                for layer, features in enumerate(np.load(other.parent / "features.npy", mmap_mode="r")):
+                    array[layer, ours] = features[theirs]
                 done[ours] = 1
         if place and listening.change is None and listening.setting[1] is None:
             self._pool_frames(listening, array, done)
@@ -308,18 +311,20 @@ class FeatureStore:
                 if listening.change is not None:
                     waveforms = [self._changed(listening, w, sound) for w, sound in zip(windows, waveforms)]
                 self.calls += 1
-                for window, hidden in zip(
-                    windows, encode(encoder, listening.manifest, windows, waveforms, self.device)
-                ):
+                complete = []
+                found = encode(encoder, listening.manifest, windows, waveforms, self.device)
+                for window, hidden in zip(windows, found):
                     item = window.item
                     held.setdefault(item, []).append((window.start, listening.reduce(hidden)))
                     if len(held[item]) == lacking[item]:
                         parts = sorted(held.pop(item), key=lambda pair: pair[0])
                         listening.write(array, item, [part for _, part in parts])
-                        done[item] = 1
-                        bar.update()
+                        complete.append(item)
                 array.flush()
+                forget(array)
+                done[complete] = 1  # only when the features are on the disk
                 done.flush()
+                bar.update(len(complete))
 
     def _changed(self, listening: Listening, window: Window, waveform: Array) -> Array:
         assert listening.change is not None
@@ -358,7 +363,8 @@ def encode(
 ) -> Iterator[Tensor]:
     """One call of the encoder: the valid frames of each window, [layers, frames, dim] float32 on the CPU.
 
-    Raises ValueError for hidden states of a wrong shape, windows under a frame, and features that aren't finite.
+    Raises ValueError for hidden states of a wrong shape or another frame rate than the encoder tells, windows under a
+    frame, and features that aren't finite.
     """
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     batch = torch.zeros(len(waveforms), int(lengths.max()))
@@ -375,6 +381,14 @@ def encode(
             f"[{expected[0]}, {expected[1]}, frames, {expected[2]}]. `groundbass probe check ENCODER` explains."
         )
     frames = encoder.valid_frames(lengths).tolist()
+    wanted = float(lengths.max()) / encoder.sample_rate * encoder.frame_rate
+    wrong = abs(hidden.shape[2] - wanted) > max(2.0, 0.1 * wanted) or max(frames) > hidden.shape[2]
+    if hidden.shape[2] and wrong:
+        raise ValueError(
+            f"The encoder made {hidden.shape[2]} frames of {int(lengths.max()) / encoder.sample_rate:.2f} s; its "
+            f"frame_rate of {encoder.frame_rate:g} Hz says about {wanted:.1f}, its valid_frames {max(frames)}. "
+            "`groundbass probe check ENCODER` explains."
+        )
     for row, (window, count) in enumerate(zip(windows, frames)):
         track = manifest[window.row]
         if count < 1 or hidden.shape[2] < 1:
@@ -418,6 +432,13 @@ def pooled(windows: list[Moments], pooling: Pooling) -> Tensor:
         return mean.float()
     spread = torch.stack([w.spread + w.frames * (w.mean - mean).square() for w in windows]).sum(0) / frames
     return torch.cat([mean, spread.sqrt()], -1).float()
+
+
+def forget(array: npt.NDArray[Any]) -> None:
+    """Let go of the pages that a large memory-mapped array has in memory; what is needed again is read again."""
+    mapped: Any = array.base
+    if isinstance(mapped, mmap.mmap) and array.nbytes > LARGE_BYTES:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from . import metrics
+from .features import forget
 from .heads import RIDGE_STRENGTHS, STRENGTHS, basis, logistic, ridge
 from .splits import Fold
 from .task import Task
@@ -208,7 +209,11 @@ def choose(
     truth, classes = task.targets[fold.valid], list(task.classes)
     items = items_of(features.owner, fold.valid)
     found: dict[tuple[int, float], list[tuple[Head, float, float]]] = {}
+    last = None
     for head in heads:
+        if head.layer != last:
+            forget(features.array)
+            last = head.layer
         guess = answer(task.kind, head.respond(features.array, items), features.owner[items])
         score, penalty = main(task.kind, truth, guess, classes), loss(task.kind, truth, guess)
         found.setdefault((head.layer, head.setting), []).append((head, score, penalty))

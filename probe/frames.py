@@ -54,7 +54,7 @@ def fit_frames(task: Task, frames: Frames, all_layers: int) -> Outcome:
     """frames: of all tracks of the task, of the layers that may be chosen. The guess is each test track's scores."""
     values, choices, curves, heads = [], [], [], []
     for fold in task.folds:
-        head, choice, curve = _fold(task, frames, fold)
+        head, choice, curve = fit_fold(task, frames, fold)
         values.append(head.scores(task, frames, fold.test))
         choices.append(choice)
         curves.append([curve.get(layer, np.nan) for layer in range(all_layers)])
@@ -64,7 +64,8 @@ def fit_frames(task: Task, frames: Frames, all_layers: int) -> Outcome:
     return Outcome(rows, task.targets[rows], np.concatenate(values), tuple(choices), layers, frame_heads=tuple(heads))
 
 
-def _fold(task: Task, frames: Frames, fold: Fold) -> tuple[FrameHead, Choice, dict[int, float]]:
+def fit_fold(task: Task, frames: Frames, fold: Fold) -> tuple[FrameHead, Choice, dict[int, float]]:
+    """The head that validation chose, the choice, each layer's best validation score; no test track is looked at."""
     x, y = _training(task, frames, fold.train)
     outputs = np.unique(y) if task.kind == "chords" else np.array([0])
     table = (y[:, None] == outputs).astype(np.float64) if task.kind == "chords" else y[:, None].astype(np.float64)

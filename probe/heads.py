@@ -52,15 +52,20 @@ class Basis:
         return found
 
 
-def basis(features: Tensor) -> Basis:
-    """Learn the standardisation and the principal axes of features: [clips, dim]."""
-    clips = len(features)
-    chunks = features.split(CHUNK)
+def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale [dim] float64 of features: [clips, dim]; a feature that doesn't vary has scale inf."""
+    clips, chunks = len(features), features.split(CHUNK)
     mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / clips
     scale = (torch.stack([(chunk.double() - mean).square().sum(0) for chunk in chunks]).sum(0) / clips).sqrt()
     # float32 features of a constant differ in their last digit: that is rounding, not information
     still = scale <= 1e-6 * mean.abs().clamp_min(1e-12)
-    scale = torch.where(still, torch.full_like(scale, torch.inf), scale)
+    return mean, torch.where(still, torch.full_like(scale, torch.inf), scale)
+
+
+def basis(features: Tensor) -> Basis:
+    """Learn the standardisation and the principal axes of features: [clips, dim]."""
+    clips, chunks = len(features), features.split(CHUNK)
+    mean, scale = standardisation(features)
     if clips >= features.shape[1]:
         gram = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
         for chunk in chunks:

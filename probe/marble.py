@@ -15,13 +15,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .features import forget
 from .fit import WEIGHTED, Array, Floats, Head, Lesson, Rows, answer
 
 RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
@@ -32,6 +33,7 @@ EPOCHS = 100
 PATIENCE = 15  # epochs without a better validation score until the end
 HALVING = 5  # such epochs until the learning rate halves
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+CHUNK = 4096  # items that are judged at a time
 
 
 def grid(lesson: Lesson, rates: Sequence[float] = RATES, epochs: int = EPOCHS) -> Iterator[Head]:
@@ -46,6 +48,24 @@ def grid(lesson: Lesson, rates: Sequence[float] = RATES, epochs: int = EPOCHS) -
                 yield from heads
     finally:
         torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What heads of one layer read, item by item from a table that may be larger than the memory.
+
+    array: [layers, items, dim]; layer: which, or `WEIGHTED`; mixed: the layers of the weighted sum.
+    """
+
+    array: Floats
+    layer: int
+    mixed: Sequence[int]
+
+    def of(self, items: Rows) -> Tensor:
+        """[items, dim] of the layer, or [layers, items, dim] for the weighted sum."""
+        if self.layer != WEIGHTED:
+            return torch.from_numpy(np.array(self.array[self.layer][items]))
+        return torch.from_numpy(np.stack([self.array[number][items] for number in self.mixed]))
 
 
 @dataclass
@@ -125,10 +145,10 @@ def _adam(state: State, gradients: Sequence[Tensor], rates: Tensor, step: int) -
 def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs: int) -> list[Head]:
     """Train the heads of all learning rates on one layer (or the weighted sum) with one seed."""
     generator = torch.Generator().manual_seed(seed)
-    used = [number for number in lesson.layers if number > 0] if layer == WEIGHTED else [layer]
-    x, watched = (_input(lesson.array, used, items, layer) for items in (lesson.train, lesson.valid))
+    table = Table(lesson.array, layer, [number for number in lesson.layers if number > 0])
     targets, mean, scale = _targets(lesson)
-    state = begin(len(rates), x.shape[-1], lesson.outputs, len(used) if layer == WEIGHTED else 0, generator)
+    shares = len(table.mixed) if layer == WEIGHTED else 0
+    state = begin(len(rates), lesson.array.shape[-1], lesson.outputs, shares, generator)
     alive = list(range(len(rates)))
     speed = torch.tensor(rates)
     best: list[tuple[float, float]] = [(-np.inf, -np.inf)] * len(rates)
@@ -140,9 +160,10 @@ def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs
         for batch in order.split(BATCH):
             step += 1
             mask = (torch.rand(len(batch), HIDDEN, generator=generator) >= DROPOUT).float() / (1 - DROPOUT)
-            _step(lesson.kind, state, x[..., batch, :], targets[batch], mask, speed, step)
-        with torch.no_grad():
-            logits = forward(state.values, watched, None).double()
+            _step(lesson.kind, state, table.of(lesson.train[batch.numpy()]), targets[batch], mask, speed, step)
+            if step % 16 == 0:
+                forget(lesson.array)
+        logits = _logits(state.values, table, lesson.valid)
         gone = []
         for place, head in enumerate(alive):
             found = (logits[place] * scale + mean).numpy() if lesson.kind == "numbers" else logits[place].numpy()
@@ -166,7 +187,7 @@ def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs
         if not alive:
             break
     return [
-        Head(layer, rate, seed, _respond(lesson.kind, kept[head], used, layer, mean, scale))
+        Head(layer, rate, seed, _respond(lesson.kind, kept[head], table, mean, scale))
         for head, rate in enumerate(rates)
     ]
 
@@ -176,13 +197,6 @@ def _step(kind: str, state: State, x: Tensor, targets: Tensor, mask: Tensor, spe
     loss = criterion(kind, forward(values, x, mask), targets).sum()
     gradients = torch.autograd.grad(loss, values)
     _adam(state, gradients, speed, step)
-
-
-def _input(array: Floats, used: Sequence[int], items: Rows, layer: int) -> Tensor:
-    """[items, dim] of one layer, or [layers, items, dim] for the weighted sum."""
-    if layer != WEIGHTED:
-        return torch.from_numpy(np.array(array[layer][items]))
-    return torch.from_numpy(np.stack([array[number][items] for number in used]))
 
 
 def _targets(lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,12 +211,18 @@ def _targets(lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
     return ((found - mean) / scale).float(), mean, scale
 
 
+def _logits(values: Sequence[Tensor], table: Table, items: Rows) -> Tensor:
+    """[heads, items, outputs] float64 in evaluation mode, `CHUNK` items at a time."""
+    with torch.no_grad():
+        parts = [forward(values, table.of(part), None) for part in np.split(items, range(CHUNK, len(items), CHUNK))]
+    return torch.cat(parts, 1).double()
+
+
 def _respond(
-    kind: str, values: list[Tensor], used: Sequence[int], layer: int, mean: Tensor, scale: Tensor
+    kind: str, values: list[Tensor], table: Table, mean: Tensor, scale: Tensor
 ) -> Callable[[Floats, Rows], Array]:
     def respond(array: Floats, items: Rows) -> Array:
-        with torch.no_grad():
-            logits = forward([v[None] for v in values], _input(array, used, items, layer), None)[0].double()
+        logits = _logits([v[None] for v in values], replace(table, array=array), items)[0]
         if kind == "numbers":
             return np.asarray((logits * scale + mean).numpy())
         return np.asarray((torch.log_softmax(logits, -1) if kind in ("classes", "key") else logits).numpy())

@@ -14,6 +14,7 @@ from typing import Any
 import mir_eval
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 from sklearn import metrics as sk
 
 Array = npt.NDArray[np.float64]
@@ -164,7 +165,8 @@ def resampled(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[st
         each = key_scores(classes)[truth, chosen] if kind == "key" else (truth == chosen).astype(np.float64)
         return counts @ each / counts.sum(1)
     if kind == "tags":
-        columns = [_auc(truth[:, c], guess[:, c], counts) for c in np.flatnonzero(scored(truth))]
+        drawn = np.ascontiguousarray(counts.T)
+        columns = [_auc(truth[:, c], guess[:, c], drawn) for c in np.flatnonzero(scored(truth))]
         if not columns:
             return np.full(len(counts), np.nan)
         with warnings.catch_warnings():
@@ -184,11 +186,21 @@ def _r2(truth: Array, guess: Array, counts: Array) -> Array:
 
 
 def _auc(truth: npt.NDArray[Any], guess: Array, counts: Array) -> Array:
-    """ROC-AUC with sample counts: the share of (positive, negative) pairs in the right order, ties counting half."""
-    order = np.argsort(guess, kind="stable")
-    _, first = np.unique(guess[order], return_index=True)
-    positive = np.add.reduceat(counts[:, order] * (truth[order] > 0), first, axis=1)
-    negative = np.add.reduceat(counts[:, order] * (truth[order] <= 0), first, axis=1)
-    below = np.cumsum(negative, axis=1) - negative / 2
-    pairs = positive.sum(1) * negative.sum(1)
-    return np.asarray(np.where(pairs > 0, (positive * below).sum(1) / np.maximum(pairs, 1e-300), np.nan))
+    """ROC-AUC with sample counts: the share of (positive, negative) pairs in the right order, ties counting half.
+
+    counts: [clips, resamples]. Only sums between the scores of neighbouring positives are needed: with C(s) the weight
+    of all clips below s, ties counting half, and P that of the positives, the share is (sum of w C(s) over positives -
+    P^2 / 2) / (P N).
+    """
+    positive = truth > 0
+    levels = np.unique(guess[positive])
+    above = np.searchsorted(levels, guess)
+    tied = levels[np.minimum(above, len(levels) - 1)] == guess
+    places = (2 * above + tied, np.arange(len(guess)))  # below the first level, on it, between it and the second, …
+    bins = sparse.csr_array((np.ones(len(guess)), places), shape=(2 * len(levels) + 1, len(guess)))
+    right = (bins[1::2] * positive) @ counts
+    below = np.cumsum(bins @ counts, axis=0)
+    positives = right.sum(0)
+    ordered = (right * (below[:-1:2] + below[1::2])).sum(0) / 2 - np.square(positives) / 2
+    pairs = positives * (below[-1] - positives)
+    return np.asarray(np.where(pairs > 0, ordered / np.maximum(pairs, 1e-300), np.nan))

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from .fit import Array, Floats, Head, Lesson, Rows
+from .heads import standardisation
 
 COMPONENTS = (1, 2, 3, 5)
 RIDGE = 1e-2  # added to variances of standardised features
@@ -25,14 +27,12 @@ def mixtures(lesson: Lesson) -> Iterator[Head]:
     targets = lesson.targets[lesson.train]
     names = np.unique(targets)
     for layer in lesson.layers:
-        train = lesson.array[layer][lesson.train].astype(np.float64)
-        mean, deviation = train.mean(0), train.std(0)
-        scale = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-12), deviation, np.inf)
-        train = (train - mean) / scale
+        train = lesson.array[layer][lesson.train]
+        mean, scale = (part.numpy() for part in standardisation(torch.from_numpy(train)))
         for number in COMPONENTS:
             models = []
             for name in names:
-                clips = train[targets == name]
+                clips = (train[targets == name] - mean) / scale
                 model = GaussianMixture(
                     min(number, len(clips)), covariance_type="diag", reg_covar=RIDGE, random_state=0
                 )

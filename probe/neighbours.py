@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from .fit import Array, Floats, Head, Lesson, Rows
+from .heads import standardisation
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 PRIOR = 1e-3  # weight of the training shares: an answer that no neighbour gives stays possible
@@ -33,18 +35,25 @@ class _Index:
         targets = lesson.targets[lesson.train]
         self.kind, self.layer = lesson.kind, layer
         self.table = np.eye(lesson.outputs)[targets] if self.kind in ("classes", "key") else targets.astype(np.float64)
-        train = lesson.array[layer][lesson.train].astype(np.float64)
-        self.mean, scale = train.mean(0), train.std(0)
-        self.scale = np.where(scale > 1e-6 * np.maximum(np.abs(self.mean), 1e-12), scale, np.inf)
-        self.search = NearestNeighbors(n_neighbors=most, metric="cosine").fit((train - self.mean) / self.scale)
+        train = lesson.array[layer][lesson.train]
+        self.mean, self.scale = (part.float().numpy() for part in standardisation(torch.from_numpy(train)))
+        # on the unit sphere the nearest by Euclid are the nearest by angle, and scikit-learn needs no large table
+        self.search = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(self._directions(train))
         self.last: tuple[int, bytes, Rows] | None = None
 
     def neighbours(self, array: Floats, items: Rows) -> Rows:
         """[items, most], nearest first; the search is kept for the next, smaller number of neighbours."""
         if self.last is None or self.last[:2] != (id(array), items.tobytes()):
-            features = (array[self.layer][items] - self.mean) / self.scale
-            self.last = id(array), items.tobytes(), self.search.kneighbors(features, return_distance=False)
+            found = self.search.kneighbors(self._directions(array[self.layer][items]), return_distance=False)
+            self.last = id(array), items.tobytes(), found
         return self.last[2]
+
+    def _directions(self, features: Floats) -> Floats:
+        """features: [items, dim], changed in place -> standardised and of length 1."""
+        features -= self.mean
+        features /= self.scale
+        features /= np.sqrt(np.einsum("nd,nd->n", features, features))[:, None].clip(1e-12)
+        return features
 
     def answers(self, chosen: Rows) -> Array:
         """[items, neighbours] -> log shares of the votes, their logits for tags, or mean numbers."""

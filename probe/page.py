@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from . import comparison, pictures
-from .report import CRAFTED, Record, Section, marks, row, short, verdict
+from .report import CRAFTED, Record, Section, marks, row, said, short, verdict
 
 STYLE = """
 :root { --ink: #23272e; --soft: #5b626c; --line: #e3e6ea; --paper: #fcfcfb; --blue: #0072b2; }
@@ -174,13 +174,10 @@ def _loss(section: Section) -> list[str]:
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
-    said: dict[str, list[str]] = {}
-    for record in records:
-        for note in record["notes"]:
-            said.setdefault(note, []).append(record["task"])
-    if not said:
+    found = said(records)
+    if not found:
         return []
-    items = "".join(f"<li><b>{escape(', '.join(tasks))}</b>: {escape(note)}</li>" for note, tasks in said.items())
+    items = "".join(f"<li><b>{escape(', '.join(tasks))}</b>: {escape(note)}</li>" for note, tasks in found.items())
     return ["<h2>To know when reading the scores</h2>", f"<ul>{items}</ul>"]
 
 

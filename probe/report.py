@@ -230,6 +230,15 @@ def marks(records: Sequence[Record]) -> dict[str, list[str]]:
     return sorted_
 
 
+def said(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Sentences about the tasks, each once, with the names of the tasks that they hold for."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        for note in record["notes"]:
+            found.setdefault(note, []).append(record["task"])
+    return found
+
+
 def verdict(records: Sequence[Record]) -> str:
     """In plain words: where the encoder beats its random copy, where it doesn't, and where a log-mel may do as well."""
     by = marks(records)

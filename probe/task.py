@@ -75,6 +75,12 @@ class Task:
         """Who made each track: the artist where known, else the track itself. Intervals are drawn over these."""
         return [f"artist {t.artist}" if t.artist else f"track {t.key}" for t in self.manifest]
 
+    @cached_property
+    def rows(self) -> list[int]:
+        """Of the manifest: the tracks that take part in any fold."""
+        parts = [part for fold in self.folds for part in (fold.train, fold.valid, fold.test)]
+        return [int(row) for row in np.unique(np.concatenate(parts))]
+
     @property
     def grouped(self) -> bool:
         return any(name.startswith("artist ") for name in self.groups)
@@ -310,8 +316,7 @@ def describe(task: Task) -> list[str]:
     if task.kind == "tags":
         test = np.concatenate([fold.test for fold in task.folds])
         used = int(metrics.scored(task.targets[test]).sum())
-        if used < len(task.classes):
-            sentences.append(
-                f"{used} of {len(task.classes)} tags have a positive and a negative in the test set and are scored."
-            )
+        sentences.append(
+            f"{used} of {len(task.classes)} tags have positives and negatives in the test set: the mean is theirs."
+        )
     return sentences

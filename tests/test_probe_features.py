@@ -141,7 +141,7 @@ def test_nan_names_the_track_and_wrong_shapes_are_told(corpus, tmp_path):
 
 def test_other_rates_are_resampled(corpus, tmp_path):
     fast = Ruler()
-    fast.sample_rate = 16000
+    fast.sample_rate, fast.frame_rate = 16000, 160.0
     np.testing.assert_allclose(
         store(tmp_path).clips(fast, corpus[0])[0, 3:], store(tmp_path).clips(Ruler(), corpus[0])[0, 3:], rtol=0.02
     )

@@ -213,7 +213,7 @@ def test_few_shots_nest_and_help():
         small, large = few_shot.subset(asked, train, 2, draw), few_shot.subset(asked, train, 5, draw)
         assert set(small) < set(large) <= set(train)
         assert np.bincount(asked.targets[small]).tolist() == [2] * 4
-    points = few_shot.curve(asked, features(asked, 1.0), (1, 5, 1000), [1, 2])
+    points = few_shot.curve(asked, Features(features(asked, 1.0), np.arange(CLIPS)), (1, 5, 1000), [1, 2])
     assert [point.clips for point in points] == [4, 20, len(train)]
     whole = fit(asked, features(asked, 1.0), [1, 2])
     score = (whole.guess.argmax(1) == whole.truth).mean()
