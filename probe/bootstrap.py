@@ -38,6 +38,15 @@ def draw(groups: Sequence[str | int], resamples: int = RESAMPLES, seed: int = 0)
     return counts[:, member], number
 
 
+def resample(replicates: Sequence[Array], seed: int) -> Array:
+    """One value per resample from those of several trained copies, [copies] of [resamples]: each resample draws its
+    copies too, since whoever trains once draws one initialisation.
+    """
+    number = len(replicates)
+    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=len(replicates[0]))
+    return np.asarray((np.stack(replicates, 1) * drawn).sum(1) / number)
+
+
 def interval(value: float, replicates: Array, groups: int, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
     """95 % percentile interval around `value`, widened for few groups.
 

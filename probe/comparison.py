@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from . import metrics, result
-from .bootstrap import Interval, draw, interval, mark
+from .bootstrap import Interval, draw, interval, mark, resample
 from .report import Record, Section, text
 
 Array = npt.NDArray[np.float64]
@@ -25,7 +25,8 @@ class Line:
     """One task (and protocol) of a comparison.
 
     scores: an interval per encoder, None where it wasn't probed. differences: encoder minus the first encoder that has
-    the task, paired on the same tracks; None for that one, and where the test tracks differ.
+    the task, paired on the same tracks; None for that one, and where the test tracks differ. published: {system:
+    {metric: value}} as the literature has it.
     """
 
     task: str
@@ -33,7 +34,7 @@ class Line:
     metric: str
     scores: tuple[Interval | None, ...]
     differences: tuple[Interval | None, ...]
-    published: dict[str, float] = field(default_factory=dict)
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -70,12 +71,10 @@ def _line(sections: Sequence[Section], task: str, protocol: str) -> Line:
         differences.append(difference)
         if why:
             notes.append(f"{task}: {sections[place].name} can't be compared with {sections[first].name}: {why}.")
-    figures = base["published"]["figures"]
-    published = {name: row[base["metric"]] for name, row in figures.items() if base["metric"] in row}
     scores = tuple(None if record is None else result.as_interval(record["score"]) for record in found)
     return Line(
-        task, protocol, base["metric_name"], scores, tuple(differences), published, base["published"]["source"],
-        tuple(notes),
+        task, protocol, base["metric_name"], scores, tuple(differences), base["published"]["figures"],
+        base["published"]["source"], tuple(notes),
     )  # fmt: skip
 
 
@@ -92,23 +91,38 @@ def difference_of(a: Section, base: Record, b: Section, other: Record) -> tuple[
     if tables[0]["track"].to_pylist() != tables[1]["track"].to_pylist():
         return None, "the test tracks differ"
     counts, number = draw(tables[0]["group"].to_pylist())
-    (first, first_copies), (second, second_copies) = (_replicates(base, table, counts) for table in tables)
+    (first, first_copies), (second, second_copies) = (
+        _replicates(base, table, counts, seed) for seed, table in enumerate(tables, start=1)
+    )
     return interval(second - first, second_copies - first_copies, number), ""
 
 
-def _replicates(record: Record, table: Any, counts: Array) -> tuple[float, Array]:
-    """The main metric on the test tracks and on every resample, means over the seeds of the head."""
+def _replicates(record: Record, table: Any, counts: Array, seed: int) -> tuple[float, Array]:
+    """The main metric on the test tracks, and on every resample of tracks and of the head's seeds."""
     kind, classes = record["kind"], record["classes"]
     truth = np.array(table["target"].to_pylist(), dtype=np.float64)
     if kind in ("classes", "key"):
         truth = truth[:, 0].astype(np.int64)
-    values, copies = [], []
-    for name in table.column_names:
-        if name.startswith("guess."):
-            guess = np.array(table[name].to_pylist(), dtype=np.float64)
-            values.append(metrics.measure(kind, truth, guess, classes)[record["metric"]])
-            copies.append(metrics.resampled(kind, truth, guess, classes, counts))
-    return float(np.mean(values)), np.asarray(np.mean(copies, axis=0))
+    names = [name for name in table.column_names if name.startswith("guess.")]
+    guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in names]
+    values = [metrics.measure(kind, truth, guess, classes)[record["metric"]] for guess in guesses]
+    return float(np.mean(values)), resample(
+        [metrics.resampled(kind, truth, guess, classes, counts) for guess in guesses], seed
+    )
+
+
+LITERATURE = ("task", "system", "metric", "value", "source")
+
+
+def literature(found: Sequence[Line]) -> list[list[str]]:
+    """Published figures, as `LITERATURE` names the columns; each task once, whatever its protocols."""
+    rows = {
+        (line.task, system, metrics.NAMES.get(metric, metric), f"{value:.3f}", line.source): None
+        for line in found
+        for system, figures in line.published.items()
+        for metric, value in figures.items()
+    }
+    return [list(row) for row in rows]
 
 
 def verdict(sections: Sequence[Section], found: Sequence[Line]) -> str:
@@ -137,6 +151,17 @@ def terminal(sections: Sequence[Section], found: Sequence[Line]) -> Table:
     return view
 
 
+def published(found: Sequence[Line]) -> Table | None:
+    """Figures of the literature with their sources, for the terminal; None where there are none."""
+    view = Table(title="Published figures, by other protocols than ours", title_justify="left", header_style="bold",
+                 box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
+    for name in LITERATURE:
+        view.add_column(name, overflow="fold", justify="right" if name == "value" else "left")
+    for cells in literature(found):
+        view.add_row(*cells)
+    return view if view.row_count else None
+
+
 def _cell(line: Line, place: int, interval_too: bool = False) -> str:
     score = line.scores[place]
     if score is None:
@@ -161,52 +186,53 @@ def markdown(sections: Sequence[Section], found: Sequence[Line]) -> str:
     head = header(sections)
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(cells(line))} |" for line in found)]
     parts = [verdict(sections, found), "\n".join(table)] if len(sections) > 1 else []
-    if any(line.published for line in found):
+    figures = literature(found)
+    if figures:
+        rows = [LITERATURE, ["---"] * len(LITERATURE), *figures]
         parts.append("Published figures, by other protocols than ours:")
-        parts.append("\n".join(["| task | system | metric | value | source |", "|---|---|---|---|---|", *(
-            f"| {line.name} | {system} | {line.metric} | {value:.3f} | {line.source} |"
-            for line in found for system, value in line.published.items()
-        )]))  # fmt: skip
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
     return "\n\n".join(parts)
 
 
 def latex(sections: Sequence[Section], found: Sequence[Line]) -> str:
-    """A table for the package booktabs: every score with its interval, the best in bold, published rows below."""
+    """A table for the package booktabs: every score with its interval, the best in bold; published figures below."""
     width = len(sections)
-    rows = [
-        f"% {_tex(verdict(sections, found))}" if width > 1 else "% groundbass report",
-        f"\\begin{{tabular}}{{ll{'r' * width}}}",
-        "\\toprule",
-        " & ".join(["task", "metric", *(_tex(section.name) for section in sections)]) + " \\\\",
-        "\\midrule",
-    ]
+    rows = []
     for line in found:
         shown = []
-        for score in line.scores:
+        for place, score in enumerate(line.scores):
             if score is None:
                 shown.append("--")
                 continue
-            value = f"{score.value:.3f}"
-            value = f"\\textbf{{{value}}}" if width > 1 and score.value == line.best else value
-            shown.append(f"{value} {{\\scriptsize [{score.low:.3f}, {score.high:.3f}]}}")
-        rows.append(" & ".join([_tex(line.name), _tex(line.metric), *shown]) + " \\\\")
-    rows += ["\\bottomrule", "\\end{tabular}"]
-    if any(line.published for line in found):
-        rows += ["", "% published figures, by other protocols than ours", "\\begin{tabular}{lllr}", "\\toprule"]
-        rows += ["task & system & metric & value \\\\", "\\midrule"]
-        for line in found:
-            rows += [
-                f"{_tex(line.name)} & {_tex(system)} & {_tex(line.metric)} & {value:.3f} \\\\ % {_tex(line.source)}"
-                for system, value in line.published.items()
-            ]
-        rows += ["\\bottomrule", "\\end{tabular}"]
-    return "\n".join(rows) + "\n"
+            value = f"\\textbf{{{score.value:.3f}}}" if width > 1 and score.value == line.best else f"{score.value:.3f}"
+            sign = f" ${MARKS[mark(line.differences[place])]}$" if line.differences[place] is not None else ""
+            shown.append(f"{value}{sign} {{\\scriptsize [{score.low:.3f}, {score.high:.3f}]}}")
+        rows.append([_tex(line.name), _tex(line.metric), *shown])
+    first = f"{verdict(sections, found)} Marks are against {sections[0].name}." if width > 1 else "groundbass report"
+    head = ["task", "metric", *(_tex(section.name) for section in sections)]
+    text = f"% {' '.join(first.split())}\n{_tabular('ll' + 'r' * width, head, rows)}"
+    figures = [[_tex(cell) for cell in cells] for cells in literature(found)]
+    if figures:
+        text += f"\n% Published figures, by other protocols than ours.\n{_tabular('lllrl', LITERATURE, figures)}"
+    return text
+
+
+MARKS = {"▲": "\\uparrow", "=": "=", "▼": "\\downarrow", "?": "?"}
+
+
+def _tabular(columns: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" & ".join(cells) + " \\\\" for cells in rows]
+    return "\n".join(
+        [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(head) + " \\\\", "\\midrule", *lines,
+         "\\bottomrule", "\\end{tabular}", ""]
+    )  # fmt: skip
 
 
 def _tex(words: str) -> str:
-    for sign in "&%$#_{}":
-        words = words.replace(sign, f"\\{sign}")
-    return words.replace("²", "$^2$").replace("−", "$-$").replace("▲", "$>$").replace("▼", "$<$")
+    """Words with LaTeX's special signs escaped."""
+    signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "²": "$^2$", "−": "$-$"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    return "".join(signs.get(letter, letter) for letter in words)
 
 
 def html(sections: Sequence[Section], found: Sequence[Line]) -> str:
@@ -226,15 +252,11 @@ def html(sections: Sequence[Section], found: Sequence[Line]) -> str:
 
 def published_html(found: Sequence[Line]) -> str:
     """Figures of the literature, with their sources."""
-    rows = [
-        [line.name, line.metric, system, f"{value:.3f}", line.source]
-        for line in found
-        for system, value in line.published.items()
-    ]
+    rows = literature(found)
     if not rows:
         return ""
     words = "<h2>Published figures</h2><p>By other protocols than ours (heads, windows, splits): for orientation.</p>"
-    return words + _grid(["task", "metric", "system", "value", "source"], rows)
+    return words + _grid(LITERATURE, rows)
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

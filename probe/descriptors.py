@@ -6,6 +6,7 @@ are the moments that jukemir compares with (Castellon et al. 2021, section 4.2):
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -83,28 +84,40 @@ class Mfcc(_Descriptor):
 
 
 class Chroma(_Descriptor):
-    """Twelve pitch classes: constant-Q magnitudes of seven octaves from C1 (32.7 Hz), folded, peak 1."""
+    """Twelve pitch classes: constant-Q magnitudes of seven octaves from C1 (32.7 Hz), folded, peak 1.
+
+    Three bins per semitone, weighed as by librosa (white noise gives a flat spectrum). From one octave to the lower one
+    the sound is halved in rate, so that the same 36 kernels serve all.
+    """
 
     dim = 36
-    fingerprint = "chroma of a 7-octave CQT from C1 with two differences, 22050 Hz, hop 512, version 1"
-    shortest = 65_536  # samples; the lowest kernel is about as long, so a shorter clip is embedded in silence
+    fingerprint = "chroma of a 7-octave CQT from C1 with two differences, 22050 Hz, hop 512, version 2"
+    octaves, bins, lowest = 7, 36, 32.7032
 
     @cached_property
-    def _transform(self) -> torch.nn.Module:
-        from nnAudio.features import CQT2010v2
-
-        return CQT2010v2(
-            sr=self.sample_rate, hop_length=self.hop, fmin=32.7032, n_bins=252, bins_per_octave=36, verbose=False,
-            pad_mode="constant",
-        ).eval()  # fmt: skip
+    def _kernels(self) -> Tensor:
+        """[taps, 72]: cosines and sines of the highest octave's bins under Hann windows."""
+        frequencies = self.lowest * 2 ** (self.octaves - 1 + torch.arange(self.bins) / self.bins)
+        lengths = self.sample_rate / frequencies / (2 ** (1 / self.bins) - 1)
+        taps = 2 * math.ceil(float(lengths.max()) / 2) + 1
+        time = torch.arange(taps) - taps // 2
+        window = torch.cos(torch.pi * time[:, None] / lengths).square() * (time[:, None].abs() < lengths / 2)
+        window = window / window.sum(0) * lengths.sqrt()
+        phase = 2 * torch.pi * time[:, None] * frequencies / self.sample_rate
+        return torch.cat([window * phase.cos(), window * phase.sin()], 1)
 
     def classes(self, waveform: Tensor) -> Tensor:
         """waveform: [samples] -> [frames, 12], C first; a silent frame is 0."""
         frames = int(self.valid_frames(torch.tensor([len(waveform)]))[0])
-        padded = torch.nn.functional.pad(waveform, (0, max(0, self.shortest - len(waveform))))
-        with torch.no_grad():
-            magnitudes = self._transform(padded[None])[0].T[:frames]
-        folded = magnitudes.roll(1, 1).unflatten(1, (7, 12, 3)).sum((1, 3))  # three bins around each semitone
+        kernels = self._kernels
+        folded = torch.zeros(frames, 12)
+        for octave in range(self.octaves):
+            half, hop = len(kernels) // 2, self.hop >> octave
+            padded = torch.nn.functional.pad(waveform, (half, half + hop))
+            real, imaginary = (padded.unfold(0, len(kernels), hop)[:frames] @ kernels).chunk(2, 1)
+            magnitudes = torch.hypot(real, imaginary) * 2 ** (octave / 2)  # kernels twice as long, per octave
+            folded += magnitudes.roll(1, 1).unflatten(1, (12, 3)).sum(2)  # three bins around each semitone
+            waveform = AF.resample(waveform, 2, 1)
         peak = folded.amax(1, keepdim=True)
         return folded / torch.where(peak > 1e-8, peak, torch.ones_like(peak))
 

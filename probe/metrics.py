@@ -41,6 +41,9 @@ NAMES = {
     "r2": "R²",
     "f_measure": "beat F, 70 ms",
     "majmin": "chord majmin",
+    "average_precision": "average precision, macro",
+    "r2_arousal": "R² of arousal",
+    "r2_valence": "R² of valence",
 }
 BOUNDS = {
     "accuracy": (0.0, 1.0),

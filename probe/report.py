@@ -45,6 +45,9 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
     if len(sections) > 1:
         console.print(comparison.terminal(sections, found))
         console.print(comparison.verdict(sections, found), highlight=False, markup=False)
+    figures = comparison.published(found)
+    if figures is not None:
+        console.print(figures)
     for line in found:
         for note in line.notes:
             console.print(note, style="dim", highlight=False, markup=False)

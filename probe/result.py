@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from . import metrics
-from .bootstrap import Interval, draw, interval
+from .bootstrap import Interval, draw, interval, resample
 from .fit import SETTINGS, Outcome
 from .task import AGGREGATION, Task, describe
 
@@ -33,7 +33,7 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
     """
     counts, number = draw([task.groups[row] for row in trained.rows])
     bounds = metrics.BOUNDS[task.metric]
-    value, replicates = _replicates(task, [trained], counts)
+    value, replicates = _replicates(task, [trained], counts, 1)
     result: dict[str, Any] = {
         "score": interval(value, replicates, number, bounds).to_json(),
         "values": _values(task, [trained]),
@@ -44,7 +44,7 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
     for name, outcomes in others.items():
         if not outcomes:
             continue
-        base, base_replicates = _replicates(task, outcomes, counts)
+        base, base_replicates = _replicates(task, outcomes, counts, 2)
         difference = interval(value - base, replicates - base_replicates, number)
         result["baselines"][name] = {
             **interval(base, base_replicates, number, bounds).to_json(),
@@ -62,12 +62,10 @@ def _values(task: Task, outcomes: Sequence[Outcome]) -> list[float]:
     return [metrics.measure(task.kind, o.truth, guess, names)[task.metric] for o in outcomes for guess in o.guesses]
 
 
-def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array) -> tuple[float, Array]:
+def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array, seed: int) -> tuple[float, Array]:
     values, names = _values(task, outcomes), list(task.classes)
     each = [metrics.resampled(task.kind, o.truth, guess, names, counts) for o in outcomes for guess in o.guesses]
-    # each resample draws its copies too: whoever trains once draws one initialisation
-    drawn = np.random.default_rng(1).multinomial(len(each), np.full(len(each), 1 / len(each)), size=len(counts))
-    return float(np.mean(values)), np.asarray((np.stack(each, 1) * drawn).sum(1) / len(each))
+    return float(np.mean(values)), resample(each, seed)
 
 
 def result_json(

@@ -89,8 +89,8 @@ def test_mfcc_and_chroma_against_librosa():
     theirs = librosa.feature.mfcc(y=sound, sr=RATE, n_mfcc=20)
     np.testing.assert_allclose(ours, theirs.T, atol=1e-2)
     chroma = Chroma().classes(torch.from_numpy(sound)).numpy()
-    reference = librosa.feature.chroma_cqt(y=sound, sr=RATE, hop_length=512)[:, : len(chroma)]
-    assert np.corrcoef(chroma.ravel(), reference.T.ravel())[0, 1] > 0.98
+    reference = librosa.feature.chroma_cqt(y=sound, sr=RATE, hop_length=512, tuning=0.0)[:, : len(chroma)]
+    np.testing.assert_allclose(chroma, reference.T, atol=0.03)
     frames = Mfcc().hidden_states(torch.from_numpy(sound)[None])[0, 0].numpy()
     mean, deviation = moments(theirs)
     np.testing.assert_allclose(frames.mean(0), mean, atol=0.15)
