@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.crops import Batch
 from ..data.track import Manifest
 from . import distributed
+from .flops import flop_counter
 from .objective import TrainingStopped
 from .recipe import Recipe
 from .step import Training, train_step
@@ -55,7 +55,7 @@ def dry_run(training: Training, manifest: Manifest) -> bool:
     if training.accelerator.distributed_type == DistributedType.DEEPSPEED:
         return False
     before = Snapshot(training)
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     try:
         # a compiled graph can't be counted
         with nullcontext() if training.recipe.compile else counter:
