@@ -201,12 +201,12 @@ def _communication(case: Case, strategy: Strategy, k: int, network_gbs: float) -
     """Rings: each pass of a tensor over N GPUs sends (N − 1) / N of its bytes per GPU, an all-reduce is two passes."""
     n = case.gpus
     passes, width, said = {
-        "ddp": (2, 4, "all-reduce of gradients"),
-        "zero1": (2, case.width, "gradients scattered, weights gathered"),
-        "zero2": (k + 1, case.width, f"gradients scattered {k} times, weights gathered"),
-        "zero2-offload": (k + 1, case.width, f"gradients scattered {k} times, weights gathered"),
-        "zero3": (3 * k, case.width, f"{k} times: weights gathered twice, gradients scattered"),
-        "fsdp2": (2 * k + 1, case.width, f"weights gathered {2 * k} times, gradients scattered"),
+        "ddp": (2, 4, "all-reduce of gradients, two passes"),
+        "zero1": (2, case.width, "a scatter of gradients, a gather of weights"),
+        "zero2": (k + 1, case.width, "per micro-batch a scatter of gradients, then a gather of weights"),
+        "zero2-offload": (k + 1, case.width, "per micro-batch a scatter of gradients, then a gather of weights"),
+        "zero3": (3 * k, case.width, "per micro-batch two gathers of weights and a scatter of gradients"),
+        "fsdp2": (2 * k + 1, case.width, "per micro-batch two gathers of weights, then a scatter of gradients"),
     }[strategy]
     if n == 1:
         return Term("communication", 0.0, "")

@@ -20,7 +20,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .cost import GIB, HOST_GBS, STRATEGIES, USABLE, Case, Strategy, Term, host, largest_micro, memory, time, total
+from .cost import (
+    GIB,
+    HOST_GBS,
+    PARTS,
+    STRATEGIES,
+    USABLE,
+    Case,
+    Strategy,
+    Term,
+    host,
+    largest_micro,
+    memory,
+    time,
+    total,
+)
 from .count import count
 from .hardware import MEMORY_GB, PEAK_BF16
 from .objectives.contrastive import Contrastive
@@ -299,7 +313,7 @@ def _memory_table(found: Plan) -> Table:
     for strategy in STRATEGIES:
         table.add_column(strategy, justify="right", style="bold" if strategy == chosen else None)
     by_name = {s: {term["name"]: term["value"] for term in found["memory"][s]["terms"]} for s in STRATEGIES}
-    for name in dict.fromkeys(name for s in STRATEGIES for name in by_name[s]):
+    for name in (part for part in PARTS if any(part in held for held in by_name.values())):
         table.add_row(name, *(_gib(by_name[s][name]) if name in by_name[s] else "" for s in STRATEGIES))
     table.add_section()
     table.add_row("sum", *(_gib(found["memory"][s]["total_bytes"]) for s in STRATEGIES))
@@ -318,10 +332,9 @@ def verdict(found: Plan) -> str:
         return f"It fits: {sizes}{more}."
     if largest is not None:
         return f"It does not fit, {sizes}: lower --micro-batch to {largest}."
-    others = [s for s in STRATEGIES if found["memory"][s]["largest_micro_batch"]]
-    cure = f"--strategy {others[0]} with --micro-batch {found['memory'][others[0]]['largest_micro_batch']}"
-    cure = cure if others else "a larger card, or --checkpoint-activations"
-    return f"Not even one crop fits, {sizes}: take {cure}."
+    smaller = {s: found["memory"][s]["largest_micro_batch"] for s in STRATEGIES}
+    offers = [f"--strategy {strategy} with --micro-batch {micro}" for strategy, micro in smaller.items() if micro]
+    return f"Not even one crop fits, {sizes}: take {[*offers, 'a larger card, or --checkpoint-activations'][0]}."
 
 
 def _gib(value: float) -> str:
