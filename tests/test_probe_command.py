@@ -120,6 +120,10 @@ def test_oracle_reaches_one_and_a_constant_the_constant_baseline(probed, corpus)
     chords = records[5]["metrics"]
     assert chords["majmin"] == 1 and chords["root"] == 1 and "Viterbi" in records[5]["decoder"]
     assert set(records[4]["metrics"]) == {"f_measure", "cmlc", "cmlt", "amlc", "amlt"}
+    for record in records[4:]:  # a metronome; the commonest chord
+        value = {name: number["value"] for name, number in record["baselines"].items()}
+        assert 0 < value["constant"] < 1 and value["random"] == pytest.approx(value["constant"], abs=0.01)
+        assert {"log_mel", "mfcc"} < set(value)
     for task, record in zip(tasks(corpus), records):
         nothing = fit(task, np.full((1, len(corpus), 5), 3.0, np.float32))
         value = {name: number["value"] for name, number in record["baselines"].items()}
@@ -169,6 +173,52 @@ def test_result_file(probed):
     table = pq.read_table(root / "out" / "synth_key.predictions.parquet").to_pydict()
     assert [json.loads(truth) for truth in table["truth"]] == table["encoder"]
     assert [[np.argmax(guess)] for guess in table["guess.0"]] == table["target"]
+
+
+def test_frames_of_the_layers_that_do_best_where_not_all_fit(corpus, tmp_path, monkeypatch):
+    """A few training and validation tracks choose the layer; test tracks are first encoded for the chosen one."""
+    asked = tasks(corpus[::3], ("synth_beat",))
+    size = 40 * 2 * Oracle.frame_rate * Oracle.dim * 4
+    monkeypatch.setattr(command, "FRAME_BYTES", size)
+    keep, heard = store(tmp_path), []
+    frames = FeatureStore.frames
+
+    def spy(self, encoder, manifest, rows, layers, name, change=None):
+        heard.append((list(layers), set(rows)))
+        return frames(self, encoder, manifest, rows, layers, name, change)
+
+    monkeypatch.setattr(FeatureStore, "frames", spy)
+    quick = replace(QUICK, baselines=("constant",), few_shot=(1, 5))
+    (record,) = command.run_tasks(Oracle(), "oracle", asked, tmp_path / "out", keep, quick)
+    assert [layers for layers, _ in heard] == [[0, 1], [1]]
+    assert not heard[0][1] & set(asked[0].folds[0].test.tolist()) and len(heard[0][1]) == 16
+    assert record["layers"][0] is None and record["score"]["value"] == pytest.approx(1)
+    assert any("layers [1] alone" in note for note in record["notes"])
+    one, five = record["few_shot"]
+    assert (one["clips"], five["clips"]) == (1, 5) and five["value"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_second_run_of_frames_with_few_shots_does_nothing(probed, corpus, tmp_path, capsys):
+    asked = tasks(corpus[::3], ("synth_chord",))
+    quick = replace(QUICK, baselines=("constant",), few_shot=(2,))
+    first = command.run_tasks(Oracle(), "oracle", asked, tmp_path / "out", store(tmp_path), quick)
+    again = Oracle()
+    assert command.run_tasks(again, "oracle", asked, tmp_path / "out", store(tmp_path), quick) == first
+    assert again.calls == 0 and "already done" in capsys.readouterr().err
+
+
+def test_a_failing_task_is_told_after_the_others_are_done(corpus, tmp_path, capsys):
+    class Breaking(Oracle):
+        def hidden_states(self, waveform, valid=None, sample_rate=None):
+            hidden = super().hidden_states(waveform, valid, sample_rate)
+            return hidden / (waveform.median(1).values < 0.4)[:, None, None, None]  # not finite for the last tracks
+
+    short, long = tasks(corpus[:60], ("synth_style",)) + tasks(corpus, ("synth_tags",))
+    with pytest.raises(ValueError, match=r"1 of 2 tasks could not be probed:\nsynth_tags: .* aren't finite"):
+        command.run_tasks(
+            Breaking(), "x", [long, short], tmp_path / "out", store(tmp_path), replace(QUICK, baselines=("constant",))
+        )
+    assert (tmp_path / "out/synth_style.json").is_file() and not (tmp_path / "out/synth_tags.json").exists()
 
 
 def test_several_random_copies_are_averaged_and_none_is_allowed(corpus, tmp_path):
@@ -303,13 +353,15 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     file = tmp_path / "mine.py"
     file.write_text("from groundbass.probe.baselines import LogMel\nclass Mine(LogMel):\n    pass\n")
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
-    known = {"synth_style": questions()["synth_style"], "gtzan_genre": questions()["gtzan_genre"]}
+    (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
+    known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}
     monkeypatch.setattr("groundbass.probe.task.questions", lambda: known)
     out = tmp_path / "out"
     words = [f"{file}:Mine", "--tasks", "all", "--out", str(out), "--store", str(tmp_path), "--baselines", "constant"]
     command.main([*words, "--few-shot", "1", "2"])
     said = capsys.readouterr().err
-    assert "not probed: gtzan isn't in" in said and (out / "synth_style.json").is_file()
+    assert "not probed: nsynth isn't in" in said and re.search("not probed: gtzan: .*no readable audio", said)
+    assert (out / "synth_style.json").is_file()
     assert [point["shots"] for point in json.loads((out / "synth_style.json").read_text())["few_shot"]] == [1, 2]
     command.main([*words, "--robustness", "gain"])  # the curve that is there stays
     record = json.loads((out / "synth_style.json").read_text())

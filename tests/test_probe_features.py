@@ -1,6 +1,9 @@
 """The feature store: what enters a mean, what names a store, what survives a kill."""
 
 import json
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 
 from groundbass.data import audio
 from groundbass.data.track import Manifest, Track
-from groundbass.probe.features import FeatureStore
+from groundbass.probe.features import FeatureStore, forget
 from groundbass.probe.windows import cut, jobs, plan
 
 RATE = 8000
@@ -130,6 +133,39 @@ def test_killed_extraction_leaves_no_store_and_goes_on(corpus, tmp_path):
     assert not list((tmp_path / "killed").glob("*/*.partial"))
 
 
+VICTIM = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_probe_features import Manifest, Ruler, store
+listen = Ruler.hidden_states
+def slowly(self, *given):
+    time.sleep(0.2 * self.calls)
+    return listen(self, *given)
+Ruler.hidden_states = slowly
+store({root!r}).clips(Ruler(), Manifest.open({manifest!r}))
+"""
+
+
+def test_a_killed_process_leaves_what_it_had_and_its_lock_is_free(corpus, tmp_path):
+    """SIGKILL in the middle, while the lock is held: the next process goes on at once, with what is missing."""
+    manifest = corpus[0]
+    manifest.write(tmp_path / "m.parquet")
+    words = {"tests": str(Path(__file__).parent), "root": str(tmp_path / "s"), "manifest": str(tmp_path / "m.parquet")}
+    process = subprocess.Popen([sys.executable, "-c", VICTIM.format(**words)])
+    marks = []
+    while process.poll() is None and not (marks and 0 < np.load(marks[0]).sum()):
+        time.sleep(0.05)
+        marks = list((tmp_path / "s").glob("*/*.partial/done.npy"))
+    process.kill()
+    process.wait()
+    done = int(np.load(marks[0]).sum())
+    assert 0 < done < 12 and not list((tmp_path / "s").glob("*/*/meta.json"))
+    rest, whole = Ruler(), Ruler()
+    found = store(tmp_path / "s").clips(rest, manifest)
+    np.testing.assert_array_equal(found, store(tmp_path / "whole").clips(whole, manifest))
+    assert rest.heard < whole.heard
+
+
 def test_nan_names_the_track_and_wrong_shapes_are_told(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"\.flac aren't finite"):
         store(tmp_path).clips(Ruler(nan=True), corpus[0])
@@ -137,6 +173,23 @@ def test_nan_names_the_track_and_wrong_shapes_are_told(corpus, tmp_path):
     wrong.layers = 3
     with pytest.raises(ValueError, match=r"expected \[batch, layers, frames, dim\]"):
         store(tmp_path).clips(wrong, corpus[0])
+    wrong = Ruler()
+    wrong.frame_rate = 50.0
+    with pytest.raises(ValueError, match=r"made 77 frames of 0.97 s; its frame_rate of 50 Hz says about 48.7"):
+        store(tmp_path).clips(wrong, corpus[0])
+    wrong = Ruler()
+    wrong.valid_frames = lambda valid: valid // 50
+    with pytest.raises(ValueError, match="its valid_frames 15"):
+        store(tmp_path).clips(wrong, corpus[0])
+
+
+def test_large_stores_are_not_kept_in_memory(corpus, tmp_path, monkeypatch):
+    """Pages are let go of while a store is written and read; what is in it is the same."""
+    wanted = store(tmp_path / "a").clips(Ruler(), corpus[0])
+    monkeypatch.setattr("groundbass.probe.features.LARGE_BYTES", 0)
+    found = store(tmp_path / "b").clips(Ruler(), corpus[0])
+    forget(found)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_other_rates_are_resampled(corpus, tmp_path):
