@@ -238,7 +238,7 @@ def _notes(recipe: Recipe, accumulation: int) -> list[str]:
     if recipe.precision != "no" and recipe.checkpoint_activations:
         said.append("What 16 bits save was counted without --checkpoint-activations.")
     if recipe.compile:
-        said.append("--compile changes neither FLOPs nor memory here; in truth it saves some of both's time and bytes.")
+        said.append("--compile isn't counted; it saves time and memory.")
     if isinstance(recipe.objective, Contrastive) and accumulation > 1 and recipe.objective.chunk is None:
         said.append(
             "Negatives come from one micro-batch: a smaller one is another training; --objective.chunk keeps them all."

@@ -21,8 +21,9 @@ from groundbass.data.track import Manifest, Track
 from groundbass.models.transformer import Block
 from groundbass.pretrain import bench, cost, plan
 from groundbass.pretrain.cost import GIB, Case, largest_micro, memory, total
-from groundbass.pretrain.count import Count, LiveBytes, count, fused_attention, kept, kept_share, run
+from groundbass.pretrain.count import Count, LiveBytes, count, kept, kept_share, run
 from groundbass.pretrain.flops import flop_counter
+from groundbass.pretrain.fused import fused_attention
 from groundbass.pretrain.objective import Loss
 from groundbass.pretrain.recipe import Recipe, addresses, find
 from groundbass.pretrain.train import train
