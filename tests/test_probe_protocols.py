@@ -7,8 +7,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsClassifier
 
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import few_shot, marble
+from groundbass.probe import few_shot, marble, metrics
+from groundbass.probe.baselines import constant
 from groundbass.probe.fit import WEIGHTED, Features, answer, candidates, fit, items_of, lesson_of, loss, main
+from groundbass.probe.metrics import KEYS
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 
@@ -127,6 +129,38 @@ def test_every_protocol_finds_the_layer_that_knows(protocol, monkeypatch):
     np.testing.assert_allclose(outcome.guess.sum(1), 1)
     noise = fit(asked, features(asked, 0.0), None, protocol)
     assert (noise.guess.argmax(1) == noise.truth).mean() < 0.6
+
+
+def key_task():
+    """One of three keys per track."""
+    asked = task(classes=3)
+    names = {"a": "C major", "b": "A minor", "c": "Gb minor"}
+    labels = [names[label] for label in asked.labels]
+    return Task("made", 1, "key", asked.manifest, labels, KEYS, asked.folds)
+
+
+@pytest.mark.parametrize("unit", ["clip", "window"])
+@pytest.mark.parametrize("protocol", ["linear", "marble", "knn", "gmm"])
+@pytest.mark.parametrize("kind", ["classes", "key", "tags", "numbers"])
+def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protocol, unit):
+    """By every protocol, for every kind that it takes, on clips and on windows: the brackets of a score."""
+    if protocol == "gmm" and kind in ("tags", "numbers"):
+        pytest.skip("mixtures tell classes apart")
+    asked = key_task() if kind == "key" else task(kind)
+    owner = np.repeat(np.arange(CLIPS), 2 if unit == "window" else 1)
+    table = asked.targets if kind in ("tags", "numbers") else np.eye(len(asked.classes))[asked.targets]
+    outcome = fit(asked, Features(table[None, owner].astype(np.float32), owner), None, protocol)
+    value = metrics.measure(kind, outcome.truth, outcome.guess, list(asked.classes))[asked.metric]
+    assert value > 0.3 if (protocol, kind) == ("knn", "numbers") else value == pytest.approx(1, abs=0.01)
+    if protocol == "knn":
+        return  # all clips are equally near: which are nearest is arbitrary
+    nothing = fit(asked, Features(np.full((1, len(owner), 5), 3.0, np.float32), owner), None, protocol)
+    floor = constant(asked)
+    scores = [metrics.measure(kind, o.truth, o.guess, list(asked.classes))[asked.metric] for o in (nothing, floor)]
+    if kind == "key":  # the constant knows the metric and may do better than the commonest key
+        assert scores[0] <= scores[1] + 1e-9
+    else:
+        assert scores[0] == pytest.approx(scores[1], abs=0.05 if protocol == "marble" else 1e-9)
 
 
 def test_the_weighted_sum_learns_its_weights():
