@@ -52,6 +52,8 @@ def interval(value: float, replicates: Array, groups: int, bounds: tuple[float, 
 
     The percentile bootstrap of G groups is too narrow by sqrt((G-1)/G) and by the step from the normal to Student's t
     with G-1 degrees of freedom; both factors go to 1 as G grows. (Efron and Tibshirani 1993, chapters 12 and 13.)
+    A score at a finite bound has no spread to resample; it gets the interval of G hits in G trials, or of none (Clopper
+    and Pearson 1934).
     """
     replicates = replicates[np.isfinite(replicates)]
     if len(replicates) < 10 or groups < 2 or not np.isfinite(value):
@@ -59,7 +61,11 @@ def interval(value: float, replicates: Array, groups: int, bounds: tuple[float, 
     wider = float(np.sqrt(groups / (groups - 1)) * stats.t.ppf(0.975, groups - 1) / stats.norm.ppf(0.975))
     low, high = np.percentile(replicates, [2.5, 97.5])
     low, high = value + wider * (min(low, value) - value), value + wider * (max(high, value) - value)
-    return Interval(value, float(max(low, bounds[0])), float(min(high, bounds[1])))
+    low, high = max(low, bounds[0]), min(high, bounds[1])
+    if np.isfinite(bounds).all() and high - low < 1e-12 and value in bounds:
+        error = (1 - 0.025 ** (1 / groups)) * (bounds[1] - bounds[0])
+        low, high = (low - error, high) if value == bounds[1] else (low, high + error)
+    return Interval(value, float(low), float(high))
 
 
 def mark(difference: Interval | None) -> str:

@@ -40,7 +40,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        return result.file_name(self.task, self.protocol)
+        return result.title({"task": self.task, "protocol": self.protocol})
 
     @property
     def best(self) -> float:

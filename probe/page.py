@@ -9,6 +9,7 @@ from typing import Any
 
 from . import comparison, pictures
 from .report import CRAFTED, Record, Section, marks, row, said, short, verdict
+from .result import title
 
 STYLE = """
 :root { --ink: #23272e; --soft: #5b626c; --line: #e3e6ea; --paper: #fcfcfb; --blue: #0072b2; }
@@ -34,13 +35,15 @@ td:first-child { font-weight: 600; } .up { color: #00735a; } .down { color: #b04
 pre { background: #f3f4f5; border-radius: 8px; padding: .9rem 1.1rem; white-space: pre-wrap;
   font-size: .84rem; line-height: 1.45; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-bottom: .6rem; }
+.several { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
+.several figure { flex: 1 1 24rem; max-width: 36rem; }
 ul { padding-left: 1.2rem; max-width: 52rem; } li { margin: .15rem 0; }
 """
 
 
 def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
     """The whole page: encoders side by side, then each of them, then what the literature has."""
-    title = " and ".join(section.name for section in sections)
+    names = " and ".join(section.name for section in sections)
     parts = [comparison.html(sections, found)]
     if len(sections) > 1:
         curves = pictures.shared_layer_curves({section.name: section.records for section in sections})
@@ -49,7 +52,7 @@ def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
         )
     body = "\n".join([*parts, *(_section(section) for section in sections), comparison.published_html(found)])
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(names)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
@@ -75,7 +78,7 @@ def _section(section: Section) -> str:
         + "".join(f'<div><b class="{kind}">{sign} {len(by[sign])}</b>{words}</div>' for sign, words, kind in boxes)
         + "</div>",
         "<h2>Scores</h2>",
-        "<p>Linear heads on frozen features. Layer and strength are chosen on validation tracks; the test "
+        f"<p>{_heads(records)} on frozen features. Layer and setting are chosen on validation tracks; the test "
         "tracks are read once. "
         "The interval is a 95 % bootstrap over test tracks, whole artists at a time where they are known; the "
         "difference is paired.</p>",
@@ -100,19 +103,32 @@ def _section(section: Section) -> str:
     if few:
         words = "Test score against the number of training tracks per class; every dot is a draw, the line their mean."
         parts += ["<h2>With few labels</h2>", _figure(few, words)]
-    shown = _first(records, "confusion", ("key", "style", "genre"))
-    if shown:
-        parts += [
-            f"<h2>What is taken for what: {escape(shown['task'])}</h2>",
-            _figure(pictures.confusion(shown), "Each row is a true class; shares of the row, in per cent."),
-        ]
+    matrices = [_figure(pictures.confusion(record), "") for record in records if record.get("confusion")]
+    if matrices:
+        words = "<p>Each row is a true class, each column an answer of the head; shares of the row, in per cent.</p>"
+        parts += ["<h2>What is taken for what</h2>", words, f'<div class="several">{"".join(matrices)}</div>']
     shown = _first(records, "projection", ("style", "genre", "instrument"))
-    if shown:
+    if shown is not None:
         caption = (
             "Test tracks that sound alike to the encoder lie together. The picture used no labels; the colours do."
         )
-        parts += [f"<h2>The encoder's view: {escape(shown['task'])}</h2>", _figure(pictures.projection(shown), caption)]
+        parts += [f"<h2>The encoder's view: {escape(title(shown))}</h2>", _figure(pictures.projection(shown), caption)]
     return "\n".join([*parts, *_notes(records), *_commands(section)])
+
+
+HEADS = {
+    "linear": "linear heads",
+    "marble": "MARBLE's networks of one hidden layer",
+    "knn": "nearest neighbours",
+    "gmm": "Gaussian mixtures",
+}
+
+
+def _heads(records: Sequence[Record]) -> str:
+    """What the scores are of."""
+    names = [HEADS[name] for name in HEADS if any(record["protocol"] == name for record in records)]
+    words = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return words[0].upper() + words[1:]
 
 
 def _crafted(records: Sequence[Record]) -> list[str]:
@@ -120,10 +136,10 @@ def _crafted(records: Sequence[Record]) -> list[str]:
     names = [name for name in CRAFTED if any(name in record["baselines"] for record in records)]
     if not names:
         return []
-    head = "".join(f"<th>{title}</th>" for title in ("task", "encoder", *(CRAFTED[name] for name in names)))
+    head = "".join(f"<th>{name}</th>" for name in ("task", "encoder", *(CRAFTED[name] for name in names)))
     lines = []
     for record in records:
-        cells = [record["task"], short(record["score"]), *(short(record["baselines"].get(name)) for name in names)]
+        cells = [title(record), short(record["score"]), *(short(record["baselines"].get(name)) for name in names)]
         lines.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     words = "Statistics that nobody had to learn, with the same heads (Tz.: the features of Tzanetakis and Cook 2002)."

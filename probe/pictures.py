@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from .result import title
 
 Record = dict[str, Any]
 
@@ -46,17 +49,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg(figure: Figure, title: str, layout: Literal["tight", "constrained"] = "tight") -> str:
-    """The figure as an <svg> element that fits its column; `title` is what a screen reader says."""
+def svg(figure: Figure, words: str, layout: Literal["tight", "constrained"] = "tight") -> str:
+    """The figure as an <svg> element that fits its column; `words` are what a screen reader says."""
     figure.set_layout_engine(layout)
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": words}):
         page = io.StringIO()
         figure.savefig(page, format="svg", metadata={"Date": None, "Creator": None})
     _, _, body = page.getvalue().partition("<svg ")  # what is before it is XML's and DOCTYPE's
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\b(width|height)="[0-9.]+pt" ?', "", body, count=2)  # the page decides the size
     width = float(figure.get_size_inches()[0]) * 96
-    return f'<svg role="img" aria-label="{title}" style="width:100%;max-width:{width:.0f}px;height:auto" {body}'
+    return f'<svg role="img" aria-label="{escape(words)}" style="width:100%;max-width:{width:.0f}px;height:auto" {body}'
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -81,7 +84,7 @@ def bars(records: Sequence[Record]) -> str:
                 if numbers.get("low") is not None and number < 3:
                     low, high = max(numbers["low"], -0.5), numbers["high"]
                     axes.plot([low, high], [height, height], color=INK, lw=1.1, solid_capstyle="butt")
-        axes.set_yticks(range(len(records)), [f"{r['task']}\n{r['metric_name']}" for r in records])
+        axes.set_yticks(range(len(records)), [f"{title(r)}\n{r['metric_name']}" for r in records])
         axes.invert_yaxis()
         axes.axvline(0, color="#B8BEC6", lw=0.8)
         axes.grid(axis="x")
@@ -134,7 +137,7 @@ def layer_curves(records: Sequence[Record]) -> str | None:
     lines = -(-len(several) // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.4 + 1.9 * lines))
-        grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
+        grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_visible(False)
         for record, axes in zip(several, grid.flat):
@@ -146,7 +149,7 @@ def layer_curves(records: Sequence[Record]) -> str | None:
             if record["layer"] >= 0:
                 chosen = record["layers"][record["layer"]]
                 axes.plot([record["layer"]], [chosen], "o", ms=9, mfc="none", mec=BLUE, mew=1.4)
-            axes.set_title(record["task"], fontsize=9.5)
+            axes.set_title(title(record), fontsize=9.5)
             axes.grid()
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
         for axes in grid[-1]:
@@ -182,9 +185,11 @@ def confusion(record: Record) -> str:
                     )  # fmt: skip
         for spine in axes.spines.values():
             spine.set_visible(False)
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda value, _: f"{value:.0%}")
-        bar.outline.set_visible(False)
-        return svg(figure, f"Confusion matrix of {record['task']}")
+        axes.set_title(title(record), fontsize=10.5)
+        if len(names) > 14:
+            bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda value, _: f"{value:.0%}")
+            bar.outline.set_visible(False)
+        return svg(figure, f"Confusion matrix of {title(record)}")
 
 
 def projection(record: Record) -> str:
@@ -209,7 +214,7 @@ def projection(record: Record) -> str:
         axes.set_yticks([])
         axes.set_xlabel(f"{found['method']} of layer {record['layer']}, {len(x)} test tracks")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        return svg(figure, f"Embeddings coloured by {record['task']}")
+        return svg(figure, f"Embeddings coloured by {title(record)}")
 
 
 def shared_layer_curves(encoders: dict[str, Sequence[Record]]) -> str | None:
@@ -249,7 +254,7 @@ def robustness(records: Sequence[Record]) -> str | None:
                 values = [record["robustness"]["clean"], *curve["values"]]
                 ticks = ["clean", *(f"{level:g}" for level in curve["levels"])]
                 drawn = [np.nan if value is None else max(value, -0.5) for value in values]
-                axes.plot(drawn, "o-", color=MANY[number % len(MANY)], ms=3, lw=1.3, label=record["task"])
+                axes.plot(drawn, "o-", color=MANY[number % len(MANY)], ms=3, lw=1.3, label=title(record))
                 axes.set_xlabel(f"{kind}, {curve['unit']}", fontsize=9)
             axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
             axes.grid()
@@ -275,7 +280,7 @@ def few_shot(records: Sequence[Record]) -> str | None:
             axes.set_xscale("log")
             axes.set_xticks(shots, [str(number) for number in shots])
             axes.minorticks_off()
-            axes.set_title(record["task"], fontsize=9.5)
+            axes.set_title(title(record), fontsize=9.5)
             axes.grid()
         return svg(figure, "Scores with few labels; dashed: with all of them")
 

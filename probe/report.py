@@ -156,10 +156,9 @@ def row(record: Record) -> list[str]:
     random = base.get("random") or {}
     difference = result.as_interval(random.get("difference"))
     layers = len(record["layers"])
-    protocol = record.get("protocol", "linear")
     chosen = "all" if record["layer"] < 0 else str(record["layer"])
     return [
-        record["task"] if protocol == "linear" else f"{record['task']} ({protocol})",
+        result.title(record),
         record["metric_name"],
         f"{record['counts']['test']:,}",
         text(result.as_interval(record["score"])),
@@ -229,7 +228,7 @@ def marks(records: Sequence[Record]) -> dict[str, list[str]]:
     sorted_: dict[str, list[str]] = {"▲": [], "=": [], "▼": [], "?": []}
     for record in records:
         random = record["baselines"].get("random") or {}
-        sorted_[mark(result.as_interval(random.get("difference")))].append(record["task"])
+        sorted_[mark(result.as_interval(random.get("difference")))].append(result.title(record))
     return sorted_
 
 
@@ -238,7 +237,7 @@ def said(records: Sequence[Record]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for record in records:
         for note in record["notes"]:
-            found.setdefault(note, []).append(record["task"])
+            found.setdefault(note, []).append(result.title(record))
     return found
 
 
@@ -265,7 +264,7 @@ def verdict(records: Sequence[Record]) -> str:
     for record in records:
         best = crafted(record["baselines"])
         if best is not None and mark(result.as_interval(record["baselines"][best]["difference"])) != "▲":
-            weak.append(record["task"])
+            weak.append(result.title(record))
     if weak:
         where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({', '.join(weak)}) it can't"
         sentences.append(f"On {where} be shown to be above the best hand-crafted features.")

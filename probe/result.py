@@ -184,6 +184,12 @@ def file_name(task: str, protocol: str) -> str:
     return task if protocol == "linear" else f"{task}.{protocol}"
 
 
+def title(record: dict[str, Any]) -> str:
+    """What readers call a result: the task, and its protocol where that isn't the linear one."""
+    protocol = record.get("protocol", "linear")
+    return str(record["task"]) if protocol == "linear" else f"{record['task']} ({protocol})"
+
+
 def write(folder: Path, result: dict[str, Any], table: pa.Table) -> Path:
     """FOLDER/NAME.json and NAME.predictions.parquet (see `file_name`), written beside and renamed, the JSON last."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import mir_eval
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import r2_score, roc_auc_score
 
 from groundbass.probe import metrics
@@ -114,6 +115,16 @@ def test_clusters_widen_and_pairing_narrows():
     )
     paired = interval(0.01, difference, number)
     assert paired.high - paired.low < 0.05 < widths[0]
+
+
+def test_a_perfect_score_is_no_certainty():
+    """20 of 20 right: Clopper and Pearson's interval, as scipy has it; a difference has no bound and stays as it is."""
+    copies = np.ones(100)
+    for value, hits in ((1.0, 20), (0.0, 0)):
+        theirs = binomtest(hits, 20).proportion_ci(0.95)
+        found = interval(value, value * copies, 20, (0.0, 1.0))
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert interval(0.0, 0 * copies, 20) == Interval(0.0, 0.0, 0.0)
 
 
 def test_marks():

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 
+import matplotlib.image
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,23 +177,47 @@ def test_the_page_loads_nothing_from_elsewhere(two):
     assert not re.search(r'(src|href)="(?!#|data:)', page)
 
 
+LOOK = """<script>addEventListener("load", () => {
+  const sizes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
+  const cells = [...document.querySelectorAll("td, th")];
+  document.title = JSON.stringify({
+    pictures: sizes.length,
+    small: sizes.filter(r => r.width < 200 || r.height < 80).length,
+    beyond: sizes.filter(r => r.left < 0 || r.right > innerWidth).length,
+    wide: [...document.querySelectorAll("h1, h2, p, li")].filter(e => e.scrollWidth > innerWidth).length,
+    blank: cells.filter(e => e.offsetHeight < 8).length,
+    cut: [...document.querySelectorAll(".wide")].filter(e => e.scrollWidth > e.clientWidth).length,
+    tables: document.querySelectorAll("table").length,
+    loaded: performance.getEntriesByType("resource").map(e => e.name),
+    height: document.body.scrollHeight,
+  });
+});</script></body>"""
+
+
 @pytest.mark.skipif(browser() is None, reason="no Chromium here")
 def test_the_page_in_a_real_browser(two, tmp_path):
-    """It is laid out: wider than nothing, no text beyond the page, every picture with a size; no script error."""
+    """It is laid out, nothing is loaded, the console stays silent, and a photograph of it shows tables and pictures."""
     report((two / "poor", two / "good"))
     page = (two / "poor/report.html").read_text()
-    probe = """<script>addEventListener("load", () => {
-      const sizes = [...document.querySelectorAll("svg")].map(s => s.getBoundingClientRect());
-      const wide = [...document.querySelectorAll("h1, h2, p, li")].filter(e => e.scrollWidth > innerWidth).length;
-      const small = sizes.filter(r => r.width < 200 || r.height < 80).length;
-      document.title = JSON.stringify({svg: sizes.length, small, wide,
-        height: document.body.scrollHeight, tables: document.querySelectorAll("table").length,
-        blank: [...document.querySelectorAll("td")].filter(e => e.offsetHeight < 8).length});
-    });</script></body>"""
-    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
-    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    command += ["--window-size=1280,900", "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/page.html"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (tmp_path / "page.html").write_text(page.replace("</body>", LOOK))
+
+    def run(*words):
+        command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        command += ["--no-first-run", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
+        command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=5000", "--enable-logging=stderr"]
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=True)
+
+    done = run("--window-size=1280,900", "--dump-dom", f"file://{tmp_path}/page.html")
+    assert "CONSOLE" not in done.stderr, done.stderr  # an error or a refused request would be told there
     found = json.loads(re.search(r"<title>(.*?)</title>", done.stdout, re.S).group(1).replace("&quot;", '"'))
-    assert found["svg"] >= 9 and found["small"] == 0 and found["wide"] == 0 and found["blank"] == 0
-    assert found["height"] > 3000 and found["tables"] == 6
+    assert found["loaded"] == []
+    assert [found[name] for name in ("small", "beyond", "wide", "blank", "cut")] == [0] * 5, found
+    assert found["pictures"] == page.count("<svg") >= 9 and found["height"] > 3000 and found["tables"] == 6
+    run(f"--window-size=1280,{found['height']}", f"--screenshot={tmp_path}/page.png", f"file://{two}/poor/report.html")
+    pixels = np.round(255 * matplotlib.image.imread(tmp_path / "page.png")[..., :3]).astype(int)
+    assert pixels.shape == (found["height"], 1280, 3)
+    paper = np.abs(pixels - [252, 252, 251]).max(2) < 6
+    bars = np.abs(pixels - [0, 114, 178]).max(2) < 6  # the blue of the encoders' bars and curves
+    assert 0.5 < paper.mean() < 0.98 and bars.sum() > 10_000
+    strips = np.array_split(~paper, found["height"] // 300)
+    assert sum(strip.any() for strip in strips) > 0.9 * len(strips)  # no long blank stretch
