@@ -93,15 +93,14 @@ class Count:
 def count(recipe: Recipe) -> Count:
     """Run the recipe's objective on two crops of noise, in float32 on the CPU, and count; a line on stderr says so."""
     began = time.perf_counter()
-    print("Counting: one forward and backward pass of two crops on this CPU …", end="", file=sys.stderr, flush=True)
+    print("Counting: one forward and backward pass of two crops on this CPU …", file=sys.stderr, flush=True)
     # what libraries say about themselves isn't asked for
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr), quiet():
         recipe, notes = stand_ins(recipe, Path(folder))
         objective = built(recipe)
         flops, forward, peak = run(objective, two_crops(recipe))
-    share = 1.0 if recipe.precision == "no" else kept_share(objective.encoder, recipe.crops.crop_samples)
+    share = 1.0 if recipe.precision == "no" else kept_share(_network(objective), recipe.crops.crop_samples)
     seconds = time.perf_counter() - began
-    print(f" {seconds:.0f} s", file=sys.stderr)
     parameters = list(objective.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     blocks = [_size(module.parameters()) for module in objective.modules() if isinstance(module, (Block, BeatsBlock))]
@@ -121,6 +120,12 @@ def count(recipe: Recipe) -> Count:
         notes=tuple(notes),
         seconds=seconds,
     )
+
+
+def _network(objective: Objective) -> nn.Module:
+    """The encoder; of a tokenizer, whose codes carry no gradient, the encoder inside."""
+    encoder = objective.encoder
+    return encoder.beats if isinstance(encoder, BeatsQuantizer) else encoder
 
 
 def _size(tensors: Any) -> int:

@@ -197,6 +197,15 @@ def test_16_bits_keep_what_autocast_keeps() -> None:
     assert kept_share(encoder, 64) == pytest.approx(half / float32)
 
 
+def test_a_tokenizer_keeps_what_the_encoder_in_it_keeps() -> None:
+    """Its codes have no gradient, so that its own forward pass would keep nothing."""
+    shares = [
+        count(dataclasses.replace(find(address), precision="bf16")).kept_share
+        for address in ("tokenizer.beats_tokenizer_debug", "tokens.beats_iter1_debug")
+    ]
+    assert 0.5 < shares[0] < 1 and shares[0] == pytest.approx(shares[1])
+
+
 @pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug"])
 def test_checkpointing_trades_bytes_for_flops(address: str) -> None:
     recipe = find(address)
