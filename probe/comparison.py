@@ -25,8 +25,8 @@ class Line:
     """One task (and protocol) of a comparison.
 
     scores: an interval per encoder, None where it wasn't probed. differences: encoder minus the first encoder that has
-    the task, paired on the same tracks; None for that one, and where the test tracks differ. published: {system:
-    {metric: value}} as the literature has it.
+    the task, paired on the same tracks; None for that one, and where the test tracks differ. published: {paper:
+    {system: {metric: value}}} as the literature has it.
     """
 
     task: str
@@ -34,8 +34,7 @@ class Line:
     metric: str
     scores: tuple[Interval | None, ...]
     differences: tuple[Interval | None, ...]
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
-    source: str = ""
+    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,8 +72,7 @@ def _line(sections: Sequence[Section], task: str, protocol: str) -> Line:
             notes.append(f"{task}: {sections[place].name} can't be compared with {sections[first].name}: {why}.")
     scores = tuple(None if record is None else result.as_interval(record["score"]) for record in found)
     return Line(
-        task, protocol, base["metric_name"], scores, tuple(differences), base["published"]["figures"],
-        base["published"]["source"], tuple(notes),
+        task, protocol, base["metric_name"], scores, tuple(differences), base["published"], tuple(notes)
     )  # fmt: skip
 
 
@@ -117,9 +115,10 @@ LITERATURE = ("task", "system", "metric", "value", "source")
 def literature(found: Sequence[Line]) -> list[list[str]]:
     """Published figures, as `LITERATURE` names the columns; each task once, whatever its protocols."""
     rows = {
-        (line.task, system, metrics.NAMES.get(metric, metric), f"{value:.3f}", line.source): None
+        (line.task, system, metrics.NAMES.get(metric, metric), f"{value:.3f}", paper): None
         for line in found
-        for system, figures in line.published.items()
+        for paper, systems in line.published.items()
+        for system, figures in systems.items()
         for metric, value in figures.items()
     }
     return [list(row) for row in rows]

@@ -21,7 +21,7 @@ from .bootstrap import Interval, draw, interval, resample
 from .fit import SETTINGS, Outcome
 from .task import AGGREGATION, Task, describe
 
-SCHEMA = 2
+SCHEMA = 3
 Array = npt.NDArray[np.float64]
 
 
@@ -93,7 +93,9 @@ def result_json(
         "setting": SETTINGS[protocol],
         "decoder": trained.frame_heads[0][0].decoder if trained.frame_heads else None,
         "fingerprint": task.fingerprint(),
-        "published": {"source": task.source, "figures": {name: dict(row) for name, row in task.published.items()}},
+        "published": {
+            paper: {system: dict(figures) for system, figures in rows.items()} for paper, rows in task.published.items()
+        },
         "counts": {
             "train": round(float(np.mean([len(f.train) for f in folds]))),
             "valid": round(float(np.mean([len(f.valid) for f in folds]))),

@@ -25,6 +25,7 @@ from .splits import Fold, official
 
 Kind = Literal["classes", "key", "tags", "numbers", "beats", "chords"]
 Unit = Literal["clip", "window", "frame"]
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]
 AGGREGATION = {
     "clip": "features averaged over the track",
     "window": "logits (or numbers) averaged over the windows of a track",
@@ -42,7 +43,7 @@ class Task:
     classes: the class, tag or target names, in the order of a head's outputs.
     folds: row numbers of the manifest; predictions of all test sets are pooled.
     unit: heads learn on whole clips, on windows of `seconds`, or on frames.
-    published: {system: {metric: value}} as the literature has it, and where (source); by other protocols than ours.
+    published: {paper: {system: {metric: value}}} as the literature has it, by other protocols than ours.
     notes: sentences that stand beside the score.
     """
 
@@ -57,8 +58,7 @@ class Task:
     seconds: float | None = None
     question: str = ""
     corpus: str = ""
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    source: str = ""
+    published: Published = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     address: str = ""
 
@@ -139,8 +139,7 @@ class Question:
     convert: Callable[..., Any] | None = None
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    source: str = ""
+    published: Published = field(default_factory=dict)
 
     def meet(self, manifest: Manifest, address: str = "") -> Task:
         """Ask this of a corpus. Raises ValueError when the corpus lacks the label or a split."""
@@ -168,7 +167,7 @@ class Question:
             notes.append(f"{unlabelled} of {len(present)} tracks ({share:.1%}) have no label and are left out.")
         return Task(
             self.name, self.version, self.kind, manifest.select(used), labels, self._classes(labels), folds, self.unit,
-            self.seconds, self.question, self.corpus, self.published, self.source, (*self.notes, *notes), address,
+            self.seconds, self.question, self.corpus, self.published, (*self.notes, *notes), address,
         )  # fmt: skip
 
     def _answer(self, values: tuple[Any, ...]) -> Any:

@@ -164,7 +164,7 @@ def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, co
 def test_result_file(probed):
     _, root = probed
     content = json.loads((root / "out" / "synth_key.json").read_text())
-    assert content["schema"] == 2 and content["classes"][:2] == ["C major", "Db major"]
+    assert content["schema"] == result.SCHEMA and content["classes"][:2] == ["C major", "Db major"]
     assert content["counts"] == {"train": 72, "valid": 24, "test": 24, "folds": 1}
     assert content["groups"] == {"number": 6, "of": "artist"}
     assert {"constant", "log_mel", "mfcc", "random"} == set(content["baselines"])

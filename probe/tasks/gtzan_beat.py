@@ -1,5 +1,6 @@
 """Beats of the GTZAN clips, fault-filtered split; F at 70 ms per track."""
 
+from ..papers import MARBLE
 from ..task import Question
 
 TASK = Question(
@@ -10,11 +11,12 @@ TASK = Question(
         "MARBLE pools over the corpus and rounds the reference to frames.",
     ),
     published={
-        "music2vec": {"f_measure": 0.682},
-        "MERT-v0-95M": {"f_measure": 0.883},
-        "MERT-v0-public": {"f_measure": 0.881},
-        "MERT-v1-95M": {"f_measure": 0.883},
-        "MERT-v1-330M": {"f_measure": 0.879},
+        MARBLE: {
+            "music2vec": {"f_measure": 0.682},
+            "MERT-v0-95M": {"f_measure": 0.883},
+            "MERT-v0-public": {"f_measure": 0.881},
+            "MERT-v1-95M": {"f_measure": 0.883},
+            "MERT-v1-330M": {"f_measure": 0.879},
+        },
     },
-    source="MARBLE, constrained track (Yuan et al. 2023, tables of the paper)",
 )  # fmt: skip

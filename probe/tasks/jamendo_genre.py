@@ -1,5 +1,6 @@
 """MTG-Jamendo's 87 genre tags, the official split 0, which no artist crosses."""
 
+from ..papers import MARBLE
 from ..task import Question
 
 TASK = Question(
@@ -9,15 +10,16 @@ TASK = Question(
         "Features are averaged over the whole track; MARBLE averages the logits of its 30 s windows.",
     ),
     published={
-        "MusiCNN": {"roc_auc": 0.86, "average_precision": 0.175},
-        "CLMR": {"roc_auc": 0.846, "average_precision": 0.162},
-        "Jukebox-5B": {"roc_auc": 0.88, "average_precision": 0.205},
-        "MULE": {"roc_auc": 0.88, "average_precision": 0.204},
-        "music2vec": {"roc_auc": 0.871, "average_precision": 0.188},
-        "MERT-v0-95M": {"roc_auc": 0.869, "average_precision": 0.185},
-        "MERT-v0-public": {"roc_auc": 0.872, "average_precision": 0.188},
-        "MERT-v1-95M": {"roc_auc": 0.871, "average_precision": 0.188},
-        "MERT-v1-330M": {"roc_auc": 0.867, "average_precision": 0.186},
+        MARBLE: {
+            "MusiCNN": {"roc_auc": 0.86, "average_precision": 0.175},
+            "CLMR": {"roc_auc": 0.846, "average_precision": 0.162},
+            "Jukebox-5B": {"roc_auc": 0.88, "average_precision": 0.205},
+            "MULE": {"roc_auc": 0.88, "average_precision": 0.204},
+            "music2vec": {"roc_auc": 0.871, "average_precision": 0.188},
+            "MERT-v0-95M": {"roc_auc": 0.869, "average_precision": 0.185},
+            "MERT-v0-public": {"roc_auc": 0.872, "average_precision": 0.188},
+            "MERT-v1-95M": {"roc_auc": 0.871, "average_precision": 0.188},
+            "MERT-v1-330M": {"roc_auc": 0.867, "average_precision": 0.186},
+        },
     },
-    source="MARBLE, constrained track (Yuan et al. 2023, tables of the paper)",
 )  # fmt: skip

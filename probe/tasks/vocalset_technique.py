@@ -1,5 +1,6 @@
 """Ten singing techniques (VocalSet); the five test singers are the published ones."""
 
+from ..papers import MARBLE, MUQ
 from ..task import Question
 
 TASK = Question(
@@ -11,15 +12,23 @@ TASK = Question(
         "MARBLE's validation shares singers with its training, and it scores 3 s chunks, not files.",
     ),
     published={
-        "MusiCNN": {"accuracy": 0.703},
-        "CLMR": {"accuracy": 0.581},
-        "Jukebox-5B": {"accuracy": 0.767},
-        "MULE": {"accuracy": 0.755},
-        "music2vec": {"accuracy": 0.711},
-        "MERT-v0-95M": {"accuracy": 0.736},
-        "MERT-v0-public": {"accuracy": 0.756},
-        "MERT-v1-95M": {"accuracy": 0.742},
-        "MERT-v1-330M": {"accuracy": 0.769},
+        MARBLE: {
+            "MusiCNN": {"accuracy": 0.703},
+            "CLMR": {"accuracy": 0.581},
+            "Jukebox-5B": {"accuracy": 0.767},
+            "MULE": {"accuracy": 0.755},
+            "music2vec": {"accuracy": 0.711},
+            "MERT-v0-95M": {"accuracy": 0.736},
+            "MERT-v0-public": {"accuracy": 0.756},
+            "MERT-v1-95M": {"accuracy": 0.742},
+            "MERT-v1-330M": {"accuracy": 0.769},
+        },
+        MUQ: {
+            "MERT-v1-330M": {"accuracy": 0.769},
+            "MusicFM": {"accuracy": 0.784},
+            "MuQ (MTG data)": {"accuracy": 0.808},
+            "MuQ": {"accuracy": 0.824},
+            "MuQ-iter": {"accuracy": 0.816},
+        },
     },
-    source="MARBLE, constrained track (Yuan et al. 2023, tables of the paper)",
 )  # fmt: skip
