@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -36,6 +38,16 @@ def join() -> PartialState:
     if several and cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
+
+
+def forget_strategy() -> None:
+    """Forget the precision and the strategy of an earlier run in this process, of a tokenizer's say.
+
+    Accelerate shards by FSDP only what it knows as several GPUs, and after the first run it knows them as FSDP.
+    """
+    AcceleratorState._reset_state()
+    if PartialState().distributed_type == DistributedType.FSDP:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .hardware import peak_flops
 from .record import Lines
 from .step import Step, Training
 from .watch import Watch
+
+SECONDS_IN_FILES = 30.0  # between states of the progress bar where nobody watches
 
 
 class Log:
@@ -27,7 +30,10 @@ class Log:
         self._watch = Watch(training.accelerator.device.type)
         self._alarms = Lines(run / "alarms.jsonl", first)
         self._loss, self._timing = Lines(run / "loss.jsonl", first), Lines(run / "timing.jsonl", first)
-        self._bar = tqdm(total=training.recipe.steps, initial=first, unit="step", desc="pretrain", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=training.recipe.steps, initial=first, unit="step", desc="pretrain", dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else SECONDS_IN_FILES,
+        )  # fmt: skip
         if training.recipe.trackers:
             training.accelerator.init_trackers("trackers")
 
@@ -52,7 +58,9 @@ class Log:
         for sentence in self._watch.look(line, timing):
             self._alarms.write({"step": step, "alarm": sentence})
             tqdm.write(f"Step {step}: {sentence}")
-        self._bar.set_postfix_str(f"loss {result.loss:.4g}, {timing['audio_seconds_per_second']:.0f} s of audio/s")
+        self._bar.set_postfix_str(
+            f"loss {result.loss:.4g}, {timing['audio_seconds_per_second']:.0f} s of audio/s", refresh=False
+        )
         self._training.accelerator.log(
             {**{name: value for name, value in line.items() if name != "step"}, **_timing_names(timing)}, step=step
         )

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
+
+from ..models.beats import BeatsBlock
+from ..models.transformer import Block
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..data.crops import Batch
     from ..data.track import Manifest
+
+
+BLOCKS = (Block, BeatsBlock)
 
 
 class TrainingStopped(ValueError):
@@ -34,6 +41,9 @@ class Loss:
     value: Tensor
     weight: Tensor
     metrics: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+register_dataclass(Loss)  # FSDP looks into what `forward` returns for what the backward pass begins with
 
 
 class Objective(nn.Module):
@@ -83,6 +93,11 @@ class Objective(nn.Module):
     def provenance(self) -> dict[str, Any]:
         """What else decides the result and belongs into `recipe.json`: hashes of teachers, say. JSON-able."""
         return {}
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The blocks that FSDP gathers one after the other, as Accelerate asks for them: classes by name."""
+        return sorted({type(module).__name__ for module in self.modules() if isinstance(module, BLOCKS)})
 
     @property
     def leaves_unused(self) -> bool:

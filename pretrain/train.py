@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
 from transformers.integrations import unset_hf_deepspeed_config
@@ -144,13 +143,13 @@ def train(
 
 
 def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator:
-    """Accelerate's view of the machine. What an earlier run in this process had (another precision) is forgotten."""
+    """Accelerate's view of the machine, nothing kept of an earlier run in this process."""
     for name in recipe.trackers:
         if name not in [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]:
             raise ValueError(
                 f"The tracker {name!r} isn't known or its package isn't installed; drop it from --trackers."
             )
-    AcceleratorState._reset_state()
+    distributed.forget_strategy()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=objective.leaves_unused)
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
@@ -206,10 +205,12 @@ def _resume(training: Training, run: Path, say: Any) -> int:
     if saved is None:
         return 0
     if training.sharded:
-        if saved.ranks != distributed.ranks():
+        deepspeed = training.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if deepspeed and saved.ranks != distributed.ranks():
             raise ValueError(
-                f"{saved.folder} was written by {saved.ranks} ranks under DeepSpeed or FSDP and can't be loaded by "
-                f"{distributed.ranks()}; launch as many as before."
+                f"{saved.folder} was written by {saved.ranks} ranks under DeepSpeed and can't be loaded by "
+                f"{distributed.ranks()}: launch as many as before, or begin a new run from its encoder with "
+                f"--init {run / 'encoder'}."
             )
         training.accelerator.load_state(str(saved.folder / "sharded"))
     else:
@@ -279,7 +280,7 @@ def _strategy(training: Training) -> str:
     if plugin is not None:
         return f", ZeRO-{plugin.zero_stage}"
     kind = training.accelerator.distributed_type
-    return ", FSDP" if kind == DistributedType.FSDP else ", DDP" if training.accelerator.num_processes > 1 else ""
+    return ", FSDP2" if kind == DistributedType.FSDP else ", DDP" if training.accelerator.num_processes > 1 else ""
 
 
 @contextmanager
