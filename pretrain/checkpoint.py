@@ -4,6 +4,7 @@ RUN/checkpoints/step_N/ holds
     weights.safetensors   everything in the objective's state: weights, batch norm, EMA teachers, codebooks
     optimizer.pt          the optimiser and the fp16 scale; torch.save without pickled code (read with weights_only)
     sharded/              in place of optimizer.pt under DeepSpeed and FSDP: Accelerate's own form
+    recipe.json           the run's, as it was then
     checkpoint.json       the step, the number of ranks, and the checksum of every file
 Random state needs no saving: every draw is a function of the seed, the step and the example.
 """

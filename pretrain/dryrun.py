@@ -19,6 +19,7 @@ from ..data.track import Manifest
 from . import distributed
 from .flops import flop_counter
 from .objective import TrainingStopped
+from .prefetch import on_device
 from .recipe import Recipe
 from .step import Training, train_step
 
@@ -59,7 +60,8 @@ def dry_run(training: Training, manifest: Manifest) -> bool:
     try:
         # a compiled graph can't be counted
         with nullcontext() if training.recipe.compile else counter:
-            train_step(training, random_batches(training.recipe, manifest), step=0)
+            noise = on_device(random_batches(training.recipe, manifest), training.accelerator.device, ahead=False)
+            train_step(training, noise, step=0)
         training.flops = float(counter.get_total_flops()) or None
     except TrainingStopped:
         pass

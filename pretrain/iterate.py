@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -52,22 +53,36 @@ def iterate(
         raise ValueError(f"--iterations is {iterations}, but there is at least one.")
     manifest = manifest_of(data, run)
     say = print if distributed.join().is_main_process else _silent
-    for number in range(1, iterations + 1):
-        stages = [encoder_stage(size, run, number)]
-        if number > 1:
-            stages.insert(0, tokenizer_stage(size, run, number))
-        for place, address, recipe, words in stages:
-            steps = encoder_steps if place.name.startswith("encoder") else tokenizer_steps
-            recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, seed=seed)
-            say(f"\n[{number}/{iterations}] {place.name}: {address}")
-            words = [*words, "--steps", str(recipe.steps), "--seed", str(seed)]
-            if train(recipe, manifest, place, root=root, address=address, overrides=words) < recipe.steps:
-                return STOPPED
+    stages = [encoder_stage(size, run, 1)]
+    for number in range(2, iterations + 1):
+        stages += [tokenizer_stage(size, run, number), encoder_stage(size, run, number)]
+    for position, (place, address, recipe, words) in enumerate(stages):
+        steps = encoder_steps if place.name.startswith("encoder") else tokenizer_steps
+        recipe = dataclasses.replace(recipe, steps=steps or recipe.steps, seed=seed)
+        if position + 1 < len(stages):
+            _keep_teacher(place, recipe.steps, stages[position + 1][0])
+        say(f"\n[{position + 1}/{len(stages)}] {place.name}: {address}")
+        words = [*words, "--steps", str(recipe.steps), "--seed", str(seed)]
+        if train(recipe, manifest, place, root=root, address=address, overrides=words) < recipe.steps:
+            return STOPPED
     with distributed.main_first():
         if distributed.rank() == 0:
             _publish_last(run, run / f"encoder_{iterations}" / "encoder")
     say(f"Done: {iterations} iterations. Encoder: {run / 'encoder'}; losses: {run}/*/loss.jsonl.")
     return 0
+
+
+def _keep_teacher(place: Path, steps: int, pupil: Path) -> None:
+    """Refuse to train a stage further whose pupil has begun: what that learned would no longer fit."""
+    told = place / "recipe.json"
+    if not (pupil / "recipe.json").exists() or not told.exists():
+        return
+    trained = json.loads(told.read_text(encoding="utf-8"))["recipe"]["steps"]
+    if trained != steps:
+        raise ValueError(
+            f"{place} was trained for {trained} steps, and {pupil} has begun to learn from it: {steps} steps would "
+            f"change the teacher. Give the same steps, another --run, or delete {pupil} and what comes after it."
+        )
 
 
 Stage = tuple[Path, str, Recipe, list[str]]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from .clock import Clock, running
 from .hardware import peak_flops
+from .recipe import Recipe, resolved
 from .record import Lines
 from .step import Step, Training
 from .watch import Watch
@@ -35,7 +38,7 @@ class Log:
             mininterval=0.1 if sys.stderr.isatty() else SECONDS_IN_FILES,
         )  # fmt: skip
         if training.recipe.trackers:
-            training.accelerator.init_trackers("trackers")
+            training.accelerator.init_trackers("groundbass", init_kwargs=_tracker_settings(training.recipe, run))
 
     def write(self, step: int, result: Step) -> None:
         """Take note of a step; every `log_every` steps a line is written."""
@@ -106,6 +109,23 @@ class Log:
             self._timing.close()
             for tracker in self._training.accelerator.trackers:
                 tracker.finish()
+
+
+def _tracker_settings(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
+    """What Weights & Biases is told beside the numbers; a run that goes on is the same run there too."""
+    if "wandb" not in recipe.trackers:
+        return {}
+    known = run / "trackers" / "wandb_id"
+    known.parent.mkdir(exist_ok=True)
+    if not known.exists():
+        known.write_text(secrets.token_hex(8), encoding="utf-8")
+    settings = {
+        "id": known.read_text(encoding="utf-8"),
+        "resume": "allow",
+        "name": run.name,
+        "dir": str(run / "trackers"),
+    }
+    return {"wandb": settings | {"config": resolved(recipe)}}
 
 
 def _timing_names(timing: dict[str, float]) -> dict[str, float]:

@@ -85,6 +85,8 @@ class Recipe:
     """what those probes ask, as `groundbass probe` takes it: synth:PATH, folder:PATH, gtzan_genre, …"""
     workers: int = 2
     """loader processes per rank"""
+    prefetch: bool = True
+    """copy the next batch to the GPU while this one is trained on; a CPU has nothing to copy"""
     max_bad_share: float = 0.01
     """share of crops that may fail to read before the run stops"""
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -145,7 +147,7 @@ class Recipe:
 
 FREE = frozenset(
     {"steps", "log_every", "checkpoint_every", "keep_last", "keep_every", "workers", "trackers", "max_bad_share"}
-    | {"probe_every", "probe_tasks"}
+    | {"probe_every", "probe_tasks", "prefetch"}
 )
 """What may differ when a run folder goes on: how long, how it is logged, where it runs."""
 

@@ -61,16 +61,16 @@ def manifest_hash(manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
-def check_same(run: Path, new: dict[str, Any]) -> bool:
-    """Whether `run` already holds this run; False where it holds none.
+def check_same(run: Path, new: dict[str, Any]) -> dict[str, Any] | None:
+    """What recipe.json says of this run, which `run` already holds; None where it holds none.
 
     Raises ValueError, saying what differs, where it holds another one.
     """
     path = run / "recipe.json"
     if not path.exists():
-        return False
+        return None
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         differ = differences(old["recipe"], new["recipe"])
         if old["manifest"]["hash"] != new["manifest"]["hash"]:
             differ.append(f"manifest: {old['manifest']['path']} there, {new['manifest']['path']} here, other tracks")
@@ -82,7 +82,22 @@ def check_same(run: Path, new: dict[str, Any]) -> bool:
             f"{run} holds another run ({old.get('address')}): {shown}. Only steps, logging and workers may differ when "
             "a run goes on; choose another --run folder."
         )
-    return True
+    return old
+
+
+def check_teachers(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to go on with a teacher that has changed since the run began.
+
+    Raises:
+        ValueError: its hash in recipe.json is another one.
+    """
+    changed = [name for name, told in (old.get("objective") or {}).items() if new["objective"].get(name) != told]
+    if changed:
+        raise ValueError(
+            f"{run} was begun with another {changed[0]} than the one that is there now ({old['objective'][changed[0]]} "
+            f"then, {new['objective'].get(changed[0])} now): what it has learned would not fit. Put the old one back, "
+            "or choose another --run folder."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -74,11 +74,11 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     losses: list[Loss] = []
     tallies: list[Tensor] = []
     keys: list[str] = []
-    reference = torch.ones((), device=accelerator.device)
+    reference = torch.ones((), device=accelerator.device, dtype=torch.float64)
     for micro in range(accumulation):
         began = time.perf_counter()
         with section("data"):
-            batch = next(batches).to(accelerator.device)
+            batch = next(batches)
         wait += time.perf_counter() - began
         keys += batch.keys
         torch.manual_seed(draw_seed(recipe.seed, step, micro, accelerator.process_index))
@@ -88,16 +88,20 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
                 loss: Loss = training.model(batch, step)
             tallies.append(_tally(loss, stop_asked))
             if micro == 0:
-                reference = (tallies[0][1] * accumulation).clamp(min=1e-12).float()
+                reference = (tallies[0][1] * accumulation).clamp(min=1e-12)
             with section("backward"):
-                accelerator.backward(loss.value * (loss.weight.float() * accelerator.num_processes / reference))
+                accelerator.backward(loss.value * (loss.weight * accelerator.num_processes / reference).float())
         losses.append(Loss(loss.value.detach(), loss.weight.detach().float(), loss.metrics))
 
-    total, weight, asked = (float(number) for number in torch.stack(tallies).sum(0))
-    mean = total / weight if weight else 0.0
+    tally = torch.stack(tallies).sum(0)
     with section("optimiser"):
-        norm = _finish_gradient(training, float(reference) / weight if weight else 0.0)
-        skipped = _complaint(training, step, mean, norm, losses, keys)
+        # with one micro-batch the reference is the weight
+        correction = reference / tally[1].clamp(min=1e-12) if accumulation > 1 else None
+        norm = _finish_gradient(training, correction)
+        # the only wait for the device in a step: what follows depends on these numbers
+        total, weight, asked, length = torch.cat([tally, norm.detach().to(tally)[None]]).tolist()
+        mean = total / weight if weight else 0.0
+        skipped = _complaint(training, step, mean, length, losses, keys)
         if skipped is None or accelerator.scaler is not None:  # the fp16 scaler skips by itself, and must be told
             training.optimizer.step()
         training.optimizer.zero_grad()
@@ -105,7 +109,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
         with torch.no_grad():
             training.objective.after_step(step)
     metrics = _mean_metrics(losses, weight) if training.objective.logs else {}
-    return Step(mean, learning_rate, norm, asked > 0, skipped, wait, metrics)
+    return Step(mean, learning_rate, length, asked > 0, skipped, wait, metrics)
 
 
 def _tally(loss: Loss, stop_asked: bool) -> Tensor:
@@ -115,18 +119,19 @@ def _tally(loss: Loss, stop_asked: bool) -> Tensor:
     return distributed.all_reduce_sum(tally)
 
 
-def _finish_gradient(training: Training, correction: float) -> float:
-    """Correct the gradient's weight, clip it, and return its norm before clipping."""
-    parameters = [parameter for parameter in training.objective.parameters() if parameter.grad is not None]
-    if training.accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return float(training.model.get_global_grad_norm() or 0.0)  # the engine has clipped and stepped in backward
-    if correction != 1.0:
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.mul_(correction)
+def _finish_gradient(training: Training, correction: Tensor | None) -> Tensor:
+    """Correct the gradient's weight, clip it, and return its norm before clipping: [] on the device."""
+    device = training.accelerator.device
+    if training.accelerator.distributed_type == DistributedType.DEEPSPEED:  # the engine has clipped and stepped
+        return torch.as_tensor(training.model.get_global_grad_norm() or 0.0, device=device)
+    if correction is not None:
+        for parameter in training.objective.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(correction)
     clip = training.recipe.optim.clip
     norm = training.accelerator.clip_grad_norm_(training.model.parameters(), math.inf if clip is None else clip)
-    return float(norm) if norm is not None else 0.0
+    whole = getattr(norm, "full_tensor", lambda: norm)()  # of FSDP's shards
+    return torch.as_tensor(0.0 if whole is None else whole, device=device)
 
 
 def _complaint(
@@ -166,4 +171,4 @@ def _mean_metrics(losses: list[Loss], weight: float) -> dict[str, float]:
         for loss in losses
     ]
     means = distributed.all_reduce_sum(torch.stack(rows).sum(0)) / weight
-    return {name: float(mean) for name, mean in zip(names, means, strict=True)}
+    return dict(zip(names, means.tolist(), strict=True))

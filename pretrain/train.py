@@ -7,11 +7,12 @@ RUN/checkpoints/       where the run goes on when it is started again
 RUN/encoder/           the newest encoder in published form: what `groundbass.load_encoder(RUN)` finds
 RUN/alarms.jsonl       what went wrong slowly, in words (see `watch`)
 RUN/probes/            what `--probe-every` measured on the way
-RUN/trackers/          TensorBoard and its like
+RUN/trackers/          TensorBoard, Weights & Biases (offline with WANDB_MODE=offline)
 """
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
 from transformers.integrations import unset_hf_deepspeed_config
 
-from ..data.crops import Crops, Loader, loader
+from ..data.crops import Batch, Crops, loader
 from ..data.shards import open_data
 from ..data.track import Manifest
 from ..models.published import write_encoder
@@ -35,9 +36,10 @@ from . import checkpoint, distributed, optim
 from .dryrun import dry_run
 from .log import Log
 from .objective import Objective, draw_seed
+from .prefetch import on_device
 from .probing import Prober
 from .recipe import Recipe
-from .record import check_same, describe, write_json
+from .record import check_same, check_teachers, describe, write_json
 from .start import start_from
 from .step import Training, train_step
 
@@ -91,8 +93,10 @@ def train(
     with distributed.main_first():
         run.mkdir(parents=True, exist_ok=True)
     objective.prepare(manifest, run)
-    if processes.is_main_process and known != record["recipe"]:  # new, or longer than it was
-        record |= {"ranks": processes.num_processes, "objective": objective.provenance(), "init": init}
+    record |= {"ranks": processes.num_processes, "objective": objective.provenance(), "init": init}
+    if known is not None:
+        check_teachers(run, known, record)
+    if processes.is_main_process and (known is None or known["recipe"] != record["recipe"]):  # new, or longer
         write_json(run / "recipe.json", record)
 
     # 5. The machine: devices, precision, wrappers.
@@ -120,7 +124,7 @@ def train(
 
     # 8. The steps.
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
-    with _loader(training, crops, first) as batches, Log(training, run, first) as log, _sigterm() as asked:
+    with _batches(training, crops, first) as batches, Log(training, run, first) as log, _sigterm() as asked:
         for step in range(first, recipe.steps):
             with distributed.all_or_none(f"in step {step + 1}"):
                 result = train_step(training, batches, step, asked.is_set())
@@ -154,7 +158,7 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
     accelerator = Accelerator(
         mixed_precision=recipe.precision,
         log_with=list(recipe.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run)),
+        project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "trackers")),
         kwargs_handlers=[ddp],
     )
     if accelerator.state.deepspeed_plugin is not None:
@@ -184,8 +188,8 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
 
 
 @contextmanager
-def _loader(training: Training, crops: Crops, first: int) -> Iterator[Loader]:
-    """The micro-batches from step `first` on; closed whatever happens, or Python would wait for the workers."""
+def _batches(training: Training, crops: Crops, first: int) -> Iterator[Iterator[Batch]]:
+    """The micro-batches from step `first` on, on the device; closed whatever happens, or Python waits for workers."""
     recipe, accelerator = training.recipe, training.accelerator
     ranks = accelerator.num_processes
     batches = loader(
@@ -194,7 +198,7 @@ def _loader(training: Training, crops: Crops, first: int) -> Iterator[Loader]:
         pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
     )  # fmt: skip
     try:
-        yield batches
+        yield on_device(batches, accelerator.device, ahead=recipe.prefetch)
     finally:
         batches.close()
 
@@ -237,6 +241,7 @@ def _save(training: Training, run: Path, step: int) -> float:
         state = objective.state_dict()
     if accelerator.is_main_process:
         with checkpoint.complete(part, step):
+            shutil.copy(run / "recipe.json", part)
             checkpoint.write_weights(part, state)
             if training.sharded:
                 encoder = type(encoder)(encoder.config)

@@ -315,6 +315,13 @@ def test_the_loop_runs_goes_on_and_publishes(manifest: Manifest, tmp_path: Path)
     assert torch.equal(last.hidden_states(waveform), published.hidden_states(waveform))
     with pytest.raises(ValueError, match="--iterations is 0"):
         iterate("debug", data=data, run=run, iterations=0)
+    with pytest.raises(ValueError, match=r"encoder_1 was trained for 3 steps, and .*tokenizer_2 has begun"):
+        iterate("debug", data=data, run=run, iterations=2, encoder_steps=4, tokenizer_steps=2)
+    quantizer = BeatsQuantizer.from_pretrained(run / "tokenizer_2" / "encoder")
+    quantizer.quantizer.codewords.mul_(-1)
+    write_encoder(quantizer, run / "tokenizer_2" / "encoder")
+    with pytest.raises(ValueError, match=r"encoder_2 was begun with another tokenizer than the one that is there now"):
+        iterate("debug", data=data, run=run, iterations=2, encoder_steps=3, tokenizer_steps=2)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import groundbass.pretrain.train as train_module
 from groundbass.data.audio import write
@@ -137,6 +139,7 @@ def test_a_run_leaves_what_it_promises(manifest: Path, tmp_path: Path, capsys: p
     assert train(recipe, manifest, run, address="contrastive.clmr_debug") == 4
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_3", "step_4"]
     record = json.loads((run / "recipe.json").read_text())
+    assert json.loads((run / "checkpoints" / "step_4" / "recipe.json").read_text()) == record
     assert record["address"] == "contrastive.clmr_debug"
     assert record["recipe"]["objective"]["width"] == 0.03
     assert record["manifest"]["tracks"] == 7
@@ -316,6 +319,46 @@ def test_another_recipe_or_manifest_is_refused(manifest: Path, tmp_path: Path) -
 def test_an_unknown_tracker_is_named(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tracker 'nonsense'"):
         train(toy(trackers=("nonsense",)), manifest, tmp_path)
+
+
+def test_weights_and_biases_works_without_a_network(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both parts of a resumed run are one run there, with its recipe and the losses of loss.jsonl."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    recipe = toy(trackers=("wandb",))
+    train(dataclasses.replace(recipe, steps=2), manifest, tmp_path)
+    train(recipe, manifest, tmp_path)
+    files = sorted((tmp_path / "trackers" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({file.name for file in files}) == 1
+    content = b"".join(file.read_bytes() for file in files)
+    assert b"gradient_norm" in content and b"batch_size" in content
+    for line in lines(tmp_path):
+        assert str(line["loss"])[:8].encode() in content
+
+
+def test_a_step_waits_for_the_device_once(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `.item()`, no `float(tensor)`: one reading of four numbers, which on a CPU is no operation."""
+    asked: list[str] = []
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal"):
+                asked.append("".join(traceback.format_stack(limit=8)))
+            return func(*args, **(kwargs or {}))
+
+    real = train_module.train_step
+
+    def watched(*arguments: Any) -> Any:
+        with Waits():
+            return real(*arguments)
+
+    monkeypatch.setattr(train_module, "train_step", watched)
+    optim = Optim(lr=1e-2, clip=1.0, fused=True)  # the other kernels count their steps on the CPU
+    train(toy(optim=optim, micro_batch=2, log_every=100), manifest, tmp_path)
+    assert asked == []
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(manifest: Path, tmp_path: Path) -> None:

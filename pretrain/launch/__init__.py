@@ -1,7 +1,7 @@
 """The machines' side of a run: Accelerate's configuration files, and a Slurm script that needs no launcher.
 
-`accelerate launch --config_file pretrain/launch/zero2.yaml …` starts the ranks of one machine and tells them the strategy
-by environment variables. Under Slurm, `srun` starts the ranks, and this says the same:
+`accelerate launch --config_file pretrain/launch/zero2.yaml …` starts the ranks of one machine and tells them the
+strategy by environment variables. Under Slurm, `srun` starts the ranks, and this says the same:
 
     eval "$(python -m groundbass.pretrain.launch zero2)"
 """

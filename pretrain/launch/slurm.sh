@@ -7,8 +7,9 @@
 # The first word is a configuration of pretrain/launch (ddp, fsdp2, zero1, zero2, zero3, …), the rest goes to
 # `groundbass pretrain`. One task is one rank: as many per node as it has GPUs (on CPUs: ACCELERATE_USE_CPU=true).
 # Five minutes before the end Slurm sends SIGTERM to every rank. The step in progress is finished, a checkpoint written,
-# the exit code is 75, and the job is put into the queue again; the same run folder goes on. 75 also stands for a rank
-# that was lost. Any other code is a fault, whose sentence stands in the log: the job ends.
+# and the ranks end with 75, which puts the job into the queue again; the same run folder goes on. So do 75 of ranks that
+# lost another one, and 137 of one that was killed (memory?), at most MOST_RESTARTS times. Any other code is a fault,
+# whose sentence stands in the log: the job ends.
 #SBATCH --job-name=groundbass
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
@@ -27,7 +28,7 @@ export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-echo "groundbass: start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_NTASKS ranks of $SLURM_NNODES nodes, $strategy"
+echo "groundbass: start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_NTASKS ranks of $SLURM_NNODES nodes, $strategy"
 # --kill-on-bad-exit=0: a lost rank is noticed by the others, which say so and end with 75
 srun --kill-on-bad-exit=0 bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
@@ -35,8 +36,8 @@ srun --kill-on-bad-exit=0 bash -c '
     exec python -m groundbass.pretrain "$@"' rank "$@"
 code=$?
 
-if [ "$code" -eq 75 ]; then
-    echo "groundbass: not done yet; job $SLURM_JOB_ID goes into the queue again"
+if { [ "$code" -eq 75 ] || [ "$code" -eq 137 ]; } && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-20}" ]; then
+    echo "groundbass: not done yet (code $code); job $SLURM_JOB_ID goes into the queue again"
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
