@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import resource
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from statistics import median
-from typing import Any, TypedDict
 from unittest.mock import patch
 
-import numpy as np
 import torch
 import torchaudio
 from torch import Tensor
 
-from ..data.audio import write
-from ..data.crops import Batch, Crops, loader
-from ..data.scan import scan_folder
 from ..models.mert import MertConfig
-from . import optim
-from .dryrun import random_batches
+from .bench_parts import Bench, Row, peak_memory, row
 from .hardware import PEAK_BF16
 from .mixture import Mixture, draw_segments, mix
 from .objective import draw_seeds
@@ -35,16 +23,6 @@ from .targets.cqt import CQTSettings
 from .targets.rvq import RVQSettings
 
 
-class Row(TypedDict):
-    """One measurement: `ratio` is our speed over the reference's, None without a reference."""
-
-    what: str
-    value: float
-    unit: str
-    reference: str | None
-    ratio: float | None
-
-
 def mert() -> list[Row]:
     """A step of masked pretraining and its parts: `mert_tiny` on a CPU, `mert_95m` with Mel-RVQ + CQT on a GPU.
 
@@ -53,22 +31,36 @@ def mert() -> list[Row]:
     `noise_mixture` (against a loop over items), `attention` (against softmax written out), `targets` (a step without
     targets over a step with them: its ratio is the share of the step that isn't targets).
     """
-    bench = _Bench(_recipe())
+    bench = Bench(_recipe())
     step = bench.seconds(bench.step)
     audio = bench.batch.waveform.numel() / bench.recipe.crops.sample_rate
-    rows = [_row("step", audio / step, "s of audio/s"), _row("step_seconds", step, "s")]
-    rows += [_row(f"part_{name}", value, "s") for name, value in bench.parts().items()]
+    rows = [row("step", audio / step, "s of audio/s"), row("step_seconds", step, "s")]
+    rows += [row(f"part_{name}", value, "s") for name, value in bench.parts().items()]
     if bench.device.type == "cuda":
         forward = flops(bench.objective.encoder.config, bench.recipe.crops.crop_samples) * len(bench.batch.waveform)
         rows += _utilisation(bench, step, forward)
-    rows.append(_row("peak_memory", _peak_memory(bench.device), "GiB"))
+    rows.append(row("peak_memory", peak_memory(bench.device), "GiB"))
     rows.append(_mixture_row(bench))
     rows.append(_attention_row(bench, step))
     without = bench.without_targets()
     rows.append(
-        _row("targets", without / step, "step without / step with", "the same step without targets", without / step)
+        row("targets", without / step, "step without / step with", "the same step without targets", without / step)
     )
     return rows
+
+
+def train() -> list[Row]:
+    """The training loop: what it costs beyond the arithmetic, and on a GPU what full sizes reach.
+
+    Rows: `loop` (our loop against a bare PyTorch loop around the same module, data and loader, in turns); `data_wait`
+    (share of a step); `checkpoint` and `checkpoint_share` (of the recipe's time); `two_ranks` (CPU: two ranks with a
+    thread each against one with two, at the same batch over all); `checkpoint_full` (weights and optimiser's state of
+    `mert_95m` with checksums, against a plain write). On a GPU, in bf16, plain and compiled, for MERT 95M and 330M,
+    BEATs base, EAT base and CLMR base: seconds of audio per second, utilisation of the dense peak, peak memory.
+    """
+    from .bench_train import rows
+
+    return rows()
 
 
 def _recipe() -> Recipe:
@@ -96,15 +88,15 @@ def beats() -> list[Row]:
     recipe = beats_iter1()
     count = 35 if torch.cuda.is_available() else 4
     recipe = dataclasses.replace(recipe, batch_size=count, micro_batch=count)
-    bench = _Bench(recipe if torch.cuda.is_available() else dataclasses.replace(recipe, precision="no"))
+    bench = Bench(recipe if torch.cuda.is_available() else dataclasses.replace(recipe, precision="no"))
     step = bench.seconds(bench.step, rounds=2)
-    rows = [_row("step", count * recipe.crop_seconds / step, "s of audio/s"), _row("step_seconds", step, "s")]
+    rows = [row("step", count * recipe.crop_seconds / step, "s of audio/s"), row("step_seconds", step, "s")]
     if bench.device.type == "cuda":
         rows += _utilisation(bench, step, beats_flops(bench.objective, recipe.crops.crop_samples) * count)
-    rows.append(_row("peak_memory", _peak_memory(bench.device), "GiB"))
+    rows.append(row("peak_memory", peak_memory(bench.device), "GiB"))
     with patch.object(bench.objective, "_encode", _encode_all(bench.objective)):
         every = bench.seconds(bench.step, rounds=2)
-    rows.append(_row("kept_patches", step, "s per step", "the encoder over all patches", every / step))
+    rows.append(row("kept_patches", step, "s per step", "the encoder over all patches", every / step))
     return [*rows, _fbank_row(bench)]
 
 
@@ -135,7 +127,7 @@ def beats_flops(objective: Tokens, samples: int) -> float:
     return patches + positions + blocks(kept, config.num_hidden_layers) + predictor
 
 
-def _fbank_row(bench: _Bench) -> Row:
+def _fbank_row(bench: Bench) -> Row:
     waveform = torch.cat([bench.batch.waveform.flatten(0, 1)] * (16 // len(bench.batch.waveform) or 1))
 
     def loop() -> Tensor:
@@ -145,135 +137,7 @@ def _fbank_row(bench: _Bench) -> Row:
         ])  # fmt: skip
 
     ours, theirs = bench.seconds(lambda: bench.objective.encoder.filter_bank(waveform)), bench.seconds(loop)
-    return _row("fbank", ours, f"s for {len(waveform)} clips of 10 s", "torchaudio clip by clip", theirs / ours)
-
-
-class _Bench:
-    """A recipe's objective, optimiser and one batch on the device, and clocks for them."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(0)
-        self.objective: Any = recipe.objective.build().train().to(self.device)
-        self.objective.logs = False
-        self.objective.place(self.device)
-        self.optimiser = optim.build(recipe.optim, self.objective)
-        self.batch = _batch(recipe).to(self.device)
-
-    def seconds(self, work: Callable[[], Any], rounds: int = 5) -> float:
-        """Median seconds of `work` after a warm-up, the device waited for."""
-        work()
-        took = []
-        for _ in range(rounds):
-            self._wait()
-            began = time.perf_counter()
-            work()
-            self._wait()
-            took.append(time.perf_counter() - began)
-        return median(took)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The recipe's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
-
-    def forward(self) -> Tensor:
-        """One loss."""
-        with self.autocast():
-            return self.objective(self.batch, 0).value
-
-    def step(self) -> None:
-        """Forward, backward, optimiser."""
-        self.forward().backward()
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-
-    def parts(self) -> dict[str, float]:
-        """Seconds of a step's parts, each measured alone."""
-        clean = self.batch.waveform.flatten(0, 1)
-        frames = self.objective.encoder.frames(clean.shape[1])
-        valid_frames = torch.full((len(clean),), frames, device=self.device)
-        with self.autocast():
-            features, _ = self.objective.encoder.extract(clean)
-
-            def targets() -> Any:
-                return self.objective._compute_targets(self.batch, clean, frames, valid_frames)
-
-            found = {"data_wait": self._data_wait(), "targets": self.seconds(targets)}
-            found["front_end"] = self.seconds(lambda: self.objective.encoder.extract(clean))
-            found["transformer"] = self.seconds(lambda: self.objective.encoder.encode(features))
-        forward = self.seconds(self.forward)
-        both = self.seconds(lambda: self.forward().backward())
-        found["backward"] = max(0.0, both - forward)
-
-        def optimise() -> None:
-            self.optimiser.step()
-
-        self.forward().backward()
-        found["optimiser"] = self.seconds(optimise)
-        self.optimiser.zero_grad()
-        return found
-
-    def _data_wait(self) -> float:
-        """Seconds that a step waits for its batch, when the loader has had a step's time to work ahead."""
-        with tempfile.TemporaryDirectory() as folder:
-            for number in range(16):
-                noise = np.random.default_rng(number).standard_normal(8 * self.recipe.crops.sample_rate)
-                write(Path(folder) / f"{number}.flac", (0.1 * noise).clip(-1, 1), self.recipe.crops.sample_rate)
-            manifest, _ = scan_folder(folder, workers=1, progress=False)
-            batches = loader(Crops(manifest, self.recipe.crops, 0), self._micro_batch(), workers=2)
-            waits = []
-            for _ in range(6):
-                began = time.perf_counter()
-                next(batches)
-                waits.append(time.perf_counter() - began)
-                self.step()
-                self._wait()
-            getattr(batches, "close", lambda: None)()
-            return median(waits[1:])
-
-    def _micro_batch(self) -> int:
-        return self.recipe.micro_batch or self.recipe.batch_size
-
-    def without_targets(self) -> float:
-        """Seconds of a step whose targets are there already."""
-        clean = self.batch.waveform.flatten(0, 1)
-        frames = self.objective.encoder.frames(clean.shape[1])
-        valid_frames = torch.full((len(clean),), frames, device=self.device)
-        known = self.objective._compute_targets(self.batch, clean, frames, valid_frames)
-        with patch.object(self.objective, "_compute_targets", lambda *_: known):
-            return self.seconds(self.step)
-
-
-def _batch(recipe: Recipe) -> Batch:
-    """Noise in the recipe's shapes."""
-
-    class Names:
-        """Stands for a manifest: keys only."""
-
-        def __len__(self) -> int:
-            return 1
-
-        def __getitem__(self, _: int) -> Any:
-            return type("Name", (), {"key": "noise"})()
-
-    return next(random_batches(recipe, Names()))  # type: ignore[arg-type]
-
-
-def _row(what: str, value: float, unit: str, reference: str | None = None, ratio: float | None = None) -> Row:
-    return {"what": what, "value": value, "unit": unit, "reference": reference, "ratio": ratio}
-
-
-def _peak_memory(device: torch.device) -> float:
-    """GiB: of the device, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return row("fbank", ours, f"s for {len(waveform)} clips of 10 s", "torchaudio clip by clip", theirs / ours)
 
 
 def flops(config: MertConfig, samples: int) -> float:
@@ -296,16 +160,16 @@ def flops(config: MertConfig, samples: int) -> float:
     return total + 2.0 * frames * block * config.num_hidden_layers
 
 
-def _utilisation(bench: _Bench, step: float, forward: float) -> list[Row]:
+def _utilisation(bench: Bench, step: float, forward: float) -> list[Row]:
     """FLOPs of forward and backward (3 × forward, of the whole batch) over the step's seconds and the device's peak."""
     name = torch.cuda.get_device_name()
     peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
     rate = 3 * forward / step
-    rows = [_row("flops", rate / 1e12, "TFLOP/s")]
-    return rows if peak is None else [*rows, _row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]
+    rows = [row("flops", rate / 1e12, "TFLOP/s")]
+    return rows if peak is None else [*rows, row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]
 
 
-def _mixture_row(bench: _Bench) -> Row:
+def _mixture_row(bench: Bench) -> Row:
     """The vectorised mixture against the published way, a loop over items and segments."""
     waveform = bench.batch.waveform.flatten(0, 1)
     seeds = draw_seeds(0, torch.arange(len(waveform), device=bench.device), 0)
@@ -324,14 +188,14 @@ def _mixture_row(bench: _Bench) -> Row:
         return mixed
 
     ours, theirs = bench.seconds(lambda: mix(waveform, seeds)), bench.seconds(loop)
-    return _row("noise_mixture", ours, "s", "a loop over items and segments", theirs / ours)
+    return row("noise_mixture", ours, "s", "a loop over items and segments", theirs / ours)
 
 
-def _attention_row(bench: _Bench, step: float) -> Row:
+def _attention_row(bench: Bench, step: float) -> Row:
     """The full step with scaled_dot_product_attention against the step with softmax(QK)V written out."""
     with _naive_attention():
         naive = bench.seconds(bench.step)
-    return _row("attention", step, "s per step", "softmax attention written out", naive / step)
+    return row("attention", step, "s per step", "softmax attention written out", naive / step)
 
 
 @contextlib.contextmanager

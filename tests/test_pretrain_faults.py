@@ -253,3 +253,53 @@ def test_a_rising_loss_is_noticed() -> None:
     watch = Watch("cpu")
     said = [sentence for step in range(80) for sentence in watch.look(line(loss=1 + abs(step - 30) / 30), {})]
     assert len(said) == 1 and "the loss has risen" in said[0]
+
+
+# Stand-ins for Slurm's commands: `srun` starts the tasks on this machine and ends with the highest of their codes.
+SRUN = """#!{python}
+import os, signal, subprocess, sys
+words = sys.argv[2:]  # after --kill-on-bad-exit=0
+places = [{{"SLURM_PROCID": number, "SLURM_LOCALID": number}} for number in "01"]
+tasks = [subprocess.Popen(words, env=os.environ | place) for place in places]
+def tell(number, frame):
+    for task in tasks: task.send_signal(number)
+signal.signal(signal.SIGTERM, tell)
+print("srun pid", os.getpid(), flush=True)
+codes = [task.wait() for task in tasks]
+sys.exit(max(128 - code if code < 0 else code for code in codes))
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> {folder}/requeued; fi
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_trains_requeues_and_goes_on(manifest: Path, tmp_path: Path) -> None:
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(text.format(python=sys.executable, folder=tmp_path))
+        (tmp_path / name).chmod(0o755)
+    script = Path(__file__).parent.parent / "pretrain" / "launch" / "slurm.sh"
+    words = ["masked.bestrq_debug", "--steps", "3000", "--checkpoint-every", "5", "--workers", "0", "--trackers"]
+    words += ["--log-every", "1", "--data", str(manifest), "--run", str(tmp_path / "run")]
+    told = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    told |= {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "ACCELERATE_USE_CPU": "true"}
+    log = tmp_path / "job.log"
+
+    def submit(strategy: str, steps: str) -> subprocess.Popen[bytes]:
+        line = ["bash", str(script), strategy, *words, "--steps", steps]
+        with log.open("ab") as file:
+            return subprocess.Popen(line, env=os.environ | told, stdout=file, stderr=subprocess.STDOUT)
+
+    job = submit("ddp", "3000")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "checkpoints" / "step_5").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(int(re.findall(r"srun pid (\d+)", log.read_text())[0]), signal.SIGTERM)
+    assert job.wait(timeout=120) == 75, log.read_text()
+    assert "Stopped by SIGTERM" in log.read_text() and "goes into the queue again" in log.read_text()
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    done = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert submit("ddp", str(done + 2)).wait(timeout=120) == 0, log.read_text()
+    assert f"Done: {done + 2} steps" in log.read_text() and "on 2 ranks of 1 nodes, ddp" in log.read_text()
+    assert submit("dpp", "3").wait(timeout=60) == 2 and "no launch configuration 'dpp'" in log.read_text()
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n", "neither success nor a fault asks for another start"
