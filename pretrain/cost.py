@@ -16,8 +16,11 @@ from .count import Count
 from .hardware import MEMORY_GB, PEAK_BF16
 from .recipe import Recipe
 
-Strategy = Literal["ddp", "zero1", "zero2", "zero2-offload", "zero3", "fsdp2"]
+Strategy = Literal["ddp", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload", "fsdp2"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+"""By their files in pretrain/launch."""
+DIVIDED = ("zero3", "zero3_offload", "fsdp2")
+"""Those that divide the weights too, and gather them while they compute."""
 
 GIB = 2**30
 USABLE = 0.92
@@ -80,28 +83,29 @@ class Case:
 def memory(case: Case, strategy: Strategy, micro: int) -> list[Term]:
     """What a GPU holds at the peak of a micro-batch of `micro` crops, in bytes; parts of 0 are left out."""
     count = case.count
-    divided = strategy in ("zero3", "fsdp2")
     terms = [*_states(case, strategy), *_copies(case, strategy, micro)]
-    terms.append(_numbers("frozen state", 4, count.frozen, case.gpus if divided else 1))
     terms.append(Term("buffers", count.buffers, f"{count.buffers:,} B: codebooks, running statistics, tables"))
     terms.append(Term("frozen teachers", count.teachers, f"{count.teachers:,} B"))
     held = min(micro, getattr(case.recipe.objective, "chunk", None) or micro)  # gradient caching: one chunk at a time
-    formula = f"{held} crops · {count.float32_activations / 1e6:,.1f} MB of float32 · {count.kept_share:.3f}"
+    formula = (
+        f"{held} crop{'s' * (held > 1)} · {count.float32_activations / 1e6:,.1f} MB of float32 · {count.kept_share:.3f}"
+    )
     terms.append(Term("activations", held * count.activations, formula))
     return sorted((term for term in terms if term.value), key=lambda term: PARTS.index(term.name))
 
 
 def _states(case: Case, strategy: Strategy) -> Iterator[Term]:
     """Weights, gradients, optimiser: 16 bytes per parameter where nothing is divided, in any precision."""
-    trained, n, offload = case.count.trained, case.gpus, strategy == "zero2-offload"
-    deepspeed = strategy.startswith("zero")
+    trained, n = case.count.trained, case.gpus
+    deepspeed, offload = strategy.startswith("zero"), strategy.endswith("offload")
     width = case.width if deepspeed else 4  # DeepSpeed's weights and gradients have 16 bits, Adam works on a copy
-    yield _numbers("weights", width, trained, n if strategy in ("zero3", "fsdp2") else 1)
+    if strategy != "zero3_offload":
+        yield _numbers("weights", width, trained, n if strategy in DIVIDED else 1)
+        yield _numbers("frozen state", 4, case.count.frozen, n if strategy in DIVIDED else 1)
     if not offload:
         yield _numbers("gradients", width, trained, 1 if strategy in ("ddp", "zero1") else n)
-        if deepspeed:
-            yield _numbers("float32 copy", 4, trained, n)
         yield _numbers("Adam's means", 8, trained, 1 if strategy == "ddp" else n)
+        yield _numbers("float32 copy", 4 if deepspeed else 0, trained, n)
 
 
 def _copies(case: Case, strategy: Strategy, micro: int) -> Iterator[Term]:
@@ -120,7 +124,7 @@ def _copies(case: Case, strategy: Strategy, micro: int) -> Iterator[Term]:
         summed = case.recipe.rank_batch(case.gpus) > micro  # without synchronisation, gradients stay whole
         yield _numbers("whole gradients", width, count.trained if summed else gathered, 1)
         return
-    if strategy == "zero3":
+    if strategy in DIVIDED:
         yield _numbers("gathered", width, min(whole, MAX_LIVE), 1)
     yield _numbers("buckets", width, BUCKET, 1)
 
@@ -132,15 +136,17 @@ def _numbers(name: str, width: int, numbers: int, among: int) -> Term:
 
 def host(case: Case, strategy: Strategy) -> list[Term]:
     """What a rank holds in the machine's memory; nothing but under offload."""
-    if strategy != "zero2-offload":
+    if not strategy.endswith("offload"):
         return []
     trained, n = case.count.trained, case.gpus
-    return [
+    terms = [
+        _numbers("gradients", 4, trained, n),
         _numbers("float32 copy", 4, trained, n),
         _numbers("Adam's means", 8, trained, n),
-        _numbers("gradients", 4, trained, n),
-        _numbers("16-bit copies", 2, trained, n),
+        _numbers("weights", case.width, trained, n),  # to send, under ZeRO-2
+        _numbers("frozen state", 4 if strategy in DIVIDED else 0, case.count.frozen, n),
     ]
+    return [term for term in terms if term.value]
 
 
 def total(terms: list[Term]) -> float:
@@ -177,21 +183,21 @@ def time(case: Case, strategy: Strategy, utilisation: float, network_gbs: float)
     seconds = share * count.flops / (case.peak * utilisation)
     compute = Term(
         "compute", seconds,
-        f"{share} crops · {count.flops / 1e9:,.4g} GFLOP / ({case.peak / 1e12:g} TFLOP/s · {utilisation:g})",
+        f"{share} crop{'s' * (share > 1)} · {count.flops / 1e9:,.4g} GFLOP / ({case.peak / 1e12:g} TFLOP/s · {utilisation:g})",
     )  # fmt: skip
     if strategy == "ddp":
         window = count.backward_share * seconds / k
         said = f"behind the last backward pass: {count.backward_share:.2f} · {seconds:.4g} s / {k}"
-    elif strategy in ("zero3", "fsdp2"):
+    elif strategy in DIVIDED:
         window, said = seconds, "behind all of the computing"
     else:
         window, said = 0.0, "DeepSpeed's overlap_comm is off by default below ZeRO-3"
     transfers = Term("transfers", 0.0, "")
-    if strategy == "zero2-offload":
-        sent = _numbers("", case.width * (k + 1), count.trained, n)
-        transfers = Term(
-            transfers.name, sent.value / (HOST_GBS * 1e9), f"{sent.formula} / {HOST_GBS:g} GB/s to and from the host"
-        )
+    if strategy.endswith("offload"):
+        times = 3 * k if strategy in DIVIDED else k + 1
+        sent = _numbers("", case.width, count.trained, n)
+        formula = f"{times} · {sent.formula} / {HOST_GBS:g} GB/s to and from the host"
+        transfers = Term("transfers", times * sent.value / (HOST_GBS * 1e9), formula)
     communication = _communication(case, strategy, k, network_gbs)
     hidden = Term("hidden", min(window, communication.value), said if communication.value else "")
     return Time(compute, communication, hidden, transfers)
@@ -200,14 +206,13 @@ def time(case: Case, strategy: Strategy, utilisation: float, network_gbs: float)
 def _communication(case: Case, strategy: Strategy, k: int, network_gbs: float) -> Term:
     """Rings: each pass of a tensor over N GPUs sends (N − 1) / N of its bytes per GPU, an all-reduce is two passes."""
     n = case.gpus
-    passes, width, said = {
-        "ddp": (2, 4, "all-reduce of gradients, two passes"),
-        "zero1": (2, case.width, "a scatter of gradients, a gather of weights"),
-        "zero2": (k + 1, case.width, "per micro-batch a scatter of gradients, then a gather of weights"),
-        "zero2-offload": (k + 1, case.width, "per micro-batch a scatter of gradients, then a gather of weights"),
-        "zero3": (3 * k, case.width, "per micro-batch two gathers of weights and a scatter of gradients"),
-        "fsdp2": (2 * k + 1, case.width, "per micro-batch two gathers of weights, then a scatter of gradients"),
-    }[strategy]
+    if strategy == "ddp":
+        passes, width, said = 2, 4, "all-reduce of gradients, two passes"
+    else:
+        scatters = 1 if strategy in ("zero1", "fsdp2") else k
+        gathers = 2 * k if strategy in DIVIDED else 1
+        passes, width = scatters + gathers, case.width
+        said = f"gradients scattered {scatters} ×, weights gathered {gathers} ×"
     if n == 1:
         return Term("communication", 0.0, "")
     seconds = passes * (n - 1) / n * width * case.count.trained / (network_gbs * 1e9)

@@ -33,15 +33,13 @@ from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ..data.crops import Batch
 from ..data.track import Manifest, Track
-from ..models.beats import BeatsBlock
 from ..models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ..models.loading import quiet
-from ..models.transformer import Block
 from .distillation import UNTRAINED, Distillation, DistillationConfig, load_teacher
 from .dryrun import random_batches
 from .flops import flop_counter
 from .fused import fused_attention
-from .objective import Objective
+from .objective import BLOCKS, Objective
 from .objectives.masked import Masked, MaskedConfig
 from .objectives.tokens import Tokens, TokensConfig
 from .recipe import Recipe
@@ -103,7 +101,7 @@ def count(recipe: Recipe) -> Count:
     seconds = time.perf_counter() - began
     parameters = list(objective.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    blocks = [_size(module.parameters()) for module in objective.modules() if isinstance(module, (Block, BeatsBlock))]
+    blocks = [_size(module.parameters()) for module in objective.modules() if isinstance(module, BLOCKS)]
     return Count(
         encoder=_size(objective.encoder.parameters()),
         trained=_size(trained),

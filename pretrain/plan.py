@@ -65,7 +65,7 @@ class Options:
     gpu: str = "H100"
     """which card"""
     strategy: Strategy = "ddp"
-    """how weights, gradients and optimiser are divided, as by the files in pretrain/launch"""
+    """how weights, gradients and optimiser are divided: by the file of this name in pretrain/launch"""
     utilisation: float | None = None
     """share of the card's peak that a step reaches, communication apart; None: 0.4, an assumption"""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
@@ -231,7 +231,7 @@ def _assumptions(case: Case, options: Options) -> list[str]:
         f"tensors get {USABLE:.0%} of the card's {MEMORY_GB[case.gpu]} GiB; the rest is CUDA's, NCCL's, fragments",
         f"kWh: GPUs alone, all the time at their highest board power ({WATTS[case.gpu]} W)",
     ]
-    if options.strategy == "zero2-offload":
+    if options.strategy.endswith("offload"):
         said.append(f"{HOST_GBS:g} GB/s between GPU and machine; Adam's time on the CPU isn't counted")
     return said
 

@@ -239,8 +239,9 @@ BESIDE = 7 + 5 + 3 * 10  # buffers, teachers, three crops
         ("ddp", 4000 + 4000 + 8000 + 1600 + 4000 + 400),  # weights, gradients, Adam, autocast's copies, buckets, EMA
         ("zero1", 2000 + 2000 + (4000 + 8000) / 4 + 400 + 1e9),
         ("zero2", 2000 + (2000 + 4000 + 8000) / 4 + 400 + 1e9),
-        ("zero2-offload", 2000 + 400 + 1e9),
+        ("zero2_offload", 2000 + 400 + 1e9),
         ("zero3", (2000 + 2000 + 4000 + 8000) / 4 + 100 + 2 * 1100 + 1e9),
+        ("zero3_offload", 2 * 1100 + 1e9),
         # a block of 300, the next one, and the 200 outside are whole; gradients stay whole until the last micro-batch
         ("fsdp2", (4000 + 4000 + 8000) / 4 + 100 + 2 * 800 + 2000),
     ],
@@ -254,7 +255,9 @@ def test_memory_in_float32_and_on_one_gpu() -> None:
     assert total(memory(case(gpus=1), "ddp", 1)) == 4000 + 4000 + 8000 + 1600 + 400 + 12 + 10
     assert total(memory(case(precision="no"), "zero2", 1)) == 4000 + (4000 + 4000 + 8000) / 4 + 400 + 2e9 + 12 + 20
     assert total(memory(case(), "fsdp2", 12)) == 4000 + 100 + 1600 + 1600 + 12 + 120  # one micro-batch
-    assert total(cost.host(case(), "zero2-offload")) == (4 + 8 + 4 + 2) * 1000 / 4
+    assert total(cost.host(case(), "zero2_offload")) == (4 + 8 + 4 + 2) * 1000 / 4
+    assert total(cost.host(case(), "zero3_offload")) == (4 + 8 + 4 + 2) * 1000 / 4 + 4 * 100 / 4
+    assert not any(cost.host(case(), strategy) for strategy in ("ddp", "zero1", "zero2", "zero3", "fsdp2"))
 
 
 def test_the_largest_micro_batch_divides_the_share_and_fits() -> None:
@@ -294,11 +297,17 @@ def test_the_time_of_a_step_is_that_by_hand(strategy: Any, seconds: float, hidde
     assert found.step == pytest.approx(computing + left)
 
 
-def test_offloading_sends_gradients_and_weights_over_the_bus() -> None:
-    found = cost.time(case(micro_batch=4), "zero2-offload", 0.5, 1.0)
-    assert found.transfers.value == pytest.approx((3 + 1) * 2000 / 4 / 25e9)
-    communication = found.communication.value
-    assert found.step == pytest.approx(found.compute.value + communication + found.transfers.value)
+@pytest.mark.parametrize(("strategy", "times"), [("zero2_offload", 3 + 1), ("zero3_offload", 3 * 3)])
+def test_offloading_sends_gradients_and_weights_over_the_bus(strategy: Any, times: int) -> None:
+    found = cost.time(case(micro_batch=4), strategy, 0.5, 1.0)
+    plain = cost.time(case(micro_batch=4), strategy.removesuffix("_offload"), 0.5, 1.0)
+    assert found.transfers.value == pytest.approx(times * 2000 / 4 / 25e9)
+    assert found.step == pytest.approx(plain.step + found.transfers.value)
+
+
+def test_strategies_are_the_files_that_launch_them() -> None:
+    files = {file.stem for file in (Path(cost.__file__).parent / "launch").glob("*.yaml")}
+    assert set(cost.STRATEGIES) == files - {"cpu", "one_gpu"}
 
 
 def test_one_gpu_sends_nothing_and_float32_has_half_the_peak() -> None:
