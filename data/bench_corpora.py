@@ -107,7 +107,7 @@ def _shard_read(manifest: Manifest, out: Path) -> Figure:
 
 
 def overlap_figures() -> list[Figure]:
-    """Fingerprinting and look-up of synthesised melodies of 10 s, against indexes of 250 and 1,000 of them."""
+    """Fingerprinting and look-up of synthesised melodies of 10 s, against indexes of 250 to 20,000 of them."""
     sounds = [_melody(n) for n in range(100)]
     spent = min(_timed(lambda: [fingerprint(sound) for sound in sounds[:30]]) for _ in range(3)) / 30
     sorting = min(_timed(lambda: [np.fft.rfft(_framed(sound), axis=1) for sound in sounds[:30]]) for _ in range(3)) / 30
@@ -118,7 +118,8 @@ def overlap_figures() -> list[Figure]:
     for sound in sounds:
         cut = sound[12_345:]
         queries.append(fingerprint((0.3 * cut + draw.normal(0, 0.003, len(cut))).astype(np.float32), SHIFTS))
-    small, large = (_look_up(Index(prints[:size]), queries) for size in (250, 1000))
+    larger = [*prints, *(_transposed(one, by) for by in range(1, 20) for one in prints)]
+    small, large, largest = (_look_up(Index(larger[:size]), queries) for size in (250, 1000, 20_000))
     return [
         (
             "fingerprint",
@@ -128,7 +129,20 @@ def overlap_figures() -> list[Figure]:
             sorting / spent,
         ),
         ("lookup", large, "tracks/s, index of 1,000", f"index of 250: {small:.0f} tracks/s", large / small),
+        (
+            "lookup_20000",
+            largest,
+            "tracks/s, index of 20,000",
+            f"index of 1,000: {large:.0f} tracks/s",
+            largest / large,
+        ),
     ]
+
+
+def _transposed(prints: Prints, by: int) -> Prints:
+    """Another melody, for an index that is large: every peak so many bins higher."""
+    frequency = ((prints.hashes >> 13) + by) % 256
+    return Prints((frequency << 13 | prints.hashes & 0x1FFF).astype(np.uint32), prints.frames)
 
 
 def _melody(seed: int) -> Sound:

@@ -23,6 +23,7 @@ AROUND = (21, 15)  # bins and frames in which a peak is the largest
 DENSITY = 24  # peaks per second, the most prominent
 FAN = 5  # later peaks that a peak is paired with
 FARTHEST, WIDEST = 63, 63  # frames and bins between the two
+HASHES = 256 << 13  # different ones: 8 bits of frequency, 7 of rise, 6 of gap
 SHIFTS = (0, 64, 128, 192)  # samples by which a query is moved, since its cut falls between two frames
 # What the same recording must reach. Between 400 different songs, electronic ones made from the same loops reached
 # 1e-31 and a share of 0.34, never both beyond the limits; 10 s of a song, at a fifth of its level as MP3 or Vorbis of
@@ -31,6 +32,8 @@ FALSE_HITS = 1e-32  # accidents expected in a whole comparison, if hashes were i
 LEAST_SHARE = 0.2  # of the query's anchors in the stretch that both have
 LEAST_VOTES = 8
 LEAST_SPREAD = 4  # half seconds that have votes
+FOLLOWED = 8  # places in the index per hash of a query that are looked at first: all of what lies in up to 8 places
+LIKELY = 8  # tracks that are then compared in full, and those with half the votes of the first
 COLLISION, PRIOR = 1e-5, 20_000  # chance that two hashes of music agree (measured: 6e-6), and how many hashes say so
 Sound = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -90,6 +93,11 @@ def _landmarks(time: Ints, frequency: Ints) -> Prints:
     return Prints(codes[kept].astype(np.uint32), when[0][kept].astype(np.int32))
 
 
+def _key(hashes: Any, track: Any) -> npt.NDArray[np.uint64]:
+    """What an index is sorted by."""
+    return np.asarray(hashes, dtype=np.uint64) << np.uint64(32) | np.asarray(track, dtype=np.uint64)
+
+
 @dataclass(frozen=True)
 class Match:
     """track: number in the index; offset: s, where the query begins in it (negative: the track begins later).
@@ -106,19 +114,20 @@ class Match:
 
 
 class Index:
-    """The prints of many tracks, sorted by hash.
+    """The prints of many tracks, sorted by hash, then by track.
 
-    hashes, tracks, frames: [hashes] in the order of the hashes; sizes: [tracks] hashes; ends: [tracks] last frame.
+    keys: [prints] hash × 2³² + track; frames: [prints] in that order; begins: [hashes + 1] where each hash begins.
+    sizes: [tracks] prints; ends: [tracks] last frame.
     """
 
     def __init__(self, prints: Sequence[Prints]) -> None:
-        tracks = np.repeat(np.arange(len(prints), dtype=np.int32), [len(p.hashes) for p in prints])
-        hashes = np.concatenate([p.hashes for p in prints]) if len(prints) else np.empty(0, np.uint32)
-        frames = np.concatenate([p.frames for p in prints]) if len(prints) else np.empty(0, np.int32)
-        order = np.argsort(hashes, kind="stable")
-        self.hashes, self.tracks, self.frames = hashes[order], tracks[order], frames[order]
         self.sizes = np.array([len(p.hashes) for p in prints], dtype=np.int64)
         self.ends = np.array([int(p.frames.max(initial=0)) for p in prints], dtype=np.int64)
+        keys = np.concatenate([np.empty(0, np.uint64), *(_key(p.hashes, n) for n, p in enumerate(prints))])
+        frames = np.concatenate([np.empty(0, np.int32), *(p.frames for p in prints)])
+        order = np.argsort(keys, kind="stable")
+        self.keys, self.frames = keys[order], frames[order]
+        self.begins = np.searchsorted(self.keys, _key(np.arange(HASHES + 1), 0))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -132,27 +141,52 @@ class Index:
         fewer than `FALSE_HITS` expected accidents in `comparisons` searches over all tracks and offsets, so that the
         limit rises with the index; music repeats itself, which is why that number is so small. Its votes must be a
         `LEAST_SHARE` of the anchors and spread over `LEAST_SPREAD` half seconds: about 4 s of the same sound is found.
+
+        The work hardly grows with the index: in a large one only the query's rarest hashes are followed (`FOLLOWED`
+        places for each of its hashes), and the few tracks on which most of them agree are then compared in full.
         """
-        left = np.searchsorted(self.hashes, query.hashes, "left")
-        number = np.searchsorted(self.hashes, query.hashes, "right") - left
-        if not number.sum():
+        order = np.argsort(query.hashes, kind="stable")  # neighbours in the index are looked up one after the other
+        query = Prints(query.hashes[order], query.frames[order])
+        first = self.begins[query.hashes]
+        number = self.begins[query.hashes + 1] - first
+        total = int(number.sum())
+        if not total:
             return []
-        asked = np.repeat(np.arange(len(number)), number)
-        place = np.arange(len(asked)) - np.repeat(np.cumsum(number) - number, number) + np.repeat(left, number)
-        track, anchor = self.tracks[place].astype(np.int64), query.frames[asked].astype(np.int64)
-        offset = self.frames[place].astype(np.int64) - anchor
         moments = np.unique(query.frames)
-        order, names, first, last, fullest = _grouped(track, offset)
-        others = len(self.hashes) - self.sizes[names]
-        by_chance = len(track) - (last - first) + COLLISION * len(query.hashes) * PRIOR
-        expected = by_chance / (others + PRIOR)  # hits per hash of each track
         span = int(moments[-1]) + 1
+        met = number > 0
+        followed, most = met.copy(), FOLLOWED * len(number)
+        if total > most:
+            rarest = np.argsort(number, kind="stable")
+            followed[rarest[np.cumsum(number[rarest]) - number[rarest] >= most]] = False
+        track, offset, anchor = self._hits(query, first[followed], number[followed], np.flatnonzero(followed))
+        if total > most:
+            track, offset, anchor = self._hits_of(Prints(query.hashes[met], query.frames[met]), _likely(track, offset))
+        order, names, begin, end, fullest = _grouped(track, offset)
+        by_chance = total - (end - begin) + COLLISION * len(query.hashes) * PRIOR
+        expected = by_chance / (len(self.keys) - self.sizes[names] + PRIOR)  # hits per hash of each track
         log_chance = self._log_chance(names, fullest, expected, span, comparisons)  # of the most votes it can have
         found = []
         for n in np.flatnonzero((fullest >= LEAST_VOTES) & (log_chance <= np.log(FALSE_HITS))):
-            own = order[first[n] : last[n]]
+            own = order[begin[n] : end[n]]
             found.append(self._best(int(names[n]), anchor[own], offset[own], moments, expected[n], comparisons))
         return sorted(filter(None, found), key=lambda match: (match.chance, -match.votes))
+
+    def _hits(self, query: Prints, first: Ints, number: Ints, asked: Ints) -> tuple[Ints, Ints, Ints]:
+        """Track, offset and anchor of `number` places from `first` on, for the query's prints `asked`."""
+        place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)
+        anchor = query.frames[np.repeat(asked, number)].astype(np.int64)
+        track = (self.keys[place] & np.uint64(2**32 - 1)).astype(np.int64)
+        return track, self.frames[place].astype(np.int64) - anchor, anchor
+
+    def _hits_of(self, query: Prints, tracks: Ints) -> tuple[Ints, Ints, Ints]:
+        """All places of the query's hashes in some tracks. Both ascend."""
+        asked = np.repeat(np.arange(len(query.hashes)), len(tracks))
+        keys = _key(query.hashes[asked], np.tile(tracks, len(query.hashes)))
+        first = np.searchsorted(self.keys, keys, "left")
+        met = self.keys[np.minimum(first, len(self.keys) - 1)] == keys
+        first, keys = first[met], keys[met]
+        return self._hits(query, first, np.searchsorted(self.keys, keys, "right") - first, asked[met])
 
     def _log_chance(self, track: Any, votes: Any, expected: Any, span: int, comparisons: int) -> Any:
         """Log of how often an offset of a track with so many votes is expected, over all tracks and comparisons."""
@@ -187,6 +221,13 @@ class Index:
                 continue
             return Match(track, start * HOP / RATE, len(voters), share, float(np.exp(max(log_chance, -700.0))))
         return None
+
+
+def _likely(track: Ints, offset: Ints) -> Ints:
+    """The tracks with the most hits at one offset: `LIKELY`, and all that have half as many as the first."""
+    _, names, _, _, fullest = _grouped(track, offset)
+    best = np.argsort(-fullest, kind="stable")
+    return np.sort(names[best[(np.arange(len(best)) < LIKELY) | (fullest[best] * 2 >= fullest[best[0]])]])
 
 
 def _grouped(track: Ints, offset: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json as json_text
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from . import audio, corpora
+from . import corpora
 from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
+from .hf_dataset import is_dataset
+from .parallel import cores, in_order
 from .scan import scan_folder
-from .track import Manifest
+from .shards import is_sharded, open_data
+from .track import Manifest, cache_folder
 
 BATCH = 32  # tracks whose prints are remembered in one file
 LONGEST = 3600  # s that are fingerprinted of one file
@@ -72,7 +73,8 @@ def overlap(
     comparison is quick, and an interrupted one goes on.
 
     Args:
-        a: what you train on: a manifest (.parquet), a folder of audio, or CORPUS:ROOT, such as gtzan:~/data/gtzan.
+        a: what you train on: a manifest (.parquet), shards, a folder of audio, or CORPUS:ROOT, such as
+            gtzan:~/data/gtzan.
         b: what you test on, likewise.
         out: write the hits as a table, .parquet, .csv or .json.
         exclude: write the manifest of A without the hits, for training.
@@ -94,13 +96,15 @@ def overlap(
 
 
 def manifest_of(address: str) -> Manifest:
-    """A manifest file, a scanned folder, or a public corpus as CORPUS:ROOT."""
+    """A manifest file, a folder (or URL) of shards, a data set of `datasets`, a folder of audio, or CORPUS:ROOT."""
     name, _, root = address.partition(":")
     if root and name in corpora.names():
         return corpora.manifest(name, Path(root).expanduser())
     path = Path(address).expanduser()
     if path.is_dir() and (path / "manifest.parquet").is_file():
         return Manifest.open(path / "manifest.parquet")
+    if "://" in address or is_sharded(path) or is_dataset(path):
+        return open_data(address if "://" in address else path)
     if path.is_dir():
         return scan_folder(path)[0]
     if path.suffix != ".parquet":
@@ -108,7 +112,7 @@ def manifest_of(address: str) -> Manifest:
             f"{address} is no manifest (.parquet), no folder, and no CORPUS:ROOT with one of "
             f"{', '.join(corpora.names())}."
         )
-    return Manifest.open(path)
+    return open_data(path)
 
 
 def find_overlap(
@@ -120,14 +124,28 @@ def find_overlap(
     print of `b`, some 90 prints per second of music. Tracks that can't be read, or are silent, are skipped and listed.
     """
     skipped: dict[str, str] = {}
-    index = Index(_all_prints(b, (0,), progress, workers, cache, skipped))
+    folder = cache or cache_folder() / "fingerprints"
+    folder.mkdir(parents=True, exist_ok=True)
+    prints: list[Prints] = []
+    for made, faults in _in_batches(_Listener(b, folder, (0,)), len(b), progress, workers):
+        prints += made
+        skipped.update(faults)
+    search = _Searcher(_Listener(a, folder, SHIFTS), Index(prints))
     keys = b.column("key")
-    hits = []
-    queries = _prints(a, SHIFTS, progress, workers, cache, skipped)
-    for key, prints in zip(a.column("key"), queries):
-        for match in index.search(prints, len(a)):
-            confidence = float(-np.log10(max(match.chance, 1e-300)))
-            hits.append(Hit(key, keys[match.track], match.offset, match.votes, match.share, confidence))
+    hits: list[Hit] = []
+    for found, faults in _in_batches(search, len(a), progress, workers):
+        skipped.update(faults)
+        hits += [
+            Hit(
+                key,
+                keys[match.track],
+                match.offset,
+                match.votes,
+                match.share,
+                float(-np.log10(max(match.chance, 1e-300))),
+            )
+            for key, match in found
+        ]
     hits.sort(key=lambda hit: (-hit.confidence, -hit.share))
     return Report(hits, skipped, len(a), len(b))
 
@@ -138,70 +156,67 @@ def without(manifest: Manifest, hits: list[Hit]) -> Manifest:
     return manifest.select([row for row, key in enumerate(manifest.column("key")) if key not in hit])
 
 
-def default_cache() -> Path:
-    """$GROUNDBASS_CACHE, else ~/.cache/groundbass; its folder for fingerprints."""
-    return Path(os.environ.get("GROUNDBASS_CACHE") or Path.home() / ".cache" / "groundbass") / "fingerprints"
+Batch = tuple[list[Any], dict[str, str]]  # what was made of some tracks, and {key: why} of those without prints
 
 
-def _all_prints(*arguments: Any) -> list[Prints]:
-    return list(_prints(*arguments))
+@dataclass(frozen=True)
+class _Listener:
+    """The prints of some tracks, made or remembered in `folder`."""
+
+    manifest: Manifest
+    folder: Path
+    shifts: tuple[int, ...]
+
+    def __call__(self, rows: range) -> Batch:
+        """A batch with a track that couldn't be read isn't remembered: its file may come back."""
+        tracks = self.manifest[rows.start : rows.stop]
+        place = self._place(tracks)
+        faults: dict[str, str] = {}
+        prints = _recall(place) if place.is_file() else None
+        if prints is None:
+            prints = [self._prints(tracks, row, faults) for row in range(len(tracks))]
+            if not faults:
+                _remember(place, prints)
+        for key, found in zip(tracks.column("key"), prints):
+            if not len(found.hashes):
+                faults.setdefault(key, "it has no prints: silent, or shorter than about 2 s")
+        return prints, faults
+
+    def _place(self, tracks: Manifest) -> Path:
+        """The file that remembers a batch, by the content of its tracks."""
+        content = json_text.dumps([VERSION, RATE, list(self.shifts), tracks.column("hash").tolist()])
+        return self.folder / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.npz"
+
+    def _prints(self, tracks: Manifest, row: int, faults: dict[str, str]) -> Prints:
+        try:
+            return fingerprint(tracks.read_all(row, RATE, LONGEST), self.shifts)
+        except (ValueError, OSError) as error:
+            faults[tracks[row].key] = str(error)
+            return Prints(np.empty(0, np.uint32), np.empty(0, np.int32))
 
 
-def _prints(
-    manifest: Manifest,
-    shifts: tuple[int, ...],
-    progress: bool,
-    workers: int | None,
-    cache: Path | None,
-    skipped: dict[str, str],
-) -> Iterator[Prints]:
-    """The prints of every track in order, in batches that are made in parallel and remembered."""
-    folder = cache or default_cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    tracks = list(manifest)
-    batches = [
-        [(str(manifest.path_of(t)), t.hash, t.key) for t in tracks[start : start + BATCH]]
-        for start in range(0, len(tracks), BATCH)
-    ]
-    cores = workers or os.cpu_count() or 1
-    bar = tqdm(total=len(tracks), unit="track", desc="fingerprints", disable=not progress)
-    with bar, ProcessPoolExecutor(cores) as pool:
-        for batch, (prints, faults) in zip(batches, pool.map(partial(_make, folder, shifts), batches)):
-            skipped.update(faults)
-            yield from prints
-            bar.update(len(batch))
+@dataclass(frozen=True)
+class _Searcher:
+    """What is found of some tracks, each with its key."""
+
+    listener: _Listener
+    index: Index
+
+    def __call__(self, rows: range) -> Batch:
+        prints, faults = self.listener(rows)
+        manifest = self.listener.manifest
+        keys = manifest.column("key")[rows.start : rows.stop]
+        found = [(key, match) for key, one in zip(keys, prints) for match in self.index.search(one, len(manifest))]
+        return found, faults
 
 
-def _place(folder: Path, shifts: tuple[int, ...], batch: list[tuple[str, str, str]]) -> Path:
-    """The file that remembers a batch, by the content of its tracks."""
-    content = json_text.dumps([VERSION, RATE, list(shifts), [item for _, item, _ in batch]])
-    return folder / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.npz"
-
-
-def _make(
-    folder: Path, shifts: tuple[int, ...], batch: list[tuple[str, str, str]]
-) -> tuple[list[Prints], dict[str, str]]:
-    """The prints of a batch, made or remembered, and {key: why} of tracks without any.
-
-    A batch with a file that couldn't be read isn't remembered: the file may come back.
-    """
-    place = _place(folder, shifts, batch)
-    faults: dict[str, str] = {}
-    prints = _recall(place) if place.is_file() else None
-    if prints is None:
-        prints = []
-        for path, _, key in batch:
-            try:
-                prints.append(fingerprint(audio.read(path, RATE, 0, LONGEST * RATE), shifts))
-            except (ValueError, OSError) as error:
-                prints.append(Prints(np.empty(0, np.uint32), np.empty(0, np.int32)))
-                faults[key] = str(error)
-        if not faults:
-            _remember(place, prints)
-    for (_, _, key), found in zip(batch, prints):
-        if not len(found.hashes):
-            faults.setdefault(key, "it has no prints: silent, or shorter than about 2 s")
-    return prints, faults
+def _in_batches(work: Callable[[range], Batch], tracks: int, progress: bool, workers: int | None) -> Iterator[Batch]:
+    batches = [range(start, min(tracks, start + BATCH)) for start in range(0, tracks, BATCH)]
+    count = max(1, min(workers or cores(), len(batches)))
+    with tqdm(total=tracks, unit="track", desc="fingerprints", disable=not progress) as bar:
+        for rows, result in zip(batches, in_order(work, batches, count)):
+            yield result
+            bar.update(len(rows))
 
 
 def _remember(place: Path, prints: list[Prints]) -> None:

@@ -5,6 +5,7 @@ Each shard is written beside and renamed; a stamp says that it is whole, and the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -92,10 +93,18 @@ def write_shards(
         return [f"{out} is finished already: {len(Shards.open_folder(out))} tracks."]
     items = ((number, rows, manifest.select(rows)) for number, rows in enumerate(groups))
     results = []
-    with tqdm(total=len(manifest), unit="track", desc="shard", disable=not progress) as bar:
-        for result in in_order(partial(_write_shard, job), items, min(workers or cores(), len(groups))):
-            results.append(result)
-            bar.update(len(groups[len(results) - 1]))
+    try:
+        with tqdm(total=len(manifest), unit="track", desc="shard", disable=not progress) as bar:
+            for result in in_order(partial(_write_shard, job), items, min(workers or cores(), len(groups))):
+                results.append(result)
+                bar.update(len(groups[len(results) - 1]))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            error.errno, f"no space is left for {out}, which will need about {_gigabytes(manifest, job):.1f} GB; free "
+            f"some, and the same command goes on with shard {len(results)} of {len(groups)}"
+        ) from error  # fmt: skip
     return _finish(manifest, job, digest, results)
 
 
@@ -106,6 +115,10 @@ def plan(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]
     room = max(1.0, shard_mb * 1e6 / (2 * sample_rate * PACKED))
     place = np.floor((np.cumsum(manifest.seconds()) - manifest.seconds()) / room).astype(np.int64)
     return [np.flatnonzero(place == number).tolist() for number in np.unique(place)]
+
+
+def _gigabytes(manifest: Manifest, job: _Job) -> float:
+    return float(manifest.seconds().sum()) * 2 * job.sample_rate * PACKED / 1e9
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import tyro
 
 from ..data import mixture
 from ..data.hf_dataset import is_dataset
-from ..data.shards import is_sharded
+from ..data.shards import is_sharded, open_data
 from . import distributed
 from .objective import Objective
 from .recipe import Recipe, addresses, find
@@ -195,7 +195,6 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
     What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.
     """
     from ..data import overlap
-    from ..data.track import Manifest
 
     kept, listed = run / "manifest.avoiding.parquet", run / "avoided.json"
     distributed.join()
@@ -209,7 +208,7 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
                 )
             return kept
         run.mkdir(parents=True, exist_ok=True)
-        whole = Manifest.open(str(manifest), root)
+        whole = open_data(manifest, root)
         hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_of(place)).hits]
         rest = overlap.without(whole, hits)
         if not len(rest):

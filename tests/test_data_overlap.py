@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,9 +12,11 @@ import soxr
 
 from groundbass.cli import main
 from groundbass.data import audio
-from groundbass.data.fingerprints import RATE, SHIFTS, Index, fingerprint, peaks
+from groundbass.data.fingerprints import RATE, SHIFTS, Index, Prints, fingerprint, peaks
 from groundbass.data.overlap import find_overlap, manifest_of, without
 from groundbass.data.scan import scan_folder
+from groundbass.data.sharding import write_shards
+from groundbass.data.shards import Shards, open_data
 from groundbass.data.track import Manifest
 from groundbass.pretrain.command import avoiding
 
@@ -116,6 +119,42 @@ def test_prints_do_not_depend_on_level_and_peaks_lie_where_the_sound_is():
     assert {int(k) for k in np.argsort(strong)[-2:]} == {64, 128}  # 15.625 Hz a bin
 
 
+def test_following_the_rarest_hashes_finds_what_following_all_does(library, monkeypatch):
+    """In a large index few hashes are followed first; matches, offsets and chances must be those of all."""
+    prints = [fingerprint(library.read_all(row, RATE, 60.0)) for row in range(len(library))]
+    index = Index([*prints, prints[3], Prints(prints[5].hashes[::2], prints[5].frames[::2])])  # two more copies
+    generator = np.random.default_rng(0)
+    queries = []
+    for row in range(12):
+        cut = library.read_all(row, RATE, 60.0)[4321:]
+        queries.append(fingerprint(0.1 * cut + generator.normal(0, 0.002, len(cut)).astype(np.float32), SHIFTS))
+    queries.append(fingerprint(soxr.resample(piece(99), HIGH, RATE), SHIFTS))
+    whole = [index.search(query, 10) for query in queries]
+    assert [sorted(match.track for match in found) for found in whole[:6]] == [[0], [1], [2], [3, 12], [4], [5, 13]]
+    monkeypatch.setattr("groundbass.data.fingerprints.FOLLOWED", 3)
+    few = [index.search(query, 10) for query in queries]
+    assert [[replace(m, chance=0) for m in found] for found in few] == [
+        [replace(m, chance=0) for m in found] for found in whole
+    ]
+
+
+def test_hits_agree_with_counting_by_hand(library):
+    """Every place of a query's hashes, against two nested loops."""
+    prints = [fingerprint(library.read_all(row, RATE, 5.0)) for row in range(4)]
+    index, query = Index(prints), prints[2]
+    first = index.begins[query.hashes]
+    track, offset, anchor = index._hits(
+        query, first, index.begins[query.hashes + 1] - first, np.arange(len(query.hashes))
+    )
+    expected = sorted(
+        (t, int(f) - int(frame), int(frame))
+        for code, frame in zip(query.hashes, query.frames)
+        for t, p in enumerate(prints)
+        for f in p.frames[p.hashes == code]
+    )
+    assert sorted(zip(track.tolist(), offset.tolist(), anchor.tolist())) == expected
+
+
 @pytest.mark.parametrize("sound", [np.zeros(5 * RATE), np.zeros(10), np.full(3 * RATE, 0.5), np.ones(0)])
 def test_nothing_to_hear_gives_no_prints(sound):
     assert len(fingerprint(sound.astype(np.float32), SHIFTS).hashes) == 0
@@ -200,3 +239,28 @@ def test_training_avoids_what_is_tested_on(library, tmp_path, capsys):
         avoiding(tmp_path / "train.parquet", ["elsewhere"], run)
     with pytest.raises(ValueError, match="nothing is left"):
         avoiding(tmp_path / "train.parquet", [str(tmp_path / "train.parquet")], tmp_path / "other")
+
+
+def test_shards_and_data_sets_are_searched_too(library, tmp_path, capsys):
+    """What is trained on may be packed: the same hits, and what is left stays packed."""
+    write_shards(library, tmp_path / "shards", HIGH, 5.0, workers=1, progress=False)
+    (tmp_path / "test").mkdir()
+    damaged(tmp_path / "test/x.ogg", piece(7), 2.0)
+    cells = [{"audio": {"bytes": library.path_of(library[n]).read_bytes(), "path": f"{n}"}} for n in (6, 7, 8)]
+    datasets.Dataset.from_list(cells).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "train-00000-of-00001.parquet").rename(tmp_path / "set/train-00000-of-00001.parquet")
+    for place, count, hit in (("shards", 12, "07.flac"), ("set", 3, "7#1")):
+        rest = tmp_path / f"{place}.rest.parquet"
+        with pytest.raises(SystemExit) as left:
+            main(["data", "overlap", str(tmp_path / place), str(tmp_path / "test"), "--json", "--exclude", str(rest)])
+        assert left.value.code == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [item["a"] for item in found["hits"]] == [hit] and found["kept"] == count - 1
+        kept = open_data(rest)
+        assert type(kept) is type(open_data(tmp_path / place)) and hit not in kept.column("key")
+        assert len(kept.read(count - 2, HIGH, 100, 500)) == 500
+    run = tmp_path / "run"
+    kept = avoiding(tmp_path / "shards", [str(tmp_path / "test")], run)
+    assert "1 of 12 tracks left out" in capsys.readouterr().err
+    assert isinstance(open_data(kept), Shards) and len(open_data(kept)) == 11
