@@ -181,10 +181,8 @@ def time(case: Case, strategy: Strategy, utilisation: float, network_gbs: float)
     count, n = case.count, case.gpus
     share, k = case.recipe.rank_batch(n), case.recipe.accumulation(n)
     seconds = share * count.flops / (case.peak * utilisation)
-    compute = Term(
-        "compute", seconds,
-        f"{share} crop{'s' * (share > 1)} · {count.flops / 1e9:,.4g} GFLOP / ({case.peak / 1e12:g} TFLOP/s · {utilisation:g})",
-    )  # fmt: skip
+    crops, speed = f"{share} crop{'s' * (share > 1)}", f"({case.peak / 1e12:g} TFLOP/s · {utilisation:g})"
+    compute = Term("compute", seconds, f"{crops} · {count.flops / 1e9:,.4g} GFLOP / {speed}")
     if strategy == "ddp":
         window = count.backward_share * seconds / k
         said = f"behind the last backward pass: {count.backward_share:.2f} · {seconds:.4g} s / {k}"
