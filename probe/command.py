@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ..models.encoder import Encoder, load_encoder
 from . import baselines, few_shot, long_table, result, robustness
-from .contract import problems
+from .contract import attributes, problems
 from .descriptors import Chroma, Mfcc, Tzanetakis
 from .features import FeatureStore, Frames, default_root, digest, identity
 from .fit import Features, Outcome, Protocol, fit
@@ -139,6 +139,9 @@ def probe(
     else:
         here = []
     heard = load_encoder(encoder, device=device)
+    wrong = attributes(heard).failed
+    if wrong:
+        raise ValueError(f"{encoder} breaks the encoder's contract: {'; '.join(wrong)}.")
     if any(not 0 <= layer < heard.layers for layer in layers):
         raise ValueError(f"--layers {' '.join(map(str, layers))}: the encoder has the layers 0 to {heard.layers - 1}.")
     found: list[Task] = []
@@ -210,6 +213,8 @@ def run_tasks(
         try:
             found = evaluate(task, encoder, store, here, copies)
         except ValueError as reason:
+            if len(tasks) == 1:
+                raise
             failed.append(f"{task.name}: {reason}")
             print(f"{task.name} failed: {reason}", file=sys.stderr)
             continue

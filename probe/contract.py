@@ -24,6 +24,17 @@ class Findings:
 
 def problems(encoder: Encoder, device: str = "cpu") -> Findings:
     """Try every promise of the contract. A crash inside the encoder is a broken promise, told with its message."""
+    found = attributes(encoder)
+    if not found.failed:
+        try:
+            _listen(encoder, device, found)
+        except Exception as error:  # a stranger's code may raise anything, and saying what is the purpose here
+            found.hold(False, "it listens without an exception", f"{type(error).__name__}: {error}")
+    return found
+
+
+def attributes(encoder: Encoder) -> Findings:
+    """The promises that need no listening: numbers and methods."""
     found = Findings()
     for name, kind in (("sample_rate", int), ("frame_rate", (int, float)), ("dim", int), ("layers", int)):
         value = getattr(encoder, name, None)
@@ -33,11 +44,6 @@ def problems(encoder: Encoder, device: str = "cpu") -> Findings:
         found.hold(
             callable(getattr(encoder, name, None)), f"{name} is a method", "add it, see models/encoder.py:Encoder"
         )
-    if not found.failed:
-        try:
-            _listen(encoder, device, found)
-        except Exception as error:  # a stranger's code may raise anything, and saying what is the purpose here
-            found.hold(False, "it listens without an exception", f"{type(error).__name__}: {error}")
     return found
 
 
@@ -55,14 +61,16 @@ def _listen(encoder: Encoder, device: str, found: Findings) -> None:
     shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
     if not found.hold(good, "hidden_states returns [batch, layers, frames, dim]", f"it returned {shape}"):
         return
-    found.hold(
-        (hidden.shape[0], hidden.shape[1], hidden.shape[3]) == (2, encoder.layers, encoder.dim),
-        f"its shape is [2, {encoder.layers}, frames, {encoder.dim}]",
-        f"it is {shape}; batch first, then layers, frames, dim, as the attributes say",
-    )
+    good = (hidden.shape[0], hidden.shape[1], hidden.shape[3]) == (2, encoder.layers, encoder.dim)
+    promise = f"its shape is [2, {encoder.layers}, frames, {encoder.dim}]"
+    if not found.hold(good, promise, f"it is {shape}; batch first, then layers, frames, dim, as the attributes say"):
+        return
     found.hold(hidden.dtype == torch.float32, "it is float32", f"it is {hidden.dtype}; return .float()")
     found.hold(not hidden.requires_grad, "it carries no gradient", "wrap the forward in torch.no_grad()")
-    found.hold(bool(torch.isfinite(hidden).all()), "it is finite on finite sound", "there are NaN or inf in it")
+    hidden = hidden.detach()
+    good = bool(torch.isfinite(hidden).all())
+    if not found.hold(good, "it is finite on finite sound", "there are NaN or inf in it"):
+        return
     again = encoder.hidden_states(sound)
     found.hold(
         torch.equal(hidden, again), "the same sound gives the same frames", "call .eval(): dropout or noise is on"
@@ -103,7 +111,8 @@ def _padding(encoder: Encoder, sound: Tensor, short: int, found: Findings) -> No
     padded = sound.clone()
     padded[1, short:] = 0
     valid = torch.tensor([sound.shape[1], short], device=sound.device)
-    together, alone = encoder.hidden_states(padded, valid), encoder.hidden_states(padded[1:, :short])
+    together = encoder.hidden_states(padded, valid).detach()
+    alone = encoder.hidden_states(padded[1:, :short]).detach()
     count = min(int(encoder.valid_frames(torch.tensor([short]))[0]), alone.shape[2], together.shape[2])
     gap = float((together[1, :, :count] - alone[0, :, :count]).abs().mean() / alone.abs().mean().clamp_min(1e-9))
     found.hold(

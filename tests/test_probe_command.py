@@ -234,7 +234,7 @@ def test_report_is_one_file_that_says_it_plainly(probed, capsys):
     _, root = probed
     report((root / "out",))
     page = (root / "out" / "report.html").read_text()
-    assert "above its random copy" in page and "On 6 of 6 tasks" in page and page.count("<svg") == 4
+    assert "above its random copy" in page and "On 6 of 6 tasks" in page and page.count("<svg") == 5
     assert not re.search(r'(src|href)="(?!#|data:)', page)  # nothing is loaded from elsewhere
     assert "1.000" in capsys.readouterr().out
     lines = markdown(collect(root / "out").records).splitlines()
@@ -313,6 +313,10 @@ def deaf_to_rates(self, waveform, valid=None, sample_rate=None):
         (broken(dim="1"), "dim is a positive number"),
         (broken(hidden_states=deaf_to_rates), "another rate is resampled"),
         (broken(hidden_states=lambda self, x: 1 / 0), "ZeroDivisionError"),
+        (broken(hidden_states=lambda self, *x: Keeper().hidden_states(*x) * float("nan")), "finite on finite sound"),
+        (broken(hidden_states=lambda self, *x: Keeper().hidden_states(*x).half()), "return .float()"),
+        (broken(hidden_states=lambda self, *x: Keeper().hidden_states(*x).requires_grad_()), "torch.no_grad()"),
+        (broken(hidden_states=lambda self, *x: Keeper().hidden_states(*x).mean(2)), "[batch, layers, frames, dim]"),
     ],
 )  # fmt: skip
 def test_check_explains_what_is_wrong(encoder, complaint):
@@ -336,6 +340,9 @@ def test_command_line_words(tmp_path, monkeypatch):
         command.main(["check", f"{file}:Mine"])  # it doesn't resample
     with pytest.raises(FileNotFoundError, match="lost"):
         command.main([f"{file}:Mine", f"folder:{tmp_path}/lost", "--label", "a", "--label", "b:tags"])
+    (tmp_path / "odd.py").write_text(file.read_text() + "    sample_rate = 16000.5\n")
+    with pytest.raises(ValueError, match=r"contract: sample_rate is a positive number: it is 16000.5"):
+        command.main([f"{tmp_path}/odd.py:Mine", f"folder:{tmp_path}", "--label", "a"])
     with pytest.raises(ValueError, match="layers 0 to 0"):
         command.probe(f"{file}:Mine", ("synth_key",), layers=(3,), store=tmp_path)
     with pytest.raises(ValueError, match="Near or known"):
