@@ -19,6 +19,8 @@ from . import corpora
 from .corpora.corpus import Checksum, Corpus, Entry
 from .corpora.recordings import Facts, audio_below, digest_of, facts_of
 
+ABOUT = 0.98  # of a round figure: what counts as whole
+CLASSES = 24  # that the terminal prints
 SHOWN = 8  # names of a kind that the terminal prints; --json has all
 
 
@@ -27,16 +29,16 @@ class Findings:
     """What was found.
 
     sets: {split: {set: {"found": tracks with readable audio, "listed": by the annotations, "expected": as published}}}.
-    classes: {set: {class: tracks}} of the benchmark's label; labelled: {label: {"found", "expected"}}.
-    missing, extra: files; unreadable, truncated: {file: why}; duplicates: groups of files with the same bytes, with
-    the sets they are in; checksums: {file: "as published", "differs", "absent"}.
+    classes: {set: {class: {"found", "expected"}}} of the benchmark's label; labelled: {label: {"found", "expected"}}.
+    missing: files; extra: audio that the benchmark doesn't use; unreadable, truncated: {file: why}; duplicates: groups
+    of files with the same bytes, with the sets they are in; checksums: {file: "as published", "differs", "absent"}.
     problems: why scores wouldn't be comparable, a sentence each; notes: what a reader should know besides.
     """
 
     corpus: str
     root: str
     sets: dict[str, dict[str, dict[str, int | None]]] = field(default_factory=dict)
-    classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    classes: dict[str, dict[str, dict[str, int | None]]] = field(default_factory=dict)
     labelled: dict[str, dict[str, int]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
@@ -155,6 +157,12 @@ def _count(known: Corpus, entries: list[Entry], whole: list[Entry], found: Findi
     for label, numbers in found.labelled.items():
         if numbers["found"] != numbers["expected"]:
             found.problems.append(f"{numbers['found']} tracks have {label}, and {numbers['expected']} are published.")
+    listed_in_all = len(entries)
+    least = round(known.total * ABOUT) if known.total and known.about else known.total
+    if known.total and least and not least <= listed_in_all <= known.total + known.total - least:
+        found.problems.append(
+            f"{listed_in_all} recordings are listed, and {'about ' * known.about}{known.total} are published."
+        )
     _count_classes(known, entries, whole, found)
 
 
@@ -167,12 +175,23 @@ def _count_classes(known: Corpus, entries: list[Entry], whole: list[Entry], foun
     for entry in whole:
         counts[entry.split or "unused"].update(_names(entry.labels.get(known.label)))
         counts["all"].update(_names(entry.labels.get(known.label)))
-    found.classes = {part: dict(sorted(names.items())) for part, names in counts.items()}
-    for part, expected in known.per_class.items():
-        for name, count in expected.items():
-            held = counts[part][name]
-            if held != count and counts[part]:
-                found.problems.append(f"{part}: {held} tracks of {name}, and {count} are published.")
+    for part, held in counts.items():
+        expected = known.per_class.get(part, {})
+        found.classes[part] = {
+            name: {"found": held[name], "expected": expected.get(name)} for name in sorted({*held, *expected})
+        }
+        lost = Counter(
+            name
+            for entry in entries
+            if entry.key in known.faulty and part in (entry.split, "all")
+            for name in _names(entry.labels.get(known.label))
+        )
+        wrong = [name for name, count in expected.items() if not count - lost[name] <= held[name] <= count]
+        if wrong:
+            more = f" ({len(wrong)} classes differ)" if len(wrong) > 1 else ""
+            found.problems.append(
+                f"{part}: {held[wrong[0]]} tracks of {wrong[0]}, and {expected[wrong[0]]} are published{more}."
+            )
 
 
 def _names(value: Any) -> list[str]:
@@ -201,7 +220,7 @@ def _check_sums(known: Corpus, root: Path, entries: list[Entry], facts: dict[str
     wrong = [path for path, state in found.checksums.items() if state == "differs"]
     if wrong:
         found.problems.append(f"{wrong[0]} isn't the published file: its checksum differs. {known.source}")
-    bad = []
+    bad = _differing(known, root, [entry.path for entry in entries if entry.path in facts], found)
     for entry in entries:
         file = root / entry.md5 if entry.md5 else None
         if file is None or not file.is_file() or entry.path not in facts:
@@ -212,7 +231,24 @@ def _check_sums(known: Corpus, root: Path, entries: list[Entry], facts: dict[str
         if not good:
             bad.append(entry.path)
     if bad:
-        found.problems.append(f"{len(bad)} audio files differ from their published MD5, {bad[0]} is the first.")
+        found.problems.append(f"{len(bad)} audio files differ from their published checksum, {bad[0]} is the first.")
+
+
+def _differing(known: Corpus, root: Path, paths: list[str], found: Findings) -> list[str]:
+    """Audio whose digest isn't that of a published list. Lists name it by its last folder and file."""
+    by_end = {"/".join(Path(path).parts[-2:]): path for path in paths}
+    bad = []
+    for pattern, method in known.lists:
+        for file in sorted(root.glob(pattern)):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                digest, _, name = line.strip().partition(" ")
+                path = by_end.get("/".join(Path(name.strip(" *")).parts[-2:]))
+                if path is None or path in found.checksums:
+                    continue
+                good = digest_of(root / path, hashlib.new(method, usedforsecurity=False)) == digest
+                found.checksums[path] = "as published" if good else "differs"
+                bad += [] if good else [path]
+    return bad
 
 
 def _sum_of(root: Path, item: Checksum) -> str:
@@ -245,23 +281,14 @@ def show(known: Corpus, found: Findings) -> None:
     """The findings as tables and sentences."""
     console = Console()
     console.print(f"[bold]{known.title}[/] in {found.root}", highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("split", "set", "found", "expected"):
-        table.add_column(name, justify="left" if name in ("split", "set") else "right")
+    table = _table("split", "set", "found", "expected")
     for split, parts in found.sets.items():
         for part, numbers in parts.items():
-            expected = numbers["expected"]
-            table.add_row(split, part, f"{numbers['found']:,}", "–" if expected is None else f"{expected:,}")
+            table.add_row(split, part, *_figures(numbers))
     console.print(table)
-    tested = found.classes.get("test") or found.classes.get("all") or {}
-    if tested:
-        where = "test" if "test" in found.classes else "all"
-        most = sorted(tested.items(), key=lambda pair: -pair[1])
-        listed = ", ".join(f"{name} {count}" for name, count in most[:12])
-        more = f", … ({len(most)} classes)" if len(most) > 12 else ""
-        console.print(f"{known.label} ({where}): {listed}{more}", highlight=False)
+    _show_classes(console, known, found)
     _list(console, "missing", found.missing)
-    _list(console, "not in the annotations", found.extra)
+    _list(console, "not used by the benchmark", found.extra)
     _list(console, "unreadable", [f"{path}: {why}" for path, why in found.unreadable.items()])
     _list(console, "cut short", [f"{path}: {why}" for path, why in found.truncated.items()])
     _list(console, "same bytes", [" = ".join(group["files"]) for group in found.duplicates])
@@ -275,6 +302,32 @@ def show(known: Corpus, found: Findings) -> None:
         console.print(f"✗ {problem}", style="red", highlight=False, markup=False)
     if found.ok:
         console.print("✓ The benchmark can be run on this copy.", style="green", highlight=False)
+
+
+def _show_classes(console: Console, known: Corpus, found: Findings) -> None:
+    parts = [part for part in ("train", "valid", "test") if part in found.classes] or [*found.classes][:1]
+    names = sorted({name for part in parts for name in found.classes[part]})
+    if not names:
+        return
+    table = _table(known.label, *parts)
+    for name in names[:CLASSES]:
+        pairs = [_figures(found.classes[part].get(name, {"found": 0, "expected": None})) for part in parts]
+        table.add_row(name, *(held if wanted in (held, "–") else f"{held} of {wanted}" for held, wanted in pairs))
+    console.print(table)
+    if len(names) > CLASSES:
+        console.print(f"… and {len(names) - CLASSES} more (--json lists all)", highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("split", "set", columns[0]) else "right")
+    return table
+
+
+def _figures(numbers: dict[str, int | None]) -> tuple[str, str]:
+    found, expected = numbers["found"], numbers["expected"]
+    return f"{found:,}", "–" if expected is None else f"{expected:,}"
 
 
 def _list(console: Console, title: str, names: Sequence[str]) -> None:

@@ -183,7 +183,7 @@ def test_giantsteps_tests_on_one_set_and_trains_on_the_other(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["data", "verify", "giantsteps_key", str(tmp_path), "--json"])
     problems = json.loads(capsys.readouterr().out)["problems"]
-    assert any("differ from their published MD5" in p and "78.LOFI.mp3" in p for p in problems)
+    assert any("differ from their published checksum" in p and "78.LOFI.mp3" in p for p in problems)
     text(test / "annotations/key/77.LOFI.key", "H dur")
     with pytest.raises(ValueError, match="H dur"):
         giantsteps_key.entries(tmp_path)
@@ -225,12 +225,25 @@ def test_emomusic_refuses_deam_and_changed_columns(tmp_path):
     with pytest.raises(ValueError, match="DEAM is another data set"):
         emomusic.entries(tmp_path)
     shutil.rmtree(tmp_path / "annotations/deam")
-    text(tmp_path / "annotations/static_annotations.csv", "song_id,arousal_mean\n1,2\n")
+    text(tmp_path / "annotations/static_annotations.csv", "song_id,arousal\n1,2\n")
     with pytest.raises(ValueError, match="no column 'mean_arousal'"):
         emomusic.entries(tmp_path)
-    text(tmp_path / "annotations/static_annotations.csv", "song_id,mean_arousal,mean_valence\n1999,2,3\n")
-    with pytest.raises(ValueError, match="DEAM"):
-        emomusic.entries(tmp_path)
+    for deam in ("song_id,mean_arousal,mean_valence\n1999,2,3\n", "song_id, valence_mean, arousal_mean\n2,3,4\n"):
+        text(tmp_path / "annotations/static_annotations.csv", deam)  # renamed
+        with pytest.raises(ValueError, match="DEAM"):
+            emomusic.entries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "form", ['{n},{n}.mp3,The "Dirty" Three,1,Rock,{p}', '{n},\t"{n}.mp3",\t"A, b",1,\tRock ,\t{p}']
+)
+def test_emomusic_tables_are_read_as_python_reads_them_where_that_works(tmp_path, form):
+    """Quotes within a cell are letters; only where the cells don't fit is padding taken from before the quotes."""
+    emo_corpus(tmp_path)
+    lines = [form.format(n=n, p="development" if n < 10 else "evaluation") for n in range(1, 13)]
+    text(tmp_path / "annotations/songs_info.csv", "\n".join(["song_id,file,Artist,t,Genre,Mediaeval 2013 set", *lines]))
+    expected = next(csv.reader([form.replace("\t", "")]))[2].replace('"', '"')
+    assert {entry.artist for entry in emomusic.entries(tmp_path)} == {expected}
 
 
 # MagnaTagATune
@@ -444,7 +457,14 @@ def test_unknown_names_are_told_the_nearest():
 
 def small(name, expected, **more):
     return replace(
-        corpora.corpus(name), expected={"split": expected}, per_class={}, labelled={}, checksums=(), classes={}, **more
+        corpora.corpus(name),
+        expected={"split": expected},
+        per_class={},
+        labelled={},
+        checksums=(),
+        classes={},
+        total=None,
+        **more,
     )
 
 
@@ -478,6 +498,57 @@ def test_a_known_bad_file_is_forgiven(tmp_path):
     known = small("gtzan", {"train": 2}, read=lambda root: [replace(e, split="train") for e in entries])
     found = verify.examine(known, tmp_path, progress=False)
     assert found.ok and any("jazz.00054 is unreadable" in note for note in found.notes)
+
+
+def test_classes_are_counted_beside_the_published_ones(tmp_path, capsys):
+    """A class that is short is named, and shown as found of expected."""
+    for number in (0, 1, 29):
+        sound(tmp_path / f"genres/blues/blues.{number:05d}.wav", number)
+    kept = ("blues.00000", "blues.00001", "blues.00029")
+    entries = [replace(e, split="test") for e in gtzan.entries(tmp_path) if e.key in kept]
+    known = replace(small("gtzan", {"test": 3}, read=lambda root: entries), per_class={"test": {"blues": 4, "rock": 1}})
+    found = verify.examine(known, tmp_path, progress=False)
+    assert found.classes["test"] == {"blues": {"found": 3, "expected": 4}, "rock": {"found": 0, "expected": 1}}
+    assert found.problems == ["test: 3 tracks of blues, and 4 are published (2 classes differ)."]
+    verify.show(known, found)
+    said = capsys.readouterr().out
+    assert "3 of 4" in said and "0 of 1" in said
+
+
+def test_the_published_counts_of_classes_add_up():
+    for name in corpora.names():
+        known = corpora.corpus(name)
+        sizes = known.expected.get("split", {})
+        for part, counts in known.per_class.items():
+            if len(counts) == known.classes.get(known.label) and part in sizes:
+                assert sum(counts.values()) == sizes[part], (name, part)
+
+
+def test_published_lists_of_checksums_are_compared(tmp_path):
+    """FMA's archives hold a file `checksums`, MTG-Jamendo's repository lists of SHA-256."""
+    fma_corpus(tmp_path)
+    good = hashlib.sha1((tmp_path / "fma_small/000/000002.mp3").read_bytes()).hexdigest()
+    text(
+        tmp_path / "fma_small/checksums",
+        f"{good}  000/000002.mp3\n{'0' * 40}  000/000005.mp3\n{good}  000/000999.mp3\n",
+    )
+    known = replace(corpora.corpus("fma_small"), total=None, classes={})
+    found = verify.examine(known, tmp_path, progress=False)
+    assert found.checksums["fma_small/000/000002.mp3"] == "as published"
+    assert found.checksums["fma_small/000/000005.mp3"] == "differs"
+    assert [p for p in found.problems if "published checksum" in p and "000005" in p]
+    jamendo_corpus(tmp_path / "mtg")
+    low = tmp_path / "mtg/audio-low/00/0.low.mp3"
+    digest = hashlib.sha256(low.read_bytes()).hexdigest()
+    text(tmp_path / "mtg/data/download/raw_30s_audio-low_sha256_tracks.txt", f"{digest} 00/0.low.mp3\n")
+    found = verify.examine(corpora.corpus("mtg_jamendo"), tmp_path / "mtg", progress=False)
+    assert found.checksums == {"audio-low/00/0.low.mp3": "as published"}
+
+
+def test_half_of_a_corpus_whose_folders_are_the_annotations(tmp_path):
+    """VocalSet lists nothing: only the count tells that files are missing."""
+    found = verify.examine(corpora.corpus("vocalset"), vocal_files(tmp_path, "1.1"), progress=False)
+    assert "16 recordings are listed, and about 3613 are published." in found.problems
 
 
 def test_artists_in_two_sets_break_a_promise(tmp_path):

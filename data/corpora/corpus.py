@@ -46,9 +46,12 @@ class Corpus:
     read: root -> entries, from the annotations alone; raises FileNotFoundError or ValueError in a sentence.
     expected: {split label: {set: tracks}} as published; a split whose sizes aren't published has an empty dict.
     labelled: {label: tracks that have it}. classes: {label: number of different values}. label: the one that the
-    benchmark asks for. per_class: {set: {class: tracks}}. total: tracks in all; about: whether that is a round figure.
+    benchmark asks for. per_class: {set: {class: tracks}}, where published. total: recordings that the annotations list;
+    about: whether that is a round figure.
     faulty: keys of files that are known to be unreadable in one of the circulating copies.
-    separate: splits that promise that no artist is in two sets. known: what a reader of scores should know.
+    separate: splits that promise that no artist is in two sets. checksums: of archives and annotation files. lists:
+    (files in the root, method): published lists of the audio's digests, a digest and a path per line.
+    known: what a reader of scores should know.
     """
 
     name: str
@@ -68,4 +71,5 @@ class Corpus:
     faulty: frozenset[str] = frozenset()
     separate: tuple[str, ...] = ()
     checksums: tuple[Checksum, ...] = ()
+    lists: tuple[tuple[str, str], ...] = ()
     known: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..track import Track
 from .corpus import Checksum, Corpus, Entry
 from .recordings import place, tracks_of
-from .tables import find, number_of, rows
+from .tables import find, number_of, rows, text_of
 
 SOURCE = (
     "Get clips_45sec.tar.gz and annotations.tar.gz from http://cvml.unige.ch/databases/emoMusic/ (its certificate is "
@@ -20,6 +20,8 @@ SOURCE = (
 )
 DEAM = ("static_annotations_averaged_songs_1_2000.csv", "static_annotations_averaged_songs_2000_2058.csv")
 MOST_SONGS, LAST_SONG = 1000, 1000
+MEANS = frozenset({"arousal_mean", "valence_mean"})  # DEAM's names; emoMusic says mean_arousal
+FOLDERS = ("clips_45seconds", "clips_45sec/clips_45seconds", "clips_45sec", "audio", "wav", "")
 SET = "Mediaeval 2013 set"
 
 
@@ -32,6 +34,8 @@ def entries(root: str | Path) -> list[Entry]:
     _refuse_deam(root)
     static = find(root, ("annotations/static_annotations.csv", "static_annotations.csv"), SOURCE)
     songs = find(root, ("annotations/songs_info.csv", "songs_info.csv"), SOURCE)
+    if not MEANS.isdisjoint(text_of(static).partition("\n")[0].replace(" ", "").split(",")):
+        raise _deam(f"{static} has DEAM's columns {' and '.join(sorted(MEANS))}")
     emotions = rows(static, ("song_id", "mean_arousal", "mean_valence"), SOURCE)
     known = {row["song_id"]: row for row in rows(songs, ("song_id", "Artist", "Genre", SET), SOURCE)}
     numbers = [int(number_of(row["song_id"], static, "a song's number")) for row in emotions]
@@ -40,7 +44,7 @@ def entries(root: str | Path) -> list[Entry]:
     unknown = [row["song_id"] for row in emotions if row["song_id"] not in known]
     if unknown:
         raise ValueError(f"{songs} doesn't know song {unknown[0]} of {static.name}: get both again. {SOURCE}")
-    paths = place(root, [str(n) for n in numbers], ("clips_45seconds", "clips_45sec", "audio", ""), ("{}.mp3",))
+    paths = place(root, [str(n) for n in numbers], FOLDERS, ("{}.mp3", "{}.wav"))
     return [
         Entry(
             f"{number:04d}", path, _set_of(known[row["song_id"]], songs), known[row["song_id"]]["Artist"] or None,

@@ -99,6 +99,7 @@ def _corpus(subset: str, total: int, genres: int, sha1: str, expected: dict[str,
             Checksum("fma_metadata.zip", "sha1", "f0df49ffe5f2a6008d7dc83c6915b31835dfe733"),
             Checksum(f"fma_{subset}.zip", "sha1", sha1),
         ),
+        lists=((f"fma_{subset}/checksums", "sha1"), ("checksums", "sha1")),
         known=("Clips 99134, 108925 and 133297 are nearly empty and are left out.",),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..track import Track
@@ -90,6 +91,21 @@ def _digest(name: str) -> int:
     return int(hashlib.sha1(name.encode("utf-8"), usedforsecurity=False).hexdigest(), 16)
 
 
+TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+
+
+def keys_of(major: Sequence[int], minor: Sequence[int]) -> dict[str, int]:
+    """{key: tracks} from the counts of C, Db … B."""
+    counts = {"major": major, "minor": minor}
+    return {f"{tonic} {mode}": count for mode in counts for tonic, count in zip(TONICS, counts[mode])}
+
+
+PER_KEY = {
+    "train": keys_of(
+        (15, 31, 33, 13, 21, 21, 25, 26, 31, 23, 23, 19), (95, 61, 59, 41, 65, 75, 38, 52, 27, 47, 32, 50)
+    ),
+    "valid": keys_of((8, 10, 11, 14, 7, 8, 9, 6, 9, 1, 10, 3), (17, 12, 13, 2, 14, 28, 8, 13, 7, 10, 9, 7)),
+}
 CORPUS = Corpus(
     name="giantsteps_mtg_key",
     title="GiantSteps-MTG key",
@@ -103,6 +119,7 @@ CORPUS = Corpus(
     label="key",
     expected={"split": {"train": 923, "valid": 236}},
     classes={"key": 24},
+    per_class=PER_KEY,
     total=1159,
     known=(
         "Papers print 1,077 training tracks; the published rule and files give 1,159 = 923 + 236.",

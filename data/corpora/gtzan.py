@@ -121,7 +121,9 @@ CORPUS = Corpus(
     label="genre",
     expected={"split": SPLIT_SIZES},
     classes={"genre": 10},
-    per_class={
+    per_class={  # blues first, rock last; the sums are the split's sizes
+        "train": dict(zip(GENRES, (46, 48, 45, 42, 47, 43, 44, 41, 43, 44))),
+        "valid": dict(zip(GENRES, (23, 20, 23, 22, 18, 17, 20, 13, 17, 24))),
         "test": dict(zip(GENRES, (31, 31, 30, 29, 27, 27, 27, 30, 26, 32))),
     },
     total=1000,

@@ -42,22 +42,30 @@ def rows(file: Path, columns: Iterable[str], source: str, delimiter: str = ",") 
 
     Raises ValueError where one of `columns` is missing, or where a row has other cells than the header.
     """
-    text = _TABBED.sub(",", text_of(file)) if delimiter == "," else text_of(file)
-    reader = csv.reader(text.split("\n"), delimiter=delimiter, skipinitialspace=delimiter == ",")
-    header = [clean(cell) for cell in next(reader, [])]
+    text = text_of(file)
+    header, table = _cells(text, delimiter)
+    if delimiter == "," and not _fit(header, table):  # quotes that padding hides
+        header, table = _cells(_TABBED.sub(",", text), delimiter)
     check_columns(file, header, columns, source)
-    table = []
-    for number, cells in enumerate(reader, start=2):
-        cells = [clean(cell) for cell in cells]
-        if not any(cells):
-            continue
-        if len(cells) < len(header) or any(cells[len(header) :]):
+    for number, cells in table:
+        if not _fit(header, [(number, cells)]):
             raise ValueError(
                 f"{file}, line {number}, has {len(cells)} cells where the header has {len(header)}: the file was "
                 f"edited, or its download broke off. {source}"
             )
-        table.append(dict(zip(header, cells)))
-    return table
+    return [dict(zip(header, cells)) for _, cells in table]
+
+
+def _cells(text: str, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header, and (number of its line, cells) of every row with something in it."""
+    reader = csv.reader(text.split("\n"), delimiter=delimiter, skipinitialspace=delimiter == ",")
+    header = [clean(cell) for cell in next(reader, [])]
+    table = [(reader.line_num, [clean(cell) for cell in cells]) for cells in reader]
+    return header, [(number, cells) for number, cells in table if any(cells)]
+
+
+def _fit(header: Sequence[str], table: Sequence[tuple[int, Sequence[str]]]) -> bool:
+    return all(len(cells) >= len(header) and not any(cells[len(header) :]) for _, cells in table)
 
 
 def check_columns(file: Path, header: Sequence[str], columns: Iterable[str], source: str) -> None:
