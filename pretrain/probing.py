@@ -30,6 +30,18 @@ class Prober:
         if self._process is not None and self._process.poll() is None:
             self._say(f"The probe in {self._folder} still runs, so step {step} isn't probed; raise --probe-every.")
             return
+        self._start(step)
+
+    def finish(self, step: int) -> None:
+        """Wait for the last one; the run's last step is probed whatever ran when it was done."""
+        if not self._every:
+            return
+        self._wait()
+        if step % self._every == 0 and self._folder.name != f"step_{step}":
+            self._start(step)
+            self._wait()
+
+    def _start(self, step: int) -> None:
         self._judge()
         self._folder = self._run / "probes" / f"step_{step}"
         if (self._folder / "results.json").is_file():  # a resumed run comes by again
@@ -48,20 +60,23 @@ class Prober:
                 command, stdout=log, stderr=subprocess.STDOUT, env=alone, start_new_session=True
             )
 
-    def finish(self) -> None:
-        """Wait for the last one."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._say(f"Waiting for the probe in {self._folder}.")
-        self._process.wait()
+    def _wait(self) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._say(f"Waiting for the probe in {self._folder}.")
+            self._process.wait()
         self._judge()
-        self._process = None
 
     def _judge(self) -> None:
-        if self._process is not None and self._process.returncode:
+        """Say what failed; the copy of an encoder that was probed is removed."""
+        if self._process is None:
+            return
+        if self._process.returncode == 0:
+            shutil.rmtree(self._folder / "encoder", ignore_errors=True)
+        else:
             lines = (self._folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             self._say(f"The probe in {self._folder} failed: {lines[-1] if lines else 'it said nothing'}")
+        self._process = None
 
 
 _RANKS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"}

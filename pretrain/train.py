@@ -138,7 +138,7 @@ def train(
             if done:
                 break
     if step + 1 == recipe.steps:
-        prober.finish()
+        prober.finish(step + 1)
 
     # 9. Where things are.
     if result.stop_asked and step + 1 < recipe.steps:
