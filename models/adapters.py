@@ -110,7 +110,8 @@ class ModelEncoder:
         mask = None
         if int(valid.min()) < waveform.shape[1]:
             mask = (torch.arange(waveform.shape[1], device=valid.device) < valid[:, None]).long()
-        output = self.model(waveform.to(self.model.dtype), attention_mask=mask, output_hidden_states=True)
+        # the waveform stays float32: each model casts behind its own front end (bf16 has no more than 8 bits)
+        output = self.model(waveform, attention_mask=mask, output_hidden_states=True)
         states = torch.stack(output.hidden_states, dim=1).float()
         bands = getattr(self.model, "bands", 1)  # tokens of one time step (BEATs): a frame is their mean
         return states if bands == 1 else states.unflatten(2, (-1, bands)).mean(dim=3)

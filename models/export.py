@@ -2,6 +2,8 @@
 
 The exported function is waveform [batch, samples] → hidden states [batch, layers, frames, dim] (or one layer), all
 samples being sound; any batch and any length. Before the file is put in place it is run on other shapes and compared.
+What it says about itself (rate, frame rate, layers, `min_samples`) is in ONNX's metadata, and in groundbass.json of a
+.pt2 (`torch.export.load(path, extra_files={"groundbass.json": ""})`).
 """
 
 from __future__ import annotations
@@ -78,22 +80,31 @@ def export(
     module = _Listen(heard, layer).eval()
     about = {
         "sample_rate": heard.sample_rate, "frame_rate": heard.frame_rate, "layers": heard.layers, "dim": heard.dim,
-        "layer": layer,
+        "layer": layer, "min_samples": heard.shortest,
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         part = Path(folder) / out.name
         with _quiet(), torch.no_grad():
-            run = (_onnx if out.suffix == ".onnx" else _program)(module, _sound(heard, 2, 1.0), part, about)
-            difference = _compare(module, run, heard)
+            run = (_onnx if out.suffix == ".onnx" else _program)(module, _sound(heard, 2, 0.8), part, about)
+            difference = _compare(module, run, heard, about["min_samples"])
         for file in Path(folder).iterdir():  # large ONNX models have their weights beside them
             os.replace(file, out.parent / file.name)
     size = out.stat().st_size / 1e6
-    print(f"{out}: {size:.1f} MB; on other batches and lengths it differs by at most {difference:.1e}.")
+    print(
+        f"{out}: {size:.1f} MB, for any batch and {about['min_samples']} samples or more; on shapes that weren't "
+        f"traced it differs by at most {difference:.1e}."
+    )
 
 
 def _program(module: nn.Module, sound: Tensor, path: Path, about: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    torch.export.save(_traced(module, sound), path, extra_files={"groundbass.json": json.dumps(about)})
+    program = _traced(module, sound)
+    # Without the example no guards are made from it. They forbid what a graph does well ("not a whole number of
+    # frames", "not a single frame"), since the traced sound was not so; `_compare` tries those instead.
+    program.example_inputs = None
+    limits = [int(limit.lower) for limit in program.range_constraints.values()]  # MERT's begin at two frames
+    about["min_samples"] = max(about["min_samples"], *limits)
+    torch.export.save(program, path, extra_files={"groundbass.json": json.dumps(about)})
     answer: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return answer
 
@@ -126,16 +137,22 @@ def _need_onnx() -> None:
         raise ValueError(f"ONNX needs the package {error.name}: pip install 'groundbass[onnx]'") from error
 
 
-def _sound(encoder: ModelEncoder, rows: int, seconds: float) -> Tensor:
-    samples = max(2 * encoder.shortest, round(seconds * encoder.sample_rate))
-    return 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(rows))
+def _sound(encoder: ModelEncoder, rows: int, part: float) -> Tensor:
+    """Noise of about a second (three frames at least), and `part` of a frame more."""
+    frame = encoder.sample_rate / encoder.frame_rate
+    return _noise(rows, round((max(3, round(encoder.frame_rate)) + part) * frame))
 
 
-def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], encoder: ModelEncoder) -> float:
-    """The largest difference on shapes that weren't traced."""
+def _noise(rows: int, samples: int) -> Tensor:
+    return 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(samples))
+
+
+def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], encoder: ModelEncoder, shortest: int) -> float:
+    """The largest difference on shapes that weren't traced: the shortest, whole frames, and others."""
+    second = _sound(encoder, 1, 0.0).shape[1]
     largest = 0.0
-    for rows, seconds in ((2, 1.0), (1, 3.0), (3, 2.3)):
-        sound = _sound(encoder, rows, seconds)
+    for rows, samples in ((1, shortest), (3, 2 * second), (1, 3 * second + second // 7), (4, second)):
+        sound = _noise(rows, samples)
         expected, found = module(sound), run(sound)
         if expected.shape != found.shape or not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
             raise ValueError(

@@ -8,9 +8,11 @@ averages; `pretrain/objectives/tokenizer.py` trains them.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -111,7 +113,7 @@ class ResidualQuantizer(nn.Module):
         """
         residual = latent.float()
         codes, residuals = [], []
-        for codewords in self.codebooks:
+        for codewords in self.codebooks.float():
             nearest = (codewords.square().sum(1) - 2 * residual @ codewords.T).argmin(1)
             residuals.append(residual)
             residual = residual - codewords[nearest]
@@ -165,13 +167,20 @@ class MelQuantizer(PreTrainedModel):
         """Count the frames of valid samples, both int64 [batch]: valid // hop."""
         return valid // int(self.config.hop)
 
+    def _quantize(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [batch, frames, codebooks] and quantised frames [batch, frames, latent], float32 whatever the dtype."""
+        features: Tensor = self.features(waveform)
+        # torch.export can't take autocast around the quantiser's no_grad; and it has no autocast to switch off
+        exporting = torch.compiler.is_exporting()
+        with nullcontext() if exporting else torch.autocast(waveform.device.type, enabled=False):
+            latent = F.linear(features, self.project.weight.float(), self.project.bias.float())
+            codes, quantised, _ = self.quantizer.quantize(latent.flatten(0, 1))
+        return codes.unflatten(0, latent.shape[:2]), quantised.view_as(latent)
+
     @torch.no_grad()
     def codes(self, waveform: Tensor) -> Tensor:
         """Tokenise waveform [batch, samples] in [-1, 1]: int64 [batch, samples // hop, codebooks]."""
-        with torch.autocast(waveform.device.type, enabled=False):
-            latent = self.project(self.features(waveform))
-            codes, _, _ = self.quantizer.quantize(latent.flatten(0, 1))
-            return codes.unflatten(0, latent.shape[:2])
+        return self._quantize(waveform)[0]
 
     def forward(
         self,
@@ -182,10 +191,7 @@ class MelQuantizer(PreTrainedModel):
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Quantise [batch, samples]: last_hidden_state [batch, samples // hop, latent]; padding is set to silence."""
         sound = input_values if attention_mask is None else input_values * attention_mask.to(input_values.dtype)
-        with torch.autocast(sound.device.type, enabled=False):
-            latent = self.project(self.features(sound))
-            _, quantised, _ = self.quantizer.quantize(latent.flatten(0, 1))
-        hidden = quantised.view_as(latent).to(self.project.weight.dtype)
+        hidden = self._quantize(sound)[1].to(self.project.weight.dtype)
         output = BaseModelOutput(last_hidden_state=hidden, hidden_states=(hidden,) if output_hidden_states else None)
         return output if return_dict is not False else output.to_tuple()
 

@@ -250,16 +250,24 @@ class SampleCNNModel(PreTrainedModel):
             )
         if attention_mask is not None:
             input_values = input_values * attention_mask.to(input_values.dtype)
-        batch, window = input_values.shape[0], self.config.window
-        if input_values.shape[1] < window:
-            input_values = nn.functional.pad(input_values, (0, window - input_values.shape[1]))
-        count = input_values.shape[1] // window
-        windows = input_values[:, : count * window].reshape(batch * count, 1, window)
-        state = self._embed(windows).reshape(batch, count, self.dim)
+        windows = self._windows(input_values)
+        batch, count = input_values.shape[0], windows.shape[1]
+        state = self._embed(windows.reshape(batch * count, 1, -1)).reshape(batch, count, self.dim)
         hidden_states = (state,) if output_hidden_states or self.config.output_hidden_states else None
         if return_dict is False:
             return (state,) if hidden_states is None else (state, hidden_states)  # type: ignore[return-value]
         return BaseModelOutput(last_hidden_state=state, hidden_states=hidden_states)
+
+    def _windows(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, windows, window]: whole windows, at least one."""
+        window, samples = self.config.window, waveform.shape[1]
+        if torch.compiler.is_exporting():  # a graph takes every length by the same steps
+            count = torch.sym_max(1, samples // window)
+            padded = nn.functional.pad(waveform, (0, window))
+            return padded[:, : count * window].reshape(-1, count, window)
+        if samples < window:
+            waveform = nn.functional.pad(waveform, (0, window - samples))
+        return waveform.unfold(1, window, window)
 
     def _embed(self, windows: Tensor) -> Tensor:
         """[windows, 1, samples] -> [windows, dim]; a long track goes in portions, unless in training."""
@@ -267,4 +275,5 @@ class SampleCNNModel(PreTrainedModel):
         frozen = not torch.is_grad_enabled() and not any(module.training for module in self.modules())
         frozen = frozen and not torch.compiler.is_exporting()  # a graph knows no number of windows
         portions = windows.split(WINDOWS_AT_ONCE) if frozen else (windows,)
-        return torch.cat([self.sequential(portion).flatten(1) for portion in portions])
+        dtype = self.sequential[0][0].weight.dtype
+        return torch.cat([self.sequential(portion.to(dtype)).flatten(1) for portion in portions])

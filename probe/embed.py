@@ -1,6 +1,6 @@
 """`groundbass embed ENCODER FILES…`: anyone's audio as a table of vectors, in Parquet or NumPy's .npz.
 
-Parts of about half an hour of sound are written beside the table as they are done, so a killed job goes on; the last
+Parts of about ten minutes of sound are written beside the table as they are done, so a killed job goes on; the last
 one joins them. What can't be read is left out, counted and listed.
 """
 

@@ -20,7 +20,7 @@ from .windows import READ_SECONDS, Window, cut, decoded, jobs
 
 Unit = Literal["track", "window", "frame"]
 MOST_LAYERS = "all"
-PART_SECONDS, PART_BYTES = 1800.0, 1 << 27  # of sound and of vectors that are held at once
+PART_SECONDS, PART_BYTES = 600.0, 1 << 27  # of sound and of vectors that are held at once
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def pieces(manifest: Manifest, encoder: Encoder, asked: Embedding) -> Iterator[P
 
 
 def parts(manifest: Manifest, encoder: Encoder, asked: Embedding) -> Iterator[list[Piece]]:
-    """Consecutive pieces, about half an hour of sound each, less where the vectors would take too much memory."""
+    """Consecutive pieces, about ten minutes of sound each, less where the vectors would take too much memory."""
     part: list[Piece] = []
     seconds = size = 0.0
     for piece in pieces(manifest, encoder, asked):

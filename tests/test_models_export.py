@@ -1,7 +1,9 @@
 """Exported encoders: torch.export and ONNX answer as the encoder does, on shapes that weren't traced."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,19 +11,31 @@ import torch
 
 from groundbass import load_encoder
 from groundbass.models.beats import BeatsConfig, BeatsModel
+from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from groundbass.models.export import export
 from groundbass.models.mert import MertConfig, MertModel
 from groundbass.models.published import write_encoder
+from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain.recipe import find
 
-KINDS = ("samplecnn", "mert", "mel", "beats")
+KINDS = ("samplecnn", "clmr", "mert", "mel", "beats", "patch_codes", "mel_codes")
+BEATS: dict[str, Any] = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "patch_dim": 16,
+    "conv_pos": 16, "conv_pos_groups": 2,
+}  # fmt: skip
 
 
 def model(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
     if kind == "samplecnn":
         return SampleCNNModel(SampleCNNConfig(sample_rate=1000, strides=[3, 3, 3, 2], channels=[4, 4, 4, 8, 8, 8]))
+    if kind == "clmr":  # CLMR's window of 59,049 samples is longer than a second
+        return SampleCNNModel(SampleCNNConfig(width=0.03))
+    if kind == "patch_codes":
+        return BeatsQuantizer(BeatsQuantizerConfig(BEATS))
+    if kind == "mel_codes":
+        return MelQuantizer(MelQuantizerConfig(latent=8, codebooks=2))
     if kind == "mel":
         return find("masked.mert_debug").objective.build().encoder
     if kind == "mert":
@@ -29,10 +43,7 @@ def model(kind: str) -> torch.nn.Module:
             MertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
                        conv_dim=(8,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
         )  # fmt: skip
-    return BeatsModel(
-        BeatsConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, patch_dim=16,
-                    conv_pos=16, conv_pos_groups=2)
-    )  # fmt: skip
+    return BeatsModel(BeatsConfig(**BEATS))
 
 
 @pytest.fixture(params=KINDS)
@@ -41,9 +52,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / request.param
 
 
-def sound(folder: Path, rows: int, seconds: float) -> torch.Tensor:
-    rate = load_encoder(folder).sample_rate
-    return 0.1 * torch.randn(rows, round(seconds * rate), generator=torch.Generator().manual_seed(7))
+def sounds(encoder: Any) -> Iterator[torch.Tensor]:
+    """Shapes that weren't traced: about one frame, whole frames, a long one, many short ones."""
+    frame = round(encoder.sample_rate / encoder.frame_rate)
+    for rows, samples in ((1, max(frame, 2 * encoder.shortest)), (2, 7 * frame), (1, 20 * frame + 1), (5, 3 * frame)):
+        samples = max(samples, 2 * encoder.shortest)
+        yield 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(7))
 
 
 @pytest.mark.slow
@@ -51,10 +65,10 @@ def test_programs_answer_as_the_encoder(folder: Path, tmp_path: Path) -> None:
     export(str(folder), tmp_path / "e.pt2")
     extra = {"groundbass.json": ""}
     program = torch.export.load(tmp_path / "e.pt2", extra_files=extra).module()
-    encoder = load_encoder(folder)
-    assert json.loads(extra["groundbass.json"])["sample_rate"] == encoder.sample_rate
-    for rows, seconds in ((1, 20.3), (5, 0.9)):
-        x = sound(folder, rows, seconds)
+    encoder: Any = load_encoder(folder)
+    about = json.loads(extra["groundbass.json"])
+    assert about["sample_rate"] == encoder.sample_rate and about["min_samples"] <= 2 * encoder.shortest
+    for x in sounds(encoder):
         torch.testing.assert_close(program(x), encoder.hidden_states(x), atol=1e-5, rtol=1e-4)
 
 
@@ -63,10 +77,9 @@ def test_onnx_answers_as_the_encoder(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     export(str(folder), tmp_path / "e.onnx", layer=-1)
     session = onnxruntime.InferenceSession(tmp_path / "e.onnx", providers=["CPUExecutionProvider"])
-    encoder = load_encoder(folder)
+    encoder: Any = load_encoder(folder)
     assert session.get_modelmeta().custom_metadata_map["sample_rate"] == str(encoder.sample_rate)
-    for rows, seconds in ((1, 20.3), (5, 0.9)):
-        x = sound(folder, rows, seconds)
+    for x in sounds(encoder):
         (found,) = session.run(None, {"waveform": x.numpy()})
         np.testing.assert_allclose(found, encoder.hidden_states(x)[:, -1].numpy(), atol=1e-4, rtol=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["e.onnx", folder.name])

@@ -17,8 +17,13 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 import groundbass
 from groundbass.models import published
 from groundbass.models.adapters import ModelEncoder
+from groundbass.models.beats import BeatsConfig, BeatsModel
+from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
+from groundbass.models.card import write_card
 from groundbass.models.encoder import load_encoder, weights_hash
+from groundbass.models.mert import MertConfig, MertModel
 from groundbass.models.published import publish, verify, write_encoder
+from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 
 RELOAD = Path(groundbass.__file__).parent / "models" / "reload.py"
@@ -190,6 +195,63 @@ def test_the_cards_example_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"torch.Size([1, {5000 // 162}, 8])", "1"]
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+CONV = SMALL | {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+TOKENS = SMALL | {"patch_dim": 8, "conv_pos": 8, "conv_pos_groups": 2}
+
+
+def every_kind() -> dict[str, Any]:
+    """One small model of each class and front end."""
+    torch.manual_seed(0)
+    models = {
+        "cnn": samplecnn(),
+        "classifier": SampleCNNModel(SampleCNNConfig(sample_rate=1000, strides=[3] * 4, channels=[4] * 6, classes=3)),
+        "conv": MertModel(MertConfig(do_normalize=True, **CONV)),
+        "mel": MertModel(MertConfig(frontend="mel", positions="rotary", norm_first=True, **SMALL)),
+        "patches": BeatsModel(BeatsConfig(classes=3, **TOKENS)),
+        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(TOKENS, 8, 4)),
+        "mel_codes": MelQuantizer(MelQuantizerConfig(mels=16, window=1024, latent=4, codebooks=2, codebook_size=8)),
+    }
+    return {name: model.eval() for name, model in models.items()}
+
+
+@pytest.mark.slow
+def test_every_kind_of_card_has_an_example_that_runs(tmp_path: Path) -> None:
+    """In one process without groundbass; what it prints is what the encoder answers."""
+    script, expected = "import sys; sys.modules['groundbass'] = None\n", []
+    for name, model in every_kind().items():
+        encoder = ModelEncoder(model)
+        write_encoder(model, tmp_path / name, write_card(encoder, None, license="mit", name=name))
+        example = re.search(r"```python\n(.*?)```", (tmp_path / name / "README.md").read_text(), re.DOTALL)
+        assert example is not None
+        script += example.group(1)
+        waveform = torch.zeros(1, 5 * encoder.sample_rate)
+        tokens = encoder.hidden_states(waveform).shape[2] * getattr(model, "bands", 1)
+        expected += [f"torch.Size([1, {tokens}, {encoder.dim}])", str(encoder.layers)]
+        if "codes" in name:
+            expected.append(f"torch.Size([1, {tokens}{', 2' if name == 'mel_codes' else ''}])")
+        if getattr(model.config, "classes", 0):
+            expected.append("torch.Size([1, 3])")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == expected
+
+
+def test_every_kind_listens_in_bfloat16_too(tmp_path: Path) -> None:
+    """Float32 waveform in, float32 states out, near the exact ones; codes of coarse weights may differ."""
+    for name, model in every_kind().items():
+        write_encoder(model, tmp_path / name)
+        exact, coarse = load_encoder(tmp_path / name), load_encoder(tmp_path / name, dtype="bfloat16")
+        waveform = 0.1 * torch.randn(2, exact.sample_rate)
+        found, wanted = coarse.hidden_states(waveform), exact.hidden_states(waveform)
+        assert found.dtype == torch.float32 and found.shape == wanted.shape
+        if "codes" not in name:
+            assert (found - wanted).norm() < 0.03 * wanted.norm(), name
 
 
 @pytest.mark.slow
