@@ -108,7 +108,7 @@ def header_of(data: bytes) -> AudioInfo:
 
 def _all(file: sf.SoundFile) -> npt.NDArray[np.float32]:
     """[samples, channels] decoded to the end, whatever the header says."""
-    _forbid_seeking(file)
+    forbid_seeking(file)
     parts = []
     while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
         parts.append(block)
@@ -128,7 +128,7 @@ def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.
                 if sound is not None:
                     yield sound
             return
-        _forbid_seeking(file)
+        forbid_seeking(file)
         while len(sound := file.read(samples, dtype="float32", always_2d=True)):
             yield sound
 
@@ -213,7 +213,7 @@ def _read_mono(file: sf.SoundFile, path: str | Path, start: int, samples: int | 
         _seek_vorbis(file, path, start)
     elif start > 0:
         file.seek(start)
-    _forbid_seeking(file)
+    forbid_seeking(file)
     return mix(file.read(count, dtype="float32", always_2d=True))
 
 
@@ -249,12 +249,12 @@ def _seek_vorbis(file: sf.SoundFile, path: str | Path, start: int) -> None:
 
 def _decode_past(file: sf.SoundFile, samples: int) -> None:
     """Decode and forget: exact in every format."""
-    _forbid_seeking(file)
+    forbid_seeking(file)
     while samples > 0 and len(block := file.read(min(samples, BLOCK), dtype="float32")):
         samples -= len(block)
 
 
-def _forbid_seeking(file: sf.SoundFile) -> None:
+def forbid_seeking(file: sf.SoundFile) -> None:
     """Soundfile seeks three times around every read, which costs time, and fails in MP3: it is told that it can't."""
     file.seekable = lambda: False
 

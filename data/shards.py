@@ -250,4 +250,5 @@ def _decode(data: Any, start: int, end: int) -> Sound:
     with sf.SoundFile(io.BytesIO(data)) as file:
         if start:
             file.seek(min(start, file.frames))
+        audio.forbid_seeking(file)
         return np.asarray(file.read(end - start, dtype="float32"))
