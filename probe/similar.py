@@ -94,11 +94,11 @@ def similar(
             asked, values = [places[row] for row in query], vectors[query]
         hits = index.nearest(asked, values, k)
         answers.append((file, hits))
-        console.print(_table(file, hits))
+        console.print(f"nearest to {file}, in {index.folder or table}", highlight=False, markup=False, soft_wrap=True)
+        console.print(_table(hits, index.folder))
     if page is not None:
-        write_page(
-            page, answers, f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
-        )
+        told = f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
+        write_page(page, answers, told, index.folder)
         console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -136,6 +136,7 @@ class Index:
     def __init__(self, places: Sequence[Place], vectors: Vectors) -> None:
         self.places = list(places)
         self.names = list(dict.fromkeys(place.path for place in places))
+        self.folder = _common_folder(self.names)
         self._rows: dict[str, list[int]] = {}
         for row, place in enumerate(places):
             self._rows.setdefault(os.path.realpath(place.path), []).append(row)
@@ -192,19 +193,28 @@ def _embedded(
     return places, np.concatenate([rows.values[:, 0] for rows in found])
 
 
-def _table(file: Path, hits: Sequence[Hit]) -> Table:
-    view = Table(title=f"nearest to {escape(str(file))}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+def _common_folder(names: Sequence[str]) -> str:
+    """The deepest folder that holds all of them, with its slash; empty where there is none."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # absolute and relative names
+        return ""
+    return os.path.join(folder, "") if folder else ""
+
+
+def _table(hits: Sequence[Hit], folder: str) -> Table:
+    view = Table(box=box.SIMPLE_HEAD, show_edge=False)
     view.add_column("", justify="right")
     view.add_column("similarity", justify="right")
     view.add_column("recording", overflow="fold")
     view.add_column("s", justify="right", no_wrap=True)
     for rank, hit in enumerate(hits, 1):
         span = f"{hit.found.start:.1f}–{hit.found.end:.1f}"
-        view.add_row(f"{rank}", f"{hit.similarity:.3f}", escape(hit.found.path), span)
+        view.add_row(f"{rank}", f"{hit.similarity:.3f}", escape(hit.found.path.removeprefix(folder)), span)
     return view
 
 
-def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about: str) -> None:
+def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about: str, folder: str) -> None:
     """A page with a player for every recording; it refers to the files where they are, relative to the page."""
     body = []
     for file, hits in answers:
@@ -216,10 +226,12 @@ def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about:
         for rank, hit in enumerate(hits, 1):
             width = max(0.0, min(1.0, hit.similarity)) * 100
             span = f"{hit.found.start:.1f}–{hit.found.end:.1f} s"
+            place, _, name = hit.found.path.removeprefix(folder).rpartition("/")
             body.append(
-                f"<li><b>{rank}</b><p>{html.escape(hit.found.path)}<br><span class='soft'>similarity "
-                f"{hit.similarity:.3f}, {span}</span><span class='bar' style='display:block'>"
-                f"<i style='width:{width:.1f}%'></i></span></p><div>{_player(page, hit.found)}</div></li>"
+                f"<li><b>{rank}</b><p><strong>{html.escape(name)}</strong> <span class='soft'>{html.escape(place)}"
+                f"</span><br><span class='soft'>similarity {hit.similarity:.3f} at {span}</span>"
+                f"<span class='bar'><i style='width:{width:.1f}%'></i></span></p>"
+                f"<div>{_player(page, hit.found)}</div></li>"
             )
         body.append("</ol>")
     title = "Similar recordings"
