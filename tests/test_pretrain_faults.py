@@ -115,7 +115,7 @@ def test_killed_at_random_moments_is_an_undisturbed_run_byte_for_byte(
 
 
 RANKS = """
-import os, signal, sys, time
+import dataclasses, os, signal, sys, time
 from groundbass.pretrain import train as module
 real, mode = module.train_step, sys.argv[1]
 def step(training, batches, number, *rest):
@@ -123,6 +123,9 @@ def step(training, batches, number, *rest):
         if mode == "killed": os.kill(os.getpid(), signal.SIGKILL)
         if mode == "raises": raise ValueError("the objective of this rank is broken")
         if mode == "hangs": time.sleep(600)
+        if mode == "nan":
+            batch = next(batches)
+            batches = iter([dataclasses.replace(batch, waveform=batch.waveform * float("nan"))])
     return real(training, batches, number, *rest)
 module.train_step = step
 from groundbass.pretrain.__main__ import run
@@ -131,35 +134,56 @@ sys.exit(run())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode, sentence", [("killed", "is gone"), ("raises", "is gone"), ("hangs", "doesn't answer")])
-def test_a_lost_rank_ends_the_others_in_bounded_time(manifest: Path, tmp_path: Path, mode: str, sentence: str) -> None:
+def two_ranks(mode: str, folder: Path, address: str, *words: str) -> tuple[list[int], list[str]]:
+    """Codes and words of two ranks, of which the second meets `mode` in step 3; the second is killed in the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    words = ["contrastive.clmr_debug", "--objective.no-pitch", "--steps", "40", "--checkpoint-every", "1"]
-    words += ["--workers", "0", "--data", str(manifest), "--run", str(tmp_path / "run"), "--trackers"]
+    line = [sys.executable, "-c", RANKS, mode, address, "--steps", "40", "--checkpoint-every", "1", "--workers", "0"]
+    line += ["--run", str(folder / "run"), *words, "--trackers"]
     processes = []
     for rank in range(2):
         ranks = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         extra = ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         extra |= {"ACCELERATE_USE_CPU": "true", "GROUNDBASS_COLLECTIVE_MINUTES": "0.25"}
-        with (tmp_path / f"rank{rank}.txt").open("w") as said:
-            line = [sys.executable, "-c", RANKS, mode, *words]
+        with (folder / f"rank{rank}.txt").open("w") as said:
             processes.append(subprocess.Popen(line, stdout=said, stderr=subprocess.STDOUT, env=os.environ | extra))
-    began = time.monotonic()
     try:
-        code = processes[0].wait(timeout=90)
+        codes = [processes[0].wait(timeout=90)]
+        if mode != "hangs":
+            codes.append(processes[1].wait(timeout=30))
     finally:
         for process in processes:
             process.kill()
-    said = (tmp_path / "rank0.txt").read_text()
-    assert code == 75, said
-    assert f"another rank {sentence}" in said and "the same command goes on" in said and "Traceback" not in said
-    assert time.monotonic() - began < 90
+    return codes, [(folder / f"rank{rank}.txt").read_text() for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, sentence", [("killed", "is gone"), ("raises", "is gone"), ("hangs", "doesn't answer")])
+def test_a_lost_rank_ends_the_others_in_bounded_time(manifest: Path, tmp_path: Path, mode: str, sentence: str) -> None:
+    began = time.monotonic()
+    codes, said = two_ranks(mode, tmp_path, "contrastive.clmr_debug", "--objective.no-pitch", "--data", str(manifest))
+    assert codes[0] == 75, said[0]
+    assert f"another rank {sentence}" in said[0] and "the same command goes on" in said[0]
+    assert "Traceback" not in said[0]
+    assert time.monotonic() - began < 120
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")], "the last checkpoint stands"
     if mode == "raises":
-        assert "the objective of this rank is broken" in (tmp_path / "rank1.txt").read_text()
+        assert "the objective of this rank is broken" in said[1]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_names_the_rank_and_its_tracks(manifest: Path, tmp_path: Path) -> None:
+    """Every rank stops, and says whose batch it was; a step may be left out instead, by all of them alike."""
+    codes, said = two_ranks("nan", tmp_path, "masked.bestrq_debug", "--data", str(manifest))
+    assert codes == [2, 2], said
+    for words in said:
+        assert re.search(r"In step 3 the loss is nan on rank 1 with the tracks \d\.flac, \d\.flac\. The weights", words)
+    (tmp_path / "skip").mkdir()
+    skip = ["--data", str(manifest), "--nonfinite", "skip", "--steps", "5"]
+    codes, said = two_ranks("nan", tmp_path / "skip", "masked.bestrq_debug", *skip)
+    assert codes == [0, 0], said
+    assert "on rank 1 with the tracks" in said[0] and "The step is skipped" in said[0] and "Done: 5 steps" in said[0]
 
 
 def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(manifest: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -401,3 +402,16 @@ def test_the_command_trains_a_folder_and_repeats_from_recipe_json(
     assert (again / "loss.jsonl").read_bytes() == (run / "loss.jsonl").read_bytes()
     assert main([*words, "--data", str(manifest.parent)]) == 0
     assert "has done its 2 steps already" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Path) -> None:
+    from groundbass.data.crops import Crops, loader
+    from groundbass.pretrain.prefetch import on_device
+
+    crops = Crops(Manifest.open(manifest), CropConfig(8000, SAMPLES), 0)
+    device = torch.device("cuda")
+    ahead = on_device(loader(crops, 2, workers=0, pin=True), device, ahead=True)
+    for expected, found in zip(itertools.islice(loader(crops, 2, workers=0), 20), ahead):
+        assert found.waveform.is_cuda and torch.equal(found.waveform.cpu(), expected.waveform)
+        assert found.keys == expected.keys
