@@ -181,12 +181,14 @@ def _figure(picture: str, caption: str) -> str:
 
 
 def _loss(section: Section) -> list[str]:
-    picture = pictures.loss_curve(section.losses)
-    return (
-        ["<h2>Pretraining</h2>", _figure(picture, "The loss that the encoder was trained with, unlabelled audio only.")]
-        if picture
-        else []
-    )
+    loss, learned = pictures.loss_curve(section.losses), pictures.learned(section.probes)
+    parts = []
+    if loss:
+        parts.append(_figure(loss, "The loss that the encoder was trained with, unlabelled audio only."))
+    if learned:
+        words = "What was learned on the way: test scores with their 95 % intervals; dashed: the constant baseline."
+        parts.append(_figure(learned, words))
+    return ["<h2>Pretraining</h2>", *parts] if parts else []
 
 
 def _notes(records: Sequence[Record]) -> list[str]:

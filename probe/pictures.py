@@ -72,7 +72,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def bars(records: Sequence[Record]) -> str:
     """Every task's score beside its baselines, each with its interval."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = canvas(WIDTH, 0.5 + 0.78 * len(records))
+        figure, axes = canvas(WIDTH, max(2.2, 0.5 + 0.78 * len(records)))
         for place, record in enumerate(records):
             base = record["baselines"]
             rows = [record["score"], base.get("random"), base.get("log_mel"), base.get("constant")]
@@ -283,6 +283,37 @@ def few_shot(records: Sequence[Record]) -> str | None:
             axes.set_title(title(record), fontsize=9.5)
             axes.grid()
         return svg(figure, "Scores with few labels; dashed: with all of them")
+
+
+def learned(probes: Sequence[tuple[int, Record]]) -> str | None:
+    """Test scores over the steps of pretraining, one small picture per task; None where fewer than two steps are known.
+
+    probes: (step, result) by step. The band is the 95 % interval, the dashed line the constant baseline.
+    """
+    tasks: dict[str, list[tuple[int, Record]]] = {}
+    for step, record in probes:
+        tasks.setdefault(title(record), []).append((step, record))
+    tasks = {name: found for name, found in tasks.items() if len(found) > 1}
+    if not tasks:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, grid = _small(len(tasks))
+        for (name, found), axes in zip(tasks.items(), grid):
+            steps = [step for step, _ in found]
+            values, low, high = (
+                np.array([record["score"].get(key) for _, record in found], dtype=np.float64)
+                for key in ("value", "low", "high")
+            )
+            axes.fill_between(steps, low, high, color=SKY, alpha=0.25, lw=0)
+            axes.plot(steps, values, "o-", color=BLUE, ms=3.5, lw=1.4)
+            constant = (found[-1][1]["baselines"].get("constant") or {}).get("value")
+            if constant is not None:
+                axes.axhline(constant, color=GREY, lw=1, ls="--")
+            axes.set_title(name, fontsize=9.5)
+            axes.set_xlabel("step")
+            axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=5))
+            axes.grid()
+        return svg(figure, "Scores over the steps of pretraining", layout="constrained")
 
 
 def _small(number: int, columns: int = 4, height: float = 1.9) -> tuple[Figure, list[Axes]]:

@@ -84,6 +84,13 @@ class Section:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
     @property
+    def probes(self) -> list[tuple[int, Record]]:
+        """What `groundbass pretrain --probe-every` measured on the way: (step, result), the first step first."""
+        if self.run is None:
+            return []
+        return [(step, record) for step, folder in on_the_way(self.run) for record in results_in(folder)]
+
+    @property
     def recipe(self) -> Record:
         """RUN/recipe.json."""
         path = None if self.run is None else self.run / "recipe.json"
@@ -92,19 +99,37 @@ class Section:
 
 
 def collect(folder: Path) -> Section:
-    """The results in a run folder or a folder of results. Raises FileNotFoundError when there are none."""
+    """The results in a run folder or a folder of results; of a run that was probed on the way only, its last ones.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     home = folder / "probe" if (folder / "probe").is_dir() else folder
-    found = [result.read(path) for path in sorted(home.glob("*.json"))]
-    records = [record for record in found if record is not None]
-    records.sort(key=lambda record: (record["task"], record["protocol"] != "linear", record["protocol"]))
+    records, probed = results_in(home), on_the_way(folder)
+    if not records and probed:
+        home = probed[-1][1]
+        records = results_in(home)
     if not records:
         raise FileNotFoundError(
             f"{home} holds no probe results; make them with `groundbass probe {folder} synth:PATH`."
         )
     run = folder if home is not folder else folder.parent if (folder.parent / "recipe.json").is_file() else None
     return Section(folder, home, records, run)
+
+
+def results_in(folder: Path) -> list[Record]:
+    """The results in a folder, by task, the linear protocol first."""
+    found = [result.read(path) for path in sorted(folder.glob("*.json"))]
+    records = [record for record in found if record is not None]
+    return sorted(records, key=lambda record: (record["task"], record["protocol"] != "linear", record["protocol"]))
+
+
+def on_the_way(run: Path) -> list[tuple[int, Path]]:
+    """The folders RUN/probes/step_N that hold results, by step."""
+    found = [(int(path.name[5:]), path) for path in run.glob("probes/step_*") if path.name[5:].isdigit()]
+    return [(step, path) for step, path in sorted(found) if (path / "results.json").is_file()]
 
 
 def distinct(sections: list[Section]) -> list[Section]:

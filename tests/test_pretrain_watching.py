@@ -22,6 +22,7 @@ from groundbass.pretrain.clock import SECTIONS
 from groundbass.pretrain.command import main
 from groundbass.pretrain.recipe import find
 from groundbass.pretrain.train import train
+from groundbass.probe.report import report
 
 RATE = 24_000
 
@@ -75,6 +76,9 @@ def test_probes_on_the_way_disturb_nothing(music: Path, tmp_path: Path, capsys: 
     changed = (last / "results.json").stat().st_mtime_ns
     pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
     assert (last / "results.json").stat().st_mtime_ns == changed
+    report((tmp_path / "probed",), out=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "What was learned on the way" in page and "Scores over the steps of pretraining" in page
 
 
 @pytest.mark.slow
