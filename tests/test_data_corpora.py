@@ -116,6 +116,32 @@ def test_gtzan_beats_with_and_without_positions(tmp_path):
     assert len(gtzan_beats.tracks(tmp_path / "gtzan_beats")) == 2  # the audio in a folder gtzan beside it
 
 
+def test_gtzan_beats_as_jams(tmp_path):
+    """The authors' archive: times of beats and of downbeats apart, told by the sandbox."""
+    beats_corpus(tmp_path)
+    expected = {track.key: track.labels for track in gtzan_beats.tracks(tmp_path)}
+    shutil.rmtree(tmp_path / "beats")
+    for name, beats, downbeats in (("blues.00000", [0.5, 1.0, 1.5, 2.0, 2.5], [0.5, 2.5]),
+                                   ("jazz.00003", [0.25, 0.75, 1.25], [])):  # fmt: skip
+        annotations = [
+            {
+                "namespace": "beat",
+                "sandbox": {"annotation_type": kind},
+                "data": [{"time": t, "value": 1} for t in times],
+            }
+            for kind, times in (("downbeat", downbeats), ("beat", beats))
+        ]
+        annotations.append({"namespace": "tempo", "sandbox": {}, "data": [{"time": 0, "value": 120}]})
+        file = tmp_path / f"GTZAN-Rhythm_v2_ismir2015_lbd/jams/{name}.wav.jams"
+        text(file, json.dumps({"annotations": annotations}))
+    found = {track.key: track.labels for track in gtzan_beats.tracks(tmp_path)}
+    assert found == {key: {k: v for k, v in labels.items() if k != "tempo"} for key, labels in expected.items()}
+    for broken in ('{"annotations": [{"sandbox"', '{"annotations": [{"data": []}]}', '{"annotations": []}'):
+        text(file, broken)
+        with pytest.raises(ValueError, match=r"jazz\.00003\.wav\.jams"):
+            gtzan_beats.entries(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["0.5\t1\n0.4\t2\n", "half\t1\n", ""])
 def test_gtzan_beats_that_are_no_beats(tmp_path, content):
     beats_corpus(tmp_path)
