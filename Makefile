@@ -21,7 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,onnx,synth,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,onnx,synth,wandb,dev]"
 	touch $@
 
 install: $(VENV)/.installed
@@ -46,7 +46,7 @@ soak: install
 	$(BIN)/python -m pytest -m "soak" --durations=15
 
 bench: install
-	$(BIN)/groundbass bench augment loader
+	$(BIN)/groundbass bench augment loader data train probe embed
 
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache
