@@ -1,19 +1,22 @@
 """The documentation: the tutorial's commands run, links lead somewhere, named recipes and tasks exist."""
 
+import dataclasses
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from groundbass import cli
-from groundbass.pretrain.recipe import addresses
+from groundbass.pretrain.recipe import addresses, find
 from groundbass.probe.task import questions
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "pretrain" / "RESULTS.md"])
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "pretrain" / "RESULTS.md"])
 
 
 @pytest.mark.slow
@@ -49,3 +52,43 @@ def test_what_is_named_exists(page: Path) -> None:
             assert f"{module}.{name}" in addresses() or f"{module}.{name}".endswith("_"), f"{module}.{name}"
     for task in re.findall(r"groundbass probe (?!check)\S+ ([a-z_]+)\b", text):
         assert task in {*questions(), "folder", "synth"} or task.startswith("synth_"), task
+
+
+def options(recipe: str) -> set[str]:
+    """Every leaf of a recipe as its command line names it."""
+
+    def leaves(value: Any, at: str) -> Iterator[str]:
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                name = f"{at}.{field.name}".lstrip(".").replace("_", "-")
+                yield name
+                yield from leaves(getattr(value, field.name), name)
+
+    return set(leaves(find(recipe), ""))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_of_recipes_exist(page: Path) -> None:
+    """`groundbass pretrain RECIPE --leaf value`, in a command or in a table of keys."""
+    text = page.read_text()
+    known = {"data", "run", "avoid", "init", "from", "help", "list", "dry-run", "root", "probe", "weights"}
+    for recipe, rest in re.findall(r"groundbass pretrain ([a-z0-9]+\.[a-z0-9_]+)([^\n`#|]*)", text):
+        assert recipe in addresses(), recipe
+        for option in re.findall(r"--([a-z][a-z.-]*)", rest):
+            assert option in options(recipe) | known or option.startswith("probe"), f"{recipe} --{option}"
+    leaves = set().union(*(options(recipe) for recipe in addresses()))
+    for option in re.findall(r"`--((?:objective|optim|crops)\.[a-z0-9.-]+)", text):
+        assert option in leaves, option
+
+
+@pytest.mark.parametrize("module", sorted({address.split(".")[0] for address in addresses()}))
+def test_an_objective_s_page_has_its_recipes_as_they_are(module: str) -> None:
+    text = (ROOT / "docs" / "objectives" / f"{module}.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d.]+) s \| ([\d.e-]+) \|", text, re.MULTILINE)
+    whole = [address for address in addresses() if address.startswith(f"{module}.") and not address.endswith("_debug")]
+    assert [f"{module}.{row[0]}" for row in listed] == whole
+    for name, steps, batch, seconds, lr in listed:
+        recipe = find(f"{module}.{name}")
+        assert (int(steps.replace(",", "")), int(batch.replace(",", ""))) == (recipe.steps, recipe.batch_size), name
+        assert float(seconds) == pytest.approx(recipe.crops.crop_samples / recipe.crops.sample_rate, rel=1e-3), name
+        assert float(lr) == recipe.optim.lr, name
