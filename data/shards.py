@@ -59,6 +59,7 @@ class Shards(Manifest):
         self.folder, self.about = folder, about
         self.sample_rate, self.chunk_samples = int(about["sample_rate"]), int(about["chunk_samples"])
         self.files = [ShardFile(**shard) for shard in about["shards"]]
+        self._places = np.stack([self.column(name) for name in ("shard", "first", "chunks")], axis=1)  # [tracks, 3]
         self._open: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
 
     @classmethod
@@ -143,7 +144,7 @@ class Shards(Manifest):
     def read(self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None) -> Sound:
         """Part of a track: as `audio.read`, across chunks. Raises ValueError for another rate than the shards'."""
         self.check_rate(sample_rate or self.sample_rate)
-        shard, first, chunks = (self.table[name][row].as_py() for name in ("shard", "first", "chunks"))
+        shard, first, chunks = self._places[row].tolist()
         end = chunks * self.chunk_samples if samples is None else start + samples
         parts = []
         for chunk in range(start // self.chunk_samples, min(chunks, -(-end // self.chunk_samples))):
@@ -164,8 +165,8 @@ class Shards(Manifest):
         """The encoded bytes of a chunk, whose checksum is right, and its scale. A row group holds one chunk."""
         name = self.files[shard].file
         try:
-            table = self._file(shard).read_row_group(place, columns=["audio", "crc", "scale"], use_threads=False)
-            data = table["audio"][0]["bytes"].as_buffer()
+            table = self._file(shard).read_row_group(place, columns=["audio.bytes", "crc", "scale"], use_threads=False)
+            data = table["audio"].chunk(0).field("bytes")[0].as_buffer()
         except (OSError, pa.ArrowException, IndexError) as error:
             raise ValueError(f"{self.folder}/{name} can't be read at chunk {place} ({error}): copy it again") from error
         if zlib.crc32(data) != table["crc"][0].as_py():
