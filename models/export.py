@@ -78,7 +78,7 @@ def export(
     if layer is not None and not -heard.layers <= layer < heard.layers:
         raise ValueError(f"--layer {layer}: the encoder has the layers 0 to {heard.layers - 1}.")
     module = _Listen(heard, layer).eval()
-    about = {
+    about: dict[str, Any] = {
         "sample_rate": heard.sample_rate, "frame_rate": heard.frame_rate, "layers": heard.layers, "dim": heard.dim,
         "layer": layer, "min_samples": heard.shortest,
     }  # fmt: skip

@@ -275,5 +275,5 @@ class SampleCNNModel(PreTrainedModel):
         frozen = not torch.is_grad_enabled() and not any(module.training for module in self.modules())
         frozen = frozen and not torch.compiler.is_exporting()  # a graph knows no number of windows
         portions = windows.split(WINDOWS_AT_ONCE) if frozen else (windows,)
-        dtype = self.sequential[0][0].weight.dtype
+        dtype = next(self.sequential.parameters()).dtype
         return torch.cat([self.sequential(portion.to(dtype)).flatten(1) for portion in portions])
