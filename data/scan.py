@@ -29,6 +29,7 @@ MIN_SECONDS = 0.1
 SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
 BLOCK = 1 << 18  # samples decoded at a time
 LABELS = "labels.csv"
+HELD_OUT = {"test", "valid", "validation", "val", "dev", "eval"}  # names of folders beside train
 Reason = Literal["unreadable", "truncated", "silent", "too short", "nan", "duplicate"]
 
 
@@ -291,6 +292,9 @@ def _summary(
             yield f"  {len(rows.without_audio)} rows name no kept file, the first is {rows.without_audio[0]}"
         if rows.unlabelled:
             yield f"  {len(rows.unlabelled)} kept files have no row, the first is {rows.unlabelled[0]}"
+    tops = {path.partition("/")[0] for path in manifest.column("path").tolist()}
+    if "train" in tops and (held_out := tops & HELD_OUT):
+        yield f"train/ and {sorted(held_out)[0]}/ are both in it: to keep a test set unheard, scan train/ alone"
 
 
 def _duration(seconds: float) -> str:

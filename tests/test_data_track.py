@@ -139,6 +139,18 @@ def test_nothing_to_hear(tmp_path: Path, prepare: Callable[[Path], Any], match: 
     assert not (tmp_path / "m.parquet").exists()
 
 
+def test_scan_of_a_data_set_with_its_test_set_says_so(
+    tmp_path: Path, note: Sound, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, part in enumerate(("train", "test")):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        audio.write(tmp_path / "set" / part / "a.wav", note(60 + number, 1.0), 22_050)
+    scan(tmp_path / "set", tmp_path / "m.parquet", workers=1)
+    assert "to keep a test set unheard, scan train/ alone" in capsys.readouterr().out
+    scan(tmp_path / "set/train", tmp_path / "m.parquet", workers=1)
+    assert "unheard" not in capsys.readouterr().out
+
+
 def test_scan_fails_at_the_door(tmp_path: Path, note: Sound) -> None:
     audio.write(tmp_path / "a.wav", note(60), 22050)
     with pytest.raises(FileNotFoundError, match="does not exist: give the folder"):
