@@ -17,6 +17,7 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = {
     "deepspeed": ("deepspeed", "ZeRO training"),
+    "onnxruntime": ("onnx", "`groundbass export` to ONNX"),
     "pretty_midi": ("synth", "the embedded corpus (its soundfont)"),
 }
 

@@ -105,10 +105,10 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
         return Imported(load_beats_file(path), "BEATs")
     weights = content.get("state_dict", content.get("model", content))
     weights = dict(weights) if isinstance(weights, Mapping) else {}
-    weights = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+    weights = {str(name).removeprefix("module."): w for name, w in weights.items() if isinstance(w, Tensor)}
     if any(name.startswith("feature_extractor.conv_layers.") for name in weights):
         return _fairseq_mert(path, weights, content, sample_rate)
-    if any(re.match(r"(model\.)?encoder\.(sequential\.0|conv1)\.0\.", name) for name in weights):
+    if any(re.match(r"(model\.)?(encoder\.)?(sequential\.0|conv1)\.0\.", name) for name in weights):
         return _clmr(path, weights, sample_rate)
     names = ", ".join(list(weights)[:4]) or ", ".join(map(str, list(content)[:4])) or "nothing"
     raise ValueError(
@@ -147,12 +147,13 @@ def _clmr(path: Path, weights: Weights, sample_rate: int | None) -> Imported:
     dropped: list[str] = []
     for name, value in weights.items():
         inner = name.removeprefix("model.") if twice else name
+        inner = f"encoder.{inner}" if re.match(r"(sequential|conv\d+|fc)\.", inner) else inner  # the encoder alone
         block = re.sub(r"^encoder\.conv(\d+)\.", lambda m: f"encoder.sequential.{int(m[1]) - 1}.", inner)
         if (twice and inner == name) or inner.startswith("projector."):
             dropped.append(name)
         elif block.startswith("encoder.sequential."):
             named[block.removeprefix("encoder.")] = value
-        elif re.match(r"(encoder\.)?fc\.(weight|bias)$", inner):
+        elif re.match(r"encoder\.fc\.(weight|bias)$", inner):
             fc[name] = f"head.0.{inner.rpartition('.')[2]}"
         elif re.match(r"model\.\d\.(weight|bias)$", name):
             head[f"head.{name.removeprefix('model.')}"] = value

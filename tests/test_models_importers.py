@@ -78,10 +78,12 @@ def lightning(weights: dict[str, Tensor]) -> dict[str, Any]:
     return {"pytorch-lightning_version": "1.4", "epoch": 3, "state_dict": inner | copies}
 
 
-@pytest.mark.parametrize("layout", ["v2", "v1", "lightning"])
+@pytest.mark.parametrize("layout", ["v2", "v1", "lightning", "bare"])
 def test_clmr_in_every_layout_is_the_published_network(tmp_path: Path, layout: str) -> None:
     weights = clmr_weights()
-    torch.save({"v2": weights, "v1": v1(weights), "lightning": lightning(weights)}[layout], tmp_path / "clmr.pt")
+    bare = {f"module.{name.removeprefix('encoder.')}": value for name, value in weights.items() if "encoder" in name}
+    content = {"v2": weights, "v1": v1(weights), "lightning": lightning(weights), "bare": bare}[layout]
+    torch.save(content, tmp_path / "clmr.pt")
     import_checkpoint(tmp_path / "clmr.pt", tmp_path / "out")
     encoder = load_encoder(tmp_path / "out")
     waveform = 0.1 * torch.randn(2, 59_049, generator=torch.Generator().manual_seed(1))
