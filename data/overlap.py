@@ -74,7 +74,7 @@ def overlap(
 
     Args:
         a: what you train on: a manifest (.parquet), shards, a folder of audio, or CORPUS:ROOT, such as
-            gtzan:~/data/gtzan.
+            gtzan:~/data/gtzan (CORPUS alone is looked for in $GROUNDBASS_DATA).
         b: what you test on, likewise.
         out: write the hits as a table, .parquet, .csv or .json.
         exclude: write the manifest of A without the hits, for training.
@@ -96,11 +96,14 @@ def overlap(
 
 
 def manifest_of(address: str) -> Manifest:
-    """A manifest file, a folder (or URL) of shards, a data set of `datasets`, a folder of audio, or CORPUS:ROOT."""
+    """A manifest file, a folder (or URL) of shards, a data set of `datasets`, a folder of audio, or CORPUS:ROOT.
+
+    CORPUS alone lies in $GROUNDBASS_DATA/<corpus>. Raises ValueError or FileNotFoundError where there is no such thing.
+    """
     name, _, root = address.partition(":")
-    if root and name in corpora.names():
-        return corpora.manifest(name, Path(root).expanduser())
     path = Path(address).expanduser()
+    if name in corpora.names() and (root or not path.exists()):
+        return corpora.manifest(name, Path(root).expanduser() if root else _place_of(name))
     if path.is_dir() and (path / "manifest.parquet").is_file():
         return Manifest.open(path / "manifest.parquet")
     if "://" in address or is_sharded(path) or is_dataset(path):
@@ -113,6 +116,14 @@ def manifest_of(address: str) -> Manifest:
             f"{', '.join(corpora.names())}."
         )
     return open_data(path)
+
+
+def _place_of(corpus: str) -> Path:
+    if "GROUNDBASS_DATA" not in os.environ:
+        raise ValueError(
+            f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
+        )
+    return Path(os.environ["GROUNDBASS_DATA"]) / corpus
 
 
 def find_overlap(

@@ -55,7 +55,7 @@ class Options:
     """where the manifest's paths begin, if the audio has moved"""
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
     """leave out recordings that B holds too, found by their sound: a manifest, a folder, or CORPUS:ROOT such as
-    gtzan:~/data/gtzan; may be given several times"""
+    gtzan:~/data/gtzan (or gtzan, in $GROUNDBASS_DATA); may be given several times"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
 

@@ -225,6 +225,18 @@ def test_command_reports_writes_and_excludes(library, tmp_path, capsys):
         manifest_of("gtzam:/data")
 
 
+def test_corpora_by_their_names(tmp_path, monkeypatch):
+    for place in ("gtzan", "elsewhere"):
+        (tmp_path / place / "genres/jazz").mkdir(parents=True)
+        audio.write(tmp_path / place / "genres/jazz/jazz.00003.wav", piece(3, 2.0), HIGH)
+    monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path))
+    for address in ("gtzan", f"gtzan:{tmp_path / 'elsewhere'}"):
+        assert manifest_of(address).column("key").tolist() == ["jazz.00003"]
+    monkeypatch.delenv("GROUNDBASS_DATA")
+    with pytest.raises(ValueError, match="set GROUNDBASS_DATA"):
+        manifest_of("gtzan")
+
+
 def test_training_avoids_what_is_tested_on(library, tmp_path, capsys):
     library.write(tmp_path / "train.parquet")
     (tmp_path / "test").mkdir()
