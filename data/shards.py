@@ -74,6 +74,11 @@ class Shards(Manifest):
             with filesystem.open(f"{path}/{INDEX}", "rb") as opened:
                 table = pq.read_table(opened)
         except FileNotFoundError:
+            if not is_sharded(folder):
+                raise FileNotFoundError(
+                    f"{folder} holds no shards: `groundbass data shard MANIFEST OUT` makes them; other data is read "
+                    "from a folder of this machine"
+                ) from None
             raise FileNotFoundError(
                 f"{folder} has no {INDEX}: `groundbass data shard` writes it last, so sharding was not finished; the "
                 "same command goes on where it stopped"

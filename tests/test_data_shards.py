@@ -272,6 +272,8 @@ def test_over_fsspec(sharded, tmp_path):
     memory.rm("/corpus/shard-00000.parquet")
     with pytest.raises(FileNotFoundError, match=r"memory://corpus/shard-00000\.parquet is missing"):
         open_data("memory://corpus")
+    with pytest.raises(FileNotFoundError, match="memory://nothing holds no shards"):
+        open_data("memory://nothing")
     with pytest.raises(ValueError, match=r"elsewhere://corpus can't be opened"):
         open_data("elsewhere://corpus")
 
