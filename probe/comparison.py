@@ -15,7 +15,7 @@ from rich.table import Table
 
 from . import metrics, result
 from .bootstrap import Interval, draw, interval, mark, resample
-from .report import Record, Section, text
+from .report import Record, Section, names, text
 
 Array = npt.NDArray[np.float64]
 
@@ -133,7 +133,7 @@ def verdict(sections: Sequence[Section], found: Sequence[Line]) -> str:
             if line.differences[place] is not None:
                 by.setdefault(mark(line.differences[place]), []).append(line.name)
         words = {"▲": "above", "=": "not shown to differ", "▼": "below"}
-        parts = [f"{words[sign]} on {len(by[sign])} ({', '.join(by[sign])})" for sign in words if by[sign]]
+        parts = [f"{words[sign]} on {len(by[sign])} ({names(by[sign])})" for sign in words if by[sign]]
         known = f"{section.name} against {sections[0].name}: {'; '.join(parts) or 'no task in common'}."
         sentences.append(known)
     return " ".join(sentences)

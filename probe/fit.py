@@ -173,7 +173,7 @@ def lesson_of(
     truth = task.targets[valid]
 
     def judge(guess: Array) -> tuple[float, float]:
-        score = main(task.kind, truth, guess, list(task.classes))
+        score = metrics.main(task.kind, truth, guess, list(task.classes))
         return (score if np.isfinite(score) else -np.inf), loss(task.kind, truth, guess)
 
     owner = features.owner
@@ -215,7 +215,7 @@ def choose(
             forget(features.array)
             last = head.layer
         guess = answer(task.kind, head.respond(features.array, items), features.owner[items])
-        score, penalty = main(task.kind, truth, guess, classes), loss(task.kind, truth, guess)
+        score, penalty = metrics.main(task.kind, truth, guess, classes), loss(task.kind, truth, guess)
         found.setdefault((head.layer, head.setting), []).append((head, score, penalty))
 
     def rank(place: tuple[int, float]) -> tuple[float, float]:
@@ -231,11 +231,6 @@ def choose(
     curve = {layer: score if np.isfinite(score) else float("nan") for layer, score in curve.items()}
     score = float(np.mean([score for _, score, _ in found[best]]))
     return [head for head, _, _ in found[best]], Choice(*best, score), curve
-
-
-def main(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]) -> float:
-    """The main metric of a kind on one split (by its fast form; the test set's is scikit-learn's)."""
-    return float(metrics.resampled(kind, truth, guess, classes, np.ones((1, len(truth))))[0])
 
 
 def loss(kind: str, truth: npt.NDArray[Any], guess: Array) -> float:

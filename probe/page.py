@@ -31,7 +31,8 @@ th { text-align: right; color: var(--soft); font-weight: 600; border-bottom: 2px
   white-space: nowrap; }
 td { text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th, td { padding: .42rem .5rem; } th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-td:first-child { font-weight: 600; } .up { color: #00735a; } .down { color: #b04a00; }
+td:first-child { font-weight: 600; white-space: normal; min-width: 8rem; }
+.up { color: #00735a; } .down { color: #b04a00; }
 pre { background: #f3f4f5; border-radius: 8px; padding: .9rem 1.1rem; white-space: pre-wrap;
   font-size: .84rem; line-height: 1.45; }
 figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-bottom: .6rem; }
@@ -101,7 +102,10 @@ def _section(section: Section) -> str:
         parts += ["<h2>Robustness</h2>", _figure(damaged, words)]
     few = pictures.few_shot(records)
     if few:
-        words = "Test score against the number of training tracks per class; every dot is a draw, the line their mean."
+        words = (
+            "Test score against the number of training tracks per class; every dot is a draw, the line their mean. "
+            "Of several folds, the first."
+        )
         parts += ["<h2>With few labels</h2>", _figure(few, words)]
     matrices = [_figure(pictures.confusion(record), "") for record in records if record.get("confusion")]
     if matrices:
@@ -172,7 +176,8 @@ def _table(records: Sequence[Record]) -> str:
         cells = row(record)
         colour = {"▲": "up", "▼": "down"}.get(cells[6], "")
         kinds = [""] * 5 + [colour, colour] + [""] * 3
-        lines.append("<tr>" + "".join(f'<td class="{k}">{escape(c)}</td>' for c, k in zip(cells, kinds)) + "</tr>")
+        shown = [escape(cells[0]).replace("_", "_<wbr>"), *map(escape, cells[1:])]  # long names break at their words
+        lines.append("<tr>" + "".join(f'<td class="{k}">{c}</td>' for c, k in zip(shown, kinds)) + "</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

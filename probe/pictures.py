@@ -85,7 +85,7 @@ def bars(records: Sequence[Record]) -> str:
                     low, high = max(numbers["low"], -0.5), numbers["high"]
                     axes.plot([low, high], [height, height], color=INK, lw=1.1, solid_capstyle="butt")
         axes.set_yticks(range(len(records)), [f"{title(r)}\n{r['metric_name']}" for r in records])
-        axes.invert_yaxis()
+        axes.set_ylim(len(records) - 0.4, -0.6)
         axes.axvline(0, color="#B8BEC6", lw=0.8)
         axes.grid(axis="x")
         axes.set_axisbelow(True)

@@ -266,6 +266,11 @@ def said(records: Sequence[Record]) -> dict[str, list[str]]:
     return found
 
 
+def names(found: Sequence[str], most: int = 6) -> str:
+    """a, b and c; long lists end in their number."""
+    return ", ".join(found) if len(found) <= most + 1 else f"{', '.join(found[:most])} and {len(found) - most} more"
+
+
 def verdict(records: Sequence[Record]) -> str:
     """In plain words: where the encoder beats its random copy, where it doesn't, and where a log-mel may do as well."""
     by = marks(records)
@@ -276,12 +281,12 @@ def verdict(records: Sequence[Record]) -> str:
         f"On {len(by['▲'])} of {known} tasks the encoder is above its random copy, outside the 95 % interval "
         "of the paired difference"
     ]
-    sentences[0] += f" ({', '.join(by['▲'])})." if by["▲"] else "."
+    sentences[0] += f" ({names(by['▲'])})." if by["▲"] else "."
     if by["="]:
-        sentences.append(f"On {len(by['='])} no difference can be shown ({', '.join(by['='])}).")
+        sentences.append(f"On {len(by['='])} no difference can be shown ({names(by['='])}).")
     if by["▼"]:
         sentences.append(
-            f"On {len(by['▼'])} it is below its random copy ({', '.join(by['▼'])}): pretraining cost something there."
+            f"On {len(by['▼'])} it is below its random copy ({names(by['▼'])}): pretraining cost something there."
         )
     else:
         sentences.append("On none is it below.")
@@ -291,6 +296,6 @@ def verdict(records: Sequence[Record]) -> str:
         if best is not None and mark(result.as_interval(record["baselines"][best]["difference"])) != "▲":
             weak.append(result.title(record))
     if weak:
-        where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({', '.join(weak)}) it can't"
+        where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({names(weak)}) it can't"
         sentences.append(f"On {where} be shown to be above the best hand-crafted features.")
     return " ".join(sentences)

@@ -37,6 +37,9 @@ def test_resampled_metric_equals_the_library_on_the_drawn_clips(kind):
     truth, guess, names = example(kind)
     counts, _ = draw(list(range(len(truth))), resamples=20)
     counts[0] = 1
+    assert metrics.main(kind, truth, guess, names) == pytest.approx(
+        metrics.measure(kind, truth, guess, names)[metrics.MAIN[kind]], abs=1e-12
+    )
     ours = metrics.resampled(kind, truth, guess, names, counts)
     assert ours[0] == pytest.approx(metrics.measure(kind, truth, guess, names)[metrics.MAIN[kind]], abs=1e-12)
     for resample, value in zip(counts.astype(int), ours):

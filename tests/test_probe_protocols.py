@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import few_shot, marble, metrics
 from groundbass.probe.baselines import constant
-from groundbass.probe.fit import WEIGHTED, Features, answer, candidates, fit, items_of, lesson_of, loss, main
+from groundbass.probe.fit import WEIGHTED, Features, answer, candidates, fit, items_of, lesson_of, loss
 from groundbass.probe.metrics import KEYS
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
@@ -97,7 +97,7 @@ def test_marbles_head_against_torchs_own_layers_and_adam(rate, monkeypatch):
     asked = task()
     x = features(asked, strength=0.7)
     rising = iter(range(100))
-    monkeypatch.setattr("groundbass.probe.fit.main", lambda *_: float(next(rising)))
+    monkeypatch.setattr("groundbass.probe.metrics.main", lambda *_: float(next(rising)))
     (head,) = (h for h in grid(asked, x, (2,), (3,), (rate,), epochs=4))
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 2, rate, 3, 4), atol=2e-4)
 
@@ -113,7 +113,7 @@ def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
         seen.append(next(scores))
         return seen[-1]
 
-    monkeypatch.setattr("groundbass.probe.fit.main", judged)
+    monkeypatch.setattr("groundbass.probe.metrics.main", judged)
     (head,) = (h for h in grid(asked, x, (1,), (0,), (1e-3,), epochs=100))
     assert len(seen) == 3 + marble.PATIENCE
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 1, 1e-3, 0, 3), atol=2e-4)
@@ -280,7 +280,7 @@ def test_judging_is_the_main_metric():
     lesson = lesson_of(asked, Features(features(asked), np.arange(CLIPS)), fold.train, fold.valid, [0])
     guess = np.eye(4)[asked.targets[fold.valid]]
     assert lesson.judge(guess) == (
-        main("classes", asked.targets[fold.valid], guess, list("abcd")),
+        metrics.main("classes", asked.targets[fold.valid], guess, list("abcd")),
         pytest.approx(0, abs=1e-9),
     )
     assert loss("classes", np.array([0, 0]), np.full((2, 4), 0.25)) == pytest.approx(np.log(4))
