@@ -145,23 +145,11 @@ class Index:
         The work hardly grows with the index: in a large one only the query's rarest hashes are followed (`FOLLOWED`
         places for each of its hashes), and the few tracks on which most of them agree are then compared in full.
         """
-        order = np.argsort(query.hashes, kind="stable")  # neighbours in the index are looked up one after the other
-        query = Prints(query.hashes[order], query.frames[order])
-        first = self.begins[query.hashes]
-        number = self.begins[query.hashes + 1] - first
-        total = int(number.sum())
+        total, track, offset, anchor = self._met(query)
         if not total:
             return []
         moments = np.unique(query.frames)
         span = int(moments[-1]) + 1
-        met = number > 0
-        followed, most = met.copy(), FOLLOWED * len(number)
-        if total > most:
-            rarest = np.argsort(number, kind="stable")
-            followed[rarest[np.cumsum(number[rarest]) - number[rarest] >= most]] = False
-        track, offset, anchor = self._hits(query, first[followed], number[followed], np.flatnonzero(followed))
-        if total > most:
-            track, offset, anchor = self._hits_of(Prints(query.hashes[met], query.frames[met]), _likely(track, offset))
         order, names, begin, end, fullest = _grouped(track, offset)
         by_chance = total - (end - begin) + COLLISION * len(query.hashes) * PRIOR
         expected = by_chance / (len(self.keys) - self.sizes[names] + PRIOR)  # hits per hash of each track
@@ -172,21 +160,37 @@ class Index:
             found.append(self._best(int(names[n]), anchor[own], offset[own], moments, expected[n], comparisons))
         return sorted(filter(None, found), key=lambda match: (match.chance, -match.votes))
 
-    def _hits(self, query: Prints, first: Ints, number: Ints, asked: Ints) -> tuple[Ints, Ints, Ints]:
-        """Track, offset and anchor of `number` places from `first` on, for the query's prints `asked`."""
+    def _met(self, query: Prints) -> tuple[int, Ints, Ints, Ints]:
+        """How many places hold one of the query's hashes; track, offset and anchor of those that matter."""
+        number = self.begins[query.hashes + 1] - self.begins[query.hashes]
+        ascending = np.argsort(query.hashes, kind="stable")  # neighbours in the index one after the other
+        asked = ascending[number[ascending] > 0]
+        query, number = Prints(query.hashes[asked], query.frames[asked]), number[asked]
+        total, most = int(number.sum()), FOLLOWED * len(ascending)
+        if total <= most:
+            return total, *self._hits(query, self.begins[query.hashes], number)
+        rarest = np.argsort(number, kind="stable")
+        followed = np.sort(rarest[np.cumsum(number[rarest]) - number[rarest] < most])
+        rare = Prints(query.hashes[followed], query.frames[followed])
+        track, offset, _ = self._hits(rare, self.begins[rare.hashes], number[followed])
+        return total, *self._hits_of(query, _likely(track, offset))
+
+    def _hits(self, query: Prints, first: Ints, number: Ints) -> tuple[Ints, Ints, Ints]:
+        """Track, offset and anchor of the `number` places from `first` on, for each of the query's prints."""
         place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)
-        anchor = query.frames[np.repeat(asked, number)].astype(np.int64)
+        anchor = np.repeat(query.frames, number).astype(np.int64)
         track = (self.keys[place] & np.uint64(2**32 - 1)).astype(np.int64)
         return track, self.frames[place].astype(np.int64) - anchor, anchor
 
     def _hits_of(self, query: Prints, tracks: Ints) -> tuple[Ints, Ints, Ints]:
-        """All places of the query's hashes in some tracks. Both ascend."""
+        """All places of the query's hashes in some tracks. Hashes and tracks ascend."""
         asked = np.repeat(np.arange(len(query.hashes)), len(tracks))
         keys = _key(query.hashes[asked], np.tile(tracks, len(query.hashes)))
         first = np.searchsorted(self.keys, keys, "left")
         met = self.keys[np.minimum(first, len(self.keys) - 1)] == keys
-        first, keys = first[met], keys[met]
-        return self._hits(query, first, np.searchsorted(self.keys, keys, "right") - first, asked[met])
+        first, keys, asked = first[met], keys[met], asked[met]
+        there = Prints(query.hashes[asked], query.frames[asked])
+        return self._hits(there, first, np.searchsorted(self.keys, keys, "right") - first)
 
     def _log_chance(self, track: Any, votes: Any, expected: Any, span: int, comparisons: int) -> Any:
         """Log of how often an offset of a track with so many votes is expected, over all tracks and comparisons."""

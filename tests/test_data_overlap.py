@@ -143,9 +143,7 @@ def test_hits_agree_with_counting_by_hand(library):
     prints = [fingerprint(library.read_all(row, RATE, 5.0)) for row in range(4)]
     index, query = Index(prints), prints[2]
     first = index.begins[query.hashes]
-    track, offset, anchor = index._hits(
-        query, first, index.begins[query.hashes + 1] - first, np.arange(len(query.hashes))
-    )
+    track, offset, anchor = index._hits(query, first, index.begins[query.hashes + 1] - first)
     expected = sorted(
         (t, int(f) - int(frame), int(frame))
         for code, frame in zip(query.hashes, query.frames)
