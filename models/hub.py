@@ -12,13 +12,14 @@ ATTEMPTS = 3
 WEIGHTS = (".safetensors", ".bin", ".pt", ".ckpt", ".h5", ".onnx", ".gguf")
 
 
-def check_push(name: str, sources: Sequence[str] = (), *, force: bool = False) -> str:
+def check_push(name: str, sources: Sequence[str] = (), *, private: bool = False, force: bool = False) -> str:
     """Before anything is made: a well-formed name, a token that the Hub knows, a namespace that it may write to, and
-    no other model in the repository.
+    no other model in the repository, nor the public in one that shall be private.
 
     Args:
         name: ORG/NAME.
         sources: files by which an earlier upload of the same kind of model is known.
+        private: whether it shall be private.
         force: a repository with another model in it is fine.
 
     Returns:
@@ -53,19 +54,23 @@ def check_push(name: str, sources: Sequence[str] = (), *, force: bool = False) -
         raise ValueError(
             f"--push {name}: {account['name']} may write to {', '.join(sorted(names))}, and {owner} is someone else's."
         )
-    if not force:
-        _check_repository(api, name, sources)
+    _check_repository(api, name, sources, private, force)
     return str(account["name"])
 
 
-def _check_repository(api: HfApi, name: str, sources: Sequence[str]) -> None:
-    """Refuse to write over a repository that holds a model of another kind. One that isn't there is made later."""
+def _check_repository(api: HfApi, name: str, sources: Sequence[str], private: bool, force: bool) -> None:
+    """Refuse a repository that holds a model of another kind, or is public. One that isn't there is made later."""
     try:
         found = api.model_info(name)
     except Exception:  # the upload itself says what is wrong with it
         return
     files = {sibling.rfilename for sibling in found.siblings or []}
-    if any(file.endswith(WEIGHTS) for file in files) and not files & set(sources):
+    if private and found.private is False and files - {".gitattributes"}:
+        raise ValueError(
+            f"--push {name} --private: that repository is there and is public; make it private on its settings page, "
+            "or choose another name."
+        )
+    if not force and any(file.endswith(WEIGHTS) for file in files) and not files & set(sources):
         shown = ", ".join(sorted(files)[:4])
         raise ValueError(
             f"--push {name}: that repository holds another model already ({shown}); choose another name, or --force to "

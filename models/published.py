@@ -91,7 +91,7 @@ def publish(
     if not done:
         check_out(out, force)
     if push is not None and not dry_run:
-        hub.check_push(push, _sources(encoder.model), force=force)
+        hub.check_push(push, _sources(encoder.model), private=private, force=force)
     records = next((place for place in (run, run.resolve().parent) if (place / "recipe.json").is_file()), run)
     license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
     if not done:

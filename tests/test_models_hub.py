@@ -67,7 +67,8 @@ class Hub:
                         self.answer({"type": "user", "name": "me", "orgs": [{"name": "our-lab"}]})
                 elif (name := re.sub("^/api/models/", "", self.path.split("?")[0])) in hub.repositories:
                     siblings = [{"rfilename": path} for path in hub.repositories[name]["files"]]
-                    self.answer({"id": name, "siblings": siblings, "sha": "0" * 40})
+                    private = hub.repositories[name]["private"]
+                    self.answer({"id": name, "private": private, "siblings": siblings, "sha": "0" * 40})
                 else:
                     self.answer({"error": "not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -214,6 +215,8 @@ def test_another_model_is_not_written_over(hub: Hub, run: Path, tmp_path: Path) 
     done = command(hub, run, tmp_path / "out", "--push", "our-lab/bass")
     assert done.returncode == 0, done.stderr
     assert b'from_pretrained("our-lab/bass"' in hub.repositories["our-lab/bass"]["files"]["README.md"]
+    done = command(hub, run, tmp_path / "secret", "--push", "our-lab/bass", "--private")
+    assert done.returncode == 2 and "is there and is public" in done.stderr, done.stderr
     assert command(hub, run, tmp_path / "new", "--push", "our-lab/llama", "--force").returncode == 0
 
 

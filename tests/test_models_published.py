@@ -309,6 +309,8 @@ def test_a_bare_encoder_has_an_honest_card(tmp_path: Path, monkeypatch: pytest.M
     publish(tmp_path / "bare", tmp_path / "out", license="cc-by-nc-4.0")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It hasn't been probed" in card and "No record of the run" in card and "license: cc-by-nc-4.0" in card
+    publish(tmp_path / "bare", tmp_path / "probed", results=run_folder(tmp_path / "run") / "probe")
+    assert "| synth_style | accuracy | 0.700 [0.650, 0.750] |" in (tmp_path / "probed" / "README.md").read_text()
 
 
 def test_out_is_never_overwritten_by_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
