@@ -56,17 +56,28 @@ def in_order(
             raise
 
 
-def _hold(work: Callable[[Any], Any], parent: int) -> None:
+def _hold(work: Callable[[Any], Any], maker: int) -> None:
     global _held
     _held = work
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(maker, os.getppid()), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """A pool's processes wait for work forever where the one that made them was killed."""
-    while os.getppid() == parent:
+def _end_with(maker: int, parent: int) -> None:
+    """A pool's processes wait for work forever where the one that made them was killed.
+
+    maker: that one; parent: the same where processes are forked, else a server that may outlive it.
+    """
+    while os.getppid() == parent and _lives(maker):
         time.sleep(WATCH_SECONDS)
     os._exit(1)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _do(items: list[Any]) -> list[Any]:

@@ -45,17 +45,23 @@ def test_a_killed_process_is_a_sentence():
         list(in_order(die, range(3), 2))
 
 
-def test_processes_end_with_the_one_that_made_them():
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_processes_end_with_the_one_that_made_them(tmp_path, start):
     """kill -9 leaves no process that waits for work forever."""
-    program = (
-        "import os, time\n"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, os, time\n"
         "from groundbass.data import parallel\n"
-        "found = parallel.in_order(pid, range(100), 2)\n"
-        "print(*{next(found) for _ in range(20)}, flush=True)\n"
-        "time.sleep(60)\n"
+        "def pid(_):\n"
+        "    time.sleep(0.01)\n"
+        "    return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method({start!r})\n"
+        "    found = parallel.in_order(pid, range(100), 2)\n"
+        "    print(*{next(found) for _ in range(20)}, flush=True)\n"
+        "    time.sleep(60)\n"
     )
-    program = "import os, time\ndef pid(_):\n    time.sleep(0.01)\n    return os.getpid()\n" + program
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         workers = [int(word) for word in run.stdout.readline().split()]
         run.kill()
