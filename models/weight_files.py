@@ -37,7 +37,7 @@ KNOWN = {
     "torch.nn.parameter.Parameter": torch.nn.Parameter,
     "torch.Size": torch.Size,
     "torch.device": torch.device,
-    **{f"torch.{name}": getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "int64")},
+    **{str(dtype): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)},
 }
 
 
