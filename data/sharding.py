@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import zlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from .parallel import cores, in_order
-from .shards import INDEX, OURS, ShardFile, Shards, digest_of, open_data
+from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of, open_data
 from .track import METADATA, Manifest
 
 VERSION = 2
@@ -213,7 +212,7 @@ def _chunks(job: _Job, tracks: Manifest, row: int) -> list[dict[str, Any]]:
         data, scale = _encoded(tracks, row, job.sample_rate, start, samples)
         audio = {"bytes": data, "path": f"{track.key}.{place}.flac"}
         found.append(
-            {"key": track.key, "chunk": place, "start": start, "samples": samples, "crc": zlib.crc32(data),
+            {"key": track.key, "chunk": place, "start": start, "samples": samples, "crc": checksum_of(data, scale),
              "scale": scale, "audio": audio}
         )  # fmt: skip
     return found

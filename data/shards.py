@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -172,14 +173,15 @@ class Shards(Manifest):
         try:
             table = self._file(shard).read_row_group(place, columns=["audio.bytes", "crc", "scale"], use_threads=False)
             data = table["audio"].chunk(0).field("bytes")[0].as_buffer()
-        except (OSError, pa.ArrowException, IndexError) as error:
+            scale, checksum = float(table["scale"][0].as_py()), table["crc"][0].as_py()
+        except (OSError, pa.ArrowException, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.folder}/{name} can't be read at chunk {place} ({error}): copy it again") from error
-        if zlib.crc32(data) != table["crc"][0].as_py():
+        if checksum_of(data, scale) != checksum:
             raise ValueError(
                 f"{self.folder}/{name} is damaged in chunk {place}, of {self.table['key'][row].as_py()}: its checksum "
                 "differs; copy the shard again"
             )
-        return data, float(table["scale"][0].as_py())
+        return data, scale
 
     def _file(self, shard: int) -> pq.ParquetFile:
         key = os.getpid(), shard  # a forked worker opens its own
@@ -232,6 +234,11 @@ def filesystem_of(folder: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{folder} can't be opened: {error}") from error
     return filesystem, path
+
+
+def checksum_of(data: Any, scale: float) -> int:
+    """The CRC-32 of a chunk's bytes and of its scale."""
+    return zlib.crc32(struct.pack("<d", scale), zlib.crc32(data))
 
 
 def digest_of(opened: Any) -> str:

@@ -205,6 +205,27 @@ def test_cut_missing_and_flipped_shards_are_named(sharded, tmp_path):
         Shards.open_folder(tmp_path / "out")
 
 
+def test_no_flipped_bit_is_heard(sharded, tmp_path):
+    """Anywhere in a shard, its footer and its pages' headers included: the same sound, or a sentence."""
+    whole = [sharded.read(row) for row in range(9)]
+    number = sharded.table["shard"][8].as_py()  # of the track that overshoots, whose chunks are scaled
+    rows = [row for row in range(9) if sharded.table["shard"][row].as_py() == number]
+    path = tmp_path / "out" / sharded.files[number].file
+    good = path.read_bytes()
+    generator = np.random.default_rng(0)
+    ends = np.arange(len(good) - 3000, len(good))  # the footer
+    said = []
+    for place in [*generator.integers(0, len(good), 150).tolist(), *generator.choice(ends, 150).tolist()]:
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1 << int(generator.integers(8))]) + good[place + 1 :])
+        broken = Shards.open_folder(tmp_path / "out")
+        for row in rows:
+            try:
+                np.testing.assert_array_equal(broken.read(row), whole[row])
+            except ValueError as error:
+                said.append(str(error))
+    assert len(said) > 100 and all(path.name in sentence for sentence in said)
+
+
 def test_unreadable_files_are_left_out_and_listed(corpus, tmp_path, small):
     shutil.copytree(corpus.root, tmp_path / "files")
     (tmp_path / "files/3.flac").unlink()
