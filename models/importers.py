@@ -96,6 +96,11 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
             unexpected or misshapen.
     """
     path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no file or folder {path}. From the Hugging Face Hub it comes by `hf download m-a-p/MERT-v1-95M "
+            "--local-dir mert`, for instance; then give that folder."
+        )
     if path.is_dir():
         return Imported(_folder(path), "MERT")
     content = safe_load(path)
