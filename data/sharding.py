@@ -261,9 +261,8 @@ def _finish(manifest: Manifest, job: _Job, digest: str, results: list[dict[str, 
     index = out / INDEX
     beside = index.with_name(f".{index.name}.{os.getpid()}")
     try:
-        pq.write_table(
-            table.replace_schema_metadata({METADATA: json.dumps(about).encode()}), beside, compression="zstd"
-        )
+        table = table.replace_schema_metadata({METADATA: json.dumps(about).encode()})
+        pq.write_table(table, beside, compression="zstd", write_page_checksum=True)
         beside.replace(index)
     finally:
         beside.unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class Shards(Manifest):
         try:
             filesystem, path = filesystem_of(folder)
             with filesystem.open(f"{path}/{INDEX}", "rb") as opened:
-                table = pq.read_table(opened)
+                table = pq.read_table(opened, page_checksum_verification=True)
         except FileNotFoundError:
             if not is_sharded(folder):
                 raise FileNotFoundError(
@@ -84,7 +84,7 @@ class Shards(Manifest):
                 f"{folder} has no {INDEX}: `groundbass data shard` writes it last, so sharding was not finished; the "
                 "same command goes on where it stopped"
             ) from None
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{folder}/{INDEX} is damaged ({error}): run `groundbass data shard` again") from error
         return cls._opened(table, folder, f"{folder}/{INDEX}", check)
 
@@ -97,10 +97,12 @@ class Shards(Manifest):
 
     @classmethod
     def _opened(cls, table: pa.Table, folder: str, name: str, check: bool) -> Shards:
-        about = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
-        if "shards" not in about:
-            raise ValueError(f"{name} is no index of shards: `groundbass data shard MANIFEST OUT` makes one")
-        shards = cls(table, folder, about)
+        try:
+            shards = cls(table, folder, json.loads((table.schema.metadata or {})[METADATA]))
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} is no index of shards, or is damaged ({error}): `groundbass data shard MANIFEST OUT` makes one"
+            ) from error
         shards.check(contents=check)
         return shards
 

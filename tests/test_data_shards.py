@@ -200,7 +200,13 @@ def test_cut_missing_and_flipped_shards_are_named(sharded, tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-00001\.parquet is missing"):
         Shards.open_folder(tmp_path / "out")
-    (tmp_path / "out" / INDEX).write_bytes(b"PAR1 nothing")
+    index = tmp_path / "out" / INDEX
+    good = index.read_bytes()
+    place = good.index(b"\x28\xb5\x2f\xfd") + 12  # in the first page, which Zstandard packed
+    index.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+    with pytest.raises(ValueError, match=r"index\.parquet is damaged"):
+        Shards.open_folder(tmp_path / "out")
+    index.write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match="is damaged"):
         Shards.open_folder(tmp_path / "out")
 
