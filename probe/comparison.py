@@ -82,6 +82,8 @@ def difference_of(a: Section, base: Record, b: Section, other: Record) -> tuple[
         return None, "clips, labels or splits differ"
     tables = []
     for section, record in ((a, base), (b, other)):
+        if not section.whole:
+            return None, f"{section.folder} is a long table, which has no predictions"
         path = section.home / f"{result.file_name(record['task'], record['protocol'])}.predictions.parquet"
         if not path.is_file():
             return None, f"{path} is missing"

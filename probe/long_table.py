@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import result
+from . import metrics, result
 
 SCHEMA = 1
 COLUMNS = pa.schema(
@@ -97,6 +97,43 @@ def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def table(records: Sequence[dict[str, Any]]) -> pa.Table:
     """One Arrow table of `COLUMNS` for any number of results."""
     return pa.Table.from_pylist([row for record in records for row in rows(record)], COLUMNS)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results.parquet or results.json, whoever wrote it. Raises ValueError for another schema."""
+    if path.suffix == ".parquet":
+        found = pq.read_table(path).to_pylist()
+    else:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content.get("rows") if isinstance(content, dict) else None
+    known = {row.get("schema") for row in found or [{}]}
+    if known != {SCHEMA}:
+        raise ValueError(f"{path} holds rows of the schema {known}; a long table of schema {SCHEMA} is expected.")
+    return list(found)
+
+
+def records(path: Path) -> list[list[dict[str, Any]]]:
+    """What a comparison needs of each encoder in a long table: scores with intervals, and layer curves.
+
+    The predictions that a paired difference is made of aren't in it.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    for row in read(path):
+        if row["system"] != "encoder" or row["condition"] != "clean" or row["seed"] is not None:
+            continue
+        tasks = found.setdefault((row["encoder"], row["weights"]), {})
+        place = (row["task"], row["protocol"])
+        if row["split"] == "test" and place not in tasks:  # the main metric comes first
+            tasks[place] = {
+                "task": row["task"], "protocol": row["protocol"], "encoder": row["encoder"],
+                "metric_name": metrics.NAMES.get(row["metric"], row["metric"]), "fingerprint": row["task_hash"],
+                "score": {name: row[name] for name in ("value", "low", "high")}, "layers": [], "published": {},
+            }  # fmt: skip
+        elif row["split"] == "valid" and place in tasks:
+            curve = tasks[place]["layers"]
+            curve += [None] * (row["layer"] + 1 - len(curve))
+            curve[row["layer"]] = row["value"]
+    return [list(tasks.values()) for tasks in found.values()]
 
 
 def write(folder: Path) -> None:

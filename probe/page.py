@@ -51,7 +51,8 @@ def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
         parts.append(
             _figure(curves, "Validation score of every layer, from the first (0) to the last (1).") if curves else ""
         )
-    body = "\n".join([*parts, *(_section(section) for section in sections), comparison.published_html(found)])
+    own = [_section(section) for section in sections if section.whole]
+    body = "\n".join([*parts, *own, comparison.published_html(found)])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(names)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import result
+from . import long_table, result
 from .bootstrap import Interval, mark
 
 Record = dict[str, Any]
@@ -24,10 +24,10 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
     """Compare probe results: a table here, and one page with pictures to read or send.
 
     Several encoders stand side by side, each further one with its paired difference from the first; every encoder's
-    own baselines follow.
+    own baselines follow. Of a long table alone (results.parquet, results.json) come scores, without differences.
 
     Args:
-        dirs: run folders, or folders with probe results.
+        dirs: run folders, folders with probe results, or the long tables of others.
         out: the page, .html, .md or .tex; report.html in the first folder by default.
     """
     from . import comparison  # it reads this module's tables
@@ -36,10 +36,11 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
         raise ValueError("Which results? Give run folders, or the folders that groundbass probe wrote.")
     if out is not None and out.suffix not in (".html", ".md", ".tex"):
         raise ValueError(f"--out {out}: the ending says what to write, .html, .md or .tex.")
-    sections = distinct([collect(folder) for folder in dirs])
+    sections = distinct([section for place in dirs for section in sections_of(place)])
+    own = [section for section in sections if section.whole]
     found = comparison.lines(sections)
     console = Console()
-    for section in sections:
+    for section in own:
         console.print(table(section.records, console.width))
         console.print(f"{section.name}: {verdict(section.records)}", highlight=False, markup=False)
     if len(sections) > 1:
@@ -51,10 +52,10 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
     for line in found:
         for note in line.notes:
             console.print(note, style="dim", highlight=False, markup=False)
-    target = out or dirs[0] / "report.html"
+    target = out or (dirs[0] if dirs[0].is_dir() else dirs[0].parent) / "report.html"
     if target.suffix == ".md":
-        own = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in sections)
-        text = f"{comparison.markdown(sections, found)}\n\n{own}".strip() + "\n"
+        each = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in own)
+        text = f"{comparison.markdown(sections, found)}\n\n{each}".strip() + "\n"
     elif target.suffix == ".tex":
         text = comparison.latex(sections, found)
     else:
@@ -74,6 +75,11 @@ class Section:
     def __init__(self, folder: Path, home: Path, records: list[Record], run: Path | None) -> None:
         self.folder, self.home, self.records, self.run = folder, home, records, run
         self.name = run.name if run is not None else str(records[0]["encoder"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether more is known than a long table tells."""
+        return "baselines" in self.records[0]
 
     @property
     def losses(self) -> list[Record]:
@@ -96,6 +102,13 @@ class Section:
         path = None if self.run is None else self.run / "recipe.json"
         content: Record = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
         return content
+
+
+def sections_of(place: Path) -> list[Section]:
+    """The results of a folder, or those of every encoder in a long table."""
+    if place.suffix in (".parquet", ".json") and place.is_file():
+        return [Section(place, place.parent, records, None) for records in long_table.records(place)]
+    return [collect(place)]
 
 
 def collect(folder: Path) -> Section:
@@ -133,11 +146,11 @@ def on_the_way(run: Path) -> list[tuple[int, Path]]:
 
 
 def distinct(sections: list[Section]) -> list[Section]:
-    """Runs of the same name get their whole path."""
+    """Runs of the same name get their whole path, encoders in a table the table's."""
     names = [section.name for section in sections]
     for section in sections:
         if names.count(section.name) > 1:
-            section.name = str(section.folder)
+            section.name = str(section.folder) if section.whole else f"{section.name} in {section.folder}"
     return sections
 
 

@@ -14,7 +14,7 @@ import pytest
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import comparison, long_table, result
 from groundbass.probe.fit import fit
-from groundbass.probe.report import collect, distinct, report
+from groundbass.probe.report import collect, distinct, report, sections_of
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 
@@ -138,6 +138,26 @@ def test_the_long_table_holds_every_figure_and_merges(two):
     read = json.loads((two / "good/results.json").read_text())
     assert read["table"] == 1 and read["rows"] == tables[1].to_pylist()
     assert result.read(two / "good/results.json") is None  # it is no task's result
+
+
+def test_tables_of_strangers_stand_beside_ours(two, tmp_path, capsys):
+    """Two merged tables, in both formats: scores, intervals and layer curves are theirs; no difference is made up."""
+    tables = [pq.read_table(two / name / "results.parquet") for name in ("good", "poor")]
+    pq.write_table(pa.concat_tables(tables), tmp_path / "theirs.parquet")
+    shutil.copy(two / "good/results.json", tmp_path / "good.json")
+    report((two / "poor", tmp_path / "theirs.parquet", tmp_path / "good.json"), out=tmp_path / "all.html")
+    page = (tmp_path / "all.html").read_text()
+    assert "4 encoders side by side" in page and page.count(" learned</h1>") == 1
+    assert "which has no predictions" in " ".join(capsys.readouterr().out.split())
+    ours, theirs = collect(two / "good"), sections_of(tmp_path / "theirs.parquet")
+    assert [section.name for section in theirs] == ["good", "poor"] and len(theirs[0].records) == 3
+    for a, b in zip(ours.records, theirs[0].records):
+        assert (a["task"], a["score"], a["layers"], a["metric_name"]) == (
+            b["task"], b["score"], b["layers"], b["metric_name"],
+        )  # fmt: skip
+    (tmp_path / "odd.json").write_text(json.dumps({"rows": [{"schema": 7}]}))
+    with pytest.raises(ValueError, match=r"schema \{7\}; a long table of schema 1 is expected"):
+        sections_of(tmp_path / "odd.json")
 
 
 def test_markdown_latex_and_what_the_terminal_says(two, tmp_path, capsys):
