@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -196,14 +197,17 @@ def _extractor(folder: Path, trust: bool) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' loading report and progress bar: what matters in them is raised as an error."""
+    """Without transformers' loading report, progress bar and warnings: what matters in them is raised as an error."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    level = logging.root.manager.disable
+    logging.disable(max(level, logging.WARNING))  # DeepSpeed, where it is installed, greets on the way
     try:
         yield
     finally:
+        logging.disable(level)
         transformers_logging.set_verbosity(verbosity)
         if bar:
             transformers_logging.enable_progress_bar()
