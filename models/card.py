@@ -105,9 +105,9 @@ def _origin(origin: dict[str, Any]) -> str:
     names = ", ".join(f"`{name}`" for name in dropped[:12]) or "nothing"
     more = f" and {len(dropped) - 12} more" if len(dropped) > 12 else ""
     return (
-        f"Not here: `{origin['source']}` is a file by the authors of {origin['family']} or by their code, and these are "
-        f"its weights under other names. Licence of the weights: **{origin['license']}**. Dropped on the way, since no "
-        f"hidden state needs it: {names}{more}."
+        f"Not here: `{origin['source']}` is a file by the authors of {origin['family']} or by their code, and these "
+        f"are its weights under other names. Licence of the weights: **{origin['license']}**. Dropped on the way, "
+        f"since no hidden state needs it: {names}{more}."
     )
 
 
