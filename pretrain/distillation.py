@@ -220,7 +220,8 @@ class Distillation(Objective):
         model.eval()
         for waveform, valid in zip(batch.waveform.flatten(0, 1).split(16), batch.valid.flatten().split(16)):
             fbank = model.beats.fbank(waveform)
-            inside = time_mask(model.beats.valid_patches(valid), fbank.shape[1] // 16 * model.bands)
+            patches = fbank.shape[1] // model.beats.config.patch_size * model.bands
+            inside = time_mask(model.beats.valid_patches(valid), patches)
             points.append(functional.normalize(model.latent(fbank, inside), dim=-1)[inside])
         model.train(training)
         generator = torch.Generator().manual_seed(draw_seed(self.seed, 1))

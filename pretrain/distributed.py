@@ -6,9 +6,11 @@ Every function is the identity (or the local result) where there is one process,
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from .clock import section
 
 COLLECTIVE_MINUTES = float(os.environ.get("GROUNDBASS_COLLECTIVE_MINUTES", "30"))
 """A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
+STALE_SECONDS = 600.0  # no extension compiles longer
 _LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "NCCL", "ncclRemoteError")
 
 
@@ -33,11 +36,25 @@ class RankLost(OSError):
 def join() -> PartialState:
     """Join the other processes that `accelerate launch` or `torchrun` started: NCCL on GPUs, gloo on CPUs."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available()
+    deepspeed = told("DEEPSPEED")
+    cpu = told("CPU") or not torch.cuda.is_available()
     limit = {"timeout": timedelta(minutes=COLLECTIVE_MINUTES)}
-    if several and cpu and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+    if deepspeed:
+        _remove_stale_locks()
+    if several and cpu and deepspeed:
         return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
+
+
+def _remove_stale_locks() -> None:
+    """A process killed while DeepSpeed compiled leaves a lock, and every later run would wait for it for ever."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in root.glob("**/lock"):
+        with suppress(FileNotFoundError):  # another rank was faster
+            if time.time() - lock.stat().st_mtime > STALE_SECONDS:
+                lock.unlink()
 
 
 def forget_strategy() -> None:
@@ -48,6 +65,11 @@ def forget_strategy() -> None:
     AcceleratorState._reset_state()
     if PartialState().distributed_type == DistributedType.FSDP:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def told(name: str) -> bool:
+    """Whether the launcher says ACCELERATE_USE_`name`."""
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes")
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Recipe:
     compile: bool = False
     """torch.compile the encoder"""
     checkpoint_activations: bool = False
-    """compute the encoder's activations again in the backward pass: less memory in the blocks, a third more arithmetic"""
+    """compute the encoder's activations again in the backward pass: less memory in blocks, a third more arithmetic"""
     init: str | None = None
     """begin with the weights of this encoder: a run, a published or an imported folder of the same shape"""
     seed: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,11 @@ class Training:
     def sharded(self) -> bool:
         """Whether DeepSpeed or FSDP holds the parameters, which then are saved by Accelerate."""
         return self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The recipe's precision under FSDP; elsewhere Accelerate and DeepSpeed see to it."""
+        enabled = self.accelerator.distributed_type == DistributedType.FSDP and self.recipe.precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16) if enabled else nullcontext()
 
 
 @dataclass
@@ -84,7 +89,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
         torch.manual_seed(draw_seed(recipe.seed, step, micro, accelerator.process_index))
         last = accelerator.sync_gradients = micro == accumulation - 1
         with nullcontext() if last else accelerator.no_sync(training.model):
-            with section("forward"):
+            with section("forward"), training.autocast():
                 loss: Loss = training.model(batch, step)
             tallies.append(_tally(loss, stop_asked))
             if micro == 0:

@@ -155,8 +155,14 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
             )
     distributed.forget_strategy()
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=objective.leaves_unused)
+    sharded = distributed.told("DEEPSPEED") or distributed.told("FSDP")
+    if sharded and recipe.precision == "fp16":
+        raise ValueError(
+            "precision is fp16, which isn't offered under DeepSpeed and FSDP; take bf16, or launch by ddp."
+        )
     accelerator = Accelerator(
-        mixed_precision=recipe.precision,
+        # their own mixed precision would cast weights, EMA teachers and codebooks: the step autocasts instead
+        mixed_precision="no" if sharded else recipe.precision,
         log_with=list(recipe.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "trackers")),
         kwargs_handlers=[ddp],
@@ -183,6 +189,10 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.micro(accelerator.num_processes)
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip or 0.0
         plugin.deepspeed_config["zero_allow_untested_optimizer"] = True
+        if recipe.precision == "bf16":
+            # the engine ignores other autocasts; no module is "safe": gradients are summed in float32, as under DDP
+            autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+            plugin.deepspeed_config["torch_autocast"] = autocast
         if plugin.zero_stage == 3:  # the published encoder needs whole weights
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
 

@@ -279,6 +279,19 @@ def test_a_rising_loss_is_noticed() -> None:
     assert len(said) == 1 and "the loss has risen" in said[0]
 
 
+def test_locks_of_killed_compilers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from groundbass.pretrain import distributed
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    old, fresh = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock", tmp_path / "py311_cpu" / "other" / "lock"
+    for lock in (old, fresh):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    os.utime(old, (time.time() - 700, time.time() - 700))
+    distributed._remove_stale_locks()
+    assert not old.exists() and fresh.exists(), "a compiler that still works keeps its lock"
+
+
 # Stand-ins for Slurm's commands: `srun` starts the tasks on this machine and ends with the highest of their codes.
 SRUN = """#!{python}
 import os, signal, subprocess, sys
