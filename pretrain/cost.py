@@ -1,9 +1,8 @@
 """Memory and time of a step by formula, from what `count` counted.
 
 What strategies divide among N GPUs follows ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054), and in the details the
-defaults of DeepSpeed 0.19, PyTorch's DDP, and FSDP2 as Accelerate sets it up. Bytes that aren't of float32 are those of
-the arithmetic: 2 in bf16 and fp16. ZeRO's activations are in truth smaller, since DeepSpeed runs all in 16 bits where
-autocast keeps norms and losses in float32.
+defaults of DeepSpeed 0.19, PyTorch's DDP, and FSDP2 as Accelerate sets it up. Under every strategy weights, gradients
+and what is sent are float32, and 16 bits come from autocast, whose copies of the matrices live until the backward pass.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .count import Count
+from .distributed import DEEPSPEED_BUCKET
 from .hardware import MEMORY_GB, PEAK_BF16
 from .recipe import Recipe
 
@@ -25,8 +25,6 @@ DIVIDED = ("zero3", "zero3_offload", "fsdp2")
 GIB = 2**30
 USABLE = 0.92
 """Assumed: share of a card's memory that tensors get; the rest is CUDA's context, NCCL's buffers, fragmentation."""
-BUCKET = 500_000_000
-"""Elements of DeepSpeed's buffer for gradients under way (`reduce_bucket_size`)."""
 MAX_LIVE = 1_000_000_000
 """Parameters that ZeRO-3 leaves gathered (`stage3_max_live_parameters` and `stage3_max_reuse_distance`)."""
 HOST_GBS = 25.0
@@ -65,11 +63,6 @@ class Case:
         return self.recipe.precision != "no"
 
     @property
-    def width(self) -> int:
-        """Bytes of a number in the arithmetic."""
-        return 2 if self.half else 4
-
-    @property
     def peak(self) -> float:
         """FLOP/s of a card in the recipe's precision; float32 runs as TF32, at half of bf16's."""
         return PEAK_BF16[self.gpu] / (1 if self.half else 2)
@@ -98,35 +91,34 @@ def _states(case: Case, strategy: Strategy) -> Iterator[Term]:
     """Weights, gradients, optimiser: 16 bytes per parameter where nothing is divided, in any precision."""
     trained, n = case.count.trained, case.gpus
     deepspeed, offload = strategy.startswith("zero"), strategy.endswith("offload")
-    width = case.width if deepspeed else 4  # DeepSpeed's weights and gradients have 16 bits, Adam works on a copy
     if strategy != "zero3_offload":
-        yield _numbers("weights", width, trained, n if strategy in DIVIDED else 1)
+        yield _numbers("weights", 4, trained, n if strategy in DIVIDED else 1)
         yield _numbers("frozen state", 4, case.count.frozen, n if strategy in DIVIDED else 1)
     if not offload:
-        yield _numbers("gradients", width, trained, 1 if strategy in ("ddp", "zero1") else n)
+        yield _numbers("gradients", 4, trained, 1 if strategy in ("ddp", "zero1") else n)
         yield _numbers("Adam's means", 8, trained, 1 if strategy == "ddp" else n)
-        yield _numbers("float32 copy", 4 if deepspeed else 0, trained, n)
+        yield _numbers("float32 copy", 4 if deepspeed else 0, trained, n)  # DeepSpeed's Adam works on a copy
 
 
 def _copies(case: Case, strategy: Strategy, micro: int) -> Iterator[Term]:
     """What stands beside the states: autocast's copies, gathered weights, gradients under way."""
-    count, width = case.count, case.width
+    count = case.count
     whole = count.trained + count.frozen
+    if case.half:
+        yield _numbers("16-bit copies", 2, count.matrices, 1)
     if strategy == "ddp":
-        if case.half:
-            yield _numbers("16-bit copies", 2, count.matrices, 1)
         if case.gpus > 1:
             yield _numbers("buckets", 4, count.trained, 1)
         return
     if strategy == "fsdp2":
         gathered = min(whole, count.beside_blocks + 2 * count.block)
-        yield _numbers("gathered", width, gathered, 1)
+        yield _numbers("gathered", 4, gathered, 1)
         summed = case.recipe.rank_batch(case.gpus) > micro  # without synchronisation, gradients stay whole
-        yield _numbers("whole gradients", width, count.trained if summed else gathered, 1)
+        yield _numbers("whole gradients", 4, count.trained if summed else gathered, 1)
         return
     if strategy in DIVIDED:
-        yield _numbers("gathered", width, min(whole, MAX_LIVE), 1)
-    yield _numbers("buckets", width, BUCKET, 1)
+        yield _numbers("gathered", 4, min(whole, MAX_LIVE), 1)
+    yield _numbers("buckets", 4, DEEPSPEED_BUCKET, 1)
 
 
 def _numbers(name: str, width: int, numbers: int, among: int) -> Term:
@@ -143,7 +135,7 @@ def host(case: Case, strategy: Strategy) -> list[Term]:
         _numbers("gradients", 4, trained, n),
         _numbers("float32 copy", 4, trained, n),
         _numbers("Adam's means", 8, trained, n),
-        _numbers("weights", case.width, trained, n),  # to send, under ZeRO-2
+        _numbers("weights", 4, trained, n),  # to send, under ZeRO-2
         _numbers("frozen state", 4 if strategy in DIVIDED else 0, case.count.frozen, n),
     ]
     return [term for term in terms if term.value]
@@ -193,7 +185,7 @@ def time(case: Case, strategy: Strategy, utilisation: float, network_gbs: float)
     transfers = Term("transfers", 0.0, "")
     if strategy.endswith("offload"):
         times = 3 * k if strategy in DIVIDED else k + 1
-        sent = _numbers("", case.width, count.trained, n)
+        sent = _numbers("", 4, count.trained, n)
         formula = f"{times} · {sent.formula} / {HOST_GBS:g} GB/s to and from the host"
         transfers = Term("transfers", times * sent.value / (HOST_GBS * 1e9), formula)
     communication = _communication(case, strategy, k, network_gbs)
@@ -205,14 +197,14 @@ def _communication(case: Case, strategy: Strategy, k: int, network_gbs: float) -
     """Rings: each pass of a tensor over N GPUs sends (N − 1) / N of its bytes per GPU, an all-reduce is two passes."""
     n = case.gpus
     if strategy == "ddp":
-        passes, width, said = 2, 4, "all-reduce of gradients, two passes"
+        passes, said = 2, "all-reduce of gradients, two passes"
     else:
         scatters = 1 if strategy in ("zero1", "fsdp2") else k
         gathers = 2 * k if strategy in DIVIDED else 1
-        passes, width = scatters + gathers, case.width
+        passes = scatters + gathers
         said = f"gradients scattered {scatters} ×, weights gathered {gathers} ×"
     if n == 1:
         return Term("communication", 0.0, "")
-    seconds = passes * (n - 1) / n * width * case.count.trained / (network_gbs * 1e9)
-    formula = f"{passes} · {n - 1}/{n} · {width} B · {case.count.trained:,} / {network_gbs:g} GB/s"
+    seconds = passes * (n - 1) / n * 4 * case.count.trained / (network_gbs * 1e9)
+    formula = f"{passes} · {n - 1}/{n} · 4 B · {case.count.trained:,} / {network_gbs:g} GB/s"
     return Term("communication", seconds, f"{formula} ({said})")

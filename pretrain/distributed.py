@@ -25,6 +25,8 @@ from .clock import section
 
 COLLECTIVE_MINUTES = float(os.environ.get("GROUNDBASS_COLLECTIVE_MINUTES", "30"))
 """A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
+DEEPSPEED_BUCKET = 50_000_000
+"""Elements of DeepSpeed's buffers for what is being sent; its default of 5·10⁸ is made for far larger models."""
 STALE_SECONDS = 600.0  # no extension compiles longer
 _LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "Timed out waiting", "NCCL", "ncclRemoteError")
 

@@ -33,6 +33,7 @@ from ..data.shards import open_data
 from ..data.track import Manifest
 from ..models.published import write_encoder
 from . import checkpoint, distributed, optim
+from .distributed import DEEPSPEED_BUCKET
 from .dryrun import dry_run
 from .log import Log
 from .objective import Objective, draw_seed
@@ -189,12 +190,14 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.micro(accelerator.num_processes)
         plugin.deepspeed_config["gradient_clipping"] = recipe.optim.clip or 0.0
         plugin.deepspeed_config["zero_allow_untested_optimizer"] = True
+        zero = plugin.deepspeed_config["zero_optimization"]
+        zero |= {"reduce_bucket_size": DEEPSPEED_BUCKET, "allgather_bucket_size": DEEPSPEED_BUCKET}
         if recipe.precision == "bf16":
             # the engine ignores other autocasts; no module is "safe": gradients are summed in float32, as under DDP
             autocast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
             plugin.deepspeed_config["torch_autocast"] = autocast
         if plugin.zero_stage == 3:  # the published encoder needs whole weights
-            plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+            zero["stage3_gather_16bit_weights_on_model_save"] = True
 
 
 @contextmanager

@@ -368,6 +368,37 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
             assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-2 if chaotic else 1e-4), name
 
 
+HALF = [
+    pytest.param("latent.eat_debug", "zero2", marks=pytest.mark.slow),
+    pytest.param("tokenizer.beats_tokenizer_debug", "fsdp2", marks=pytest.mark.slow),
+    *(
+        pytest.param(address, strategy, marks=pytest.mark.soak)
+        for address in ("latent.eat_debug", "masked.bestrq_debug", "tokens.beats_iter1_debug")
+        for strategy in ("zero1", "zero3", "fsdp2")
+    ),
+]
+
+
+@pytest.mark.parametrize("address, strategy", HALF)
+def test_bf16_is_the_same_under_every_strategy(
+    tmp_path: Path, one_rank: Callable[[str], Path], address: str, strategy: str
+) -> None:
+    """Autocast as under DDP: nothing that is kept between steps (weights, EMA teachers, codebooks) has 16 bits."""
+    alone = one_rank(address)  # for its manifest
+    for kind in ("ddp", strategy):
+        command = [*parity_command(address, alone.parent), "--precision", "bf16", "--run", str(tmp_path / kind)]
+        outputs = launch(on(kind, command), **environment(kind))
+        assert f"precision bf16, {NAMES[kind]}" in outputs[0]
+    runs = [lines(tmp_path / kind) for kind in (strategy, "ddp")]
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=2e-2)
+    states = [load_file(tmp_path / kind / "checkpoints/step_4/weights.safetensors") for kind in (strategy, "ddp")]
+    assert {tensor.dtype for tensor in states[0].values()} <= {torch.float32, torch.int64}
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-3), name
+
+
 NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
 
