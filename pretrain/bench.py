@@ -54,7 +54,8 @@ def train() -> list[Row]:
 
     Rows: `loop` (our loop against a bare PyTorch loop around the same module, data and loader, in turns); `data_wait`
     (share of a step); `checkpoint` and `checkpoint_share` (of the recipe's time); `two_ranks` (CPU: two ranks with a
-    thread each against one with two, at the same batch over all); `checkpoint_full` (weights and optimiser's state of
+    thread each against one with two, at the same batch over all); `switch_…` (a step with fused AdamW, in bf16, with
+    activations computed again, compiled, against one without); `checkpoint_full` (weights and optimiser's state of
     `mert_95m` with checksums, against a plain write). On a GPU, in bf16, plain and compiled, for MERT 95M and 330M,
     BEATs base, EAT base and CLMR base: seconds of audio per second, utilisation of the dense peak, peak memory.
     """

@@ -61,7 +61,7 @@ def rows() -> list[Row]:
         ]
         if not cuda:
             found.append(_two_ranks(recipe, manifest))
-    found += _full_checkpoint()
+    found += [*_switches(recipe), *_full_checkpoint()]
     return found + (_full_sizes() if cuda else [])
 
 
@@ -154,6 +154,25 @@ def _launched(recipe: Recipe, manifest: Path, ranks: int) -> float:
         raise RuntimeError(f"a run on {ranks} ranks failed; its message stands above")
     lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
     return median(line["audio_seconds_per_second"] for line in lines if line["step"] > SKIPPED)
+
+
+def _switches(recipe: Recipe) -> list[Row]:
+    """A step with each of the recipe's switches against the step without it."""
+    plain = Bench(dataclasses.replace(recipe, precision="no"))
+    fused = dataclasses.replace(recipe, precision="no", optim=dataclasses.replace(recipe.optim, fused=True))
+    benches = {
+        "fused": Bench(fused),
+        "bf16": Bench(dataclasses.replace(recipe, precision="bf16")),
+        "checkpoint_activations": Bench(dataclasses.replace(recipe, precision="no")),
+        "compile": Bench(dataclasses.replace(recipe, precision="no")),
+    }
+    benches["checkpoint_activations"].objective.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+    benches["compile"].objective.compile_encoder()
+    found = []
+    for name, bench in benches.items():
+        ours, theirs = bench.seconds(bench.step), plain.seconds(plain.step)
+        found.append(row(f"switch_{name}", ours, "s per step", "the same step without it", theirs / ours))
+    return found
 
 
 def _full_checkpoint() -> list[Row]:
