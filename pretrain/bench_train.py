@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.audio import write
 from ..data.crops import CropConfig, Crops, loader
@@ -26,6 +25,7 @@ from ..data.scan import scan_folder
 from ..data.track import Manifest
 from . import checkpoint, optim
 from .bench_parts import Bench, Row, row
+from .flops import flop_counter
 from .hardware import peak_flops
 from .objectives import contrastive, latent, masked, tokens
 from .recipe import Recipe
@@ -234,8 +234,7 @@ def _full_size(name: str, recipe: Recipe, compiled: bool) -> list[Row]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     bench = Bench(recipe)
-    counter = FlopCounterMode(display=False)
-    with counter:
+    with flop_counter() as counter:
         bench.step()
     if compiled:
         bench.objective.compile_encoder()
