@@ -30,7 +30,7 @@ quickstart: install
 	$(BIN)/groundbass quickstart $(RUN)
 
 test: install
-	$(BIN)/python -m pytest -m "not soak and not gpu" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak and not gpu" --durations=15
 
 check: install
 	$(BIN)/ruff format --check .

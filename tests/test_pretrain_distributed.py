@@ -396,7 +396,8 @@ def test_bf16_is_the_same_under_every_strategy(
     states = [load_file(tmp_path / kind / "checkpoints/step_4/weights.safetensors") for kind in (strategy, "ddp")]
     assert {tensor.dtype for tensor in states[0].values()} <= {torch.float32, torch.int64}
     for name, tensor in states[0].items():
-        assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-3), name
+        if not name.endswith("k_proj.bias"):  # attention doesn't depend on it: its gradient is rounding noise
+            assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-3), name
 
 
 NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
