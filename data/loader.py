@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,14 @@ class Loader(Iterator[Batch]):
             generator=torch.Generator(),  # else making the iterator draws from torch's global state
         )
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        children = signal.getsignal(signal.SIGCHLD)
         try:
             return iter(batches)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if self._workers and children is not None and threading.current_thread() is threading.main_thread():
+                # torch's handler raises wherever the main process is when a worker dies; `next` finds it by itself
+                signal.signal(signal.SIGCHLD, children)
 
     def __iter__(self) -> Loader:
         return self

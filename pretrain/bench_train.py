@@ -232,12 +232,12 @@ def _full_sizes() -> list[Row]:
 
 def _full_size(name: str, recipe: Recipe, compiled: bool) -> list[Row]:
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     bench = Bench(recipe)
     with flop_counter() as counter:
         bench.step()
     if compiled:
         bench.objective.compile_encoder()
+    torch.cuda.reset_peak_memory_stats()
     seconds = bench.seconds(bench.step)
     flops = float(counter.get_total_flops()) / seconds
     peak = peak_flops("bf16")

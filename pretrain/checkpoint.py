@@ -49,7 +49,8 @@ class Checkpoint:
 def begin(run: Path, step: int) -> Path:
     """An empty folder beside its later name, to be filled and then finished with :func:`finish`."""
     folder = run / "checkpoints" / f".step_{step}.part"
-    shutil.rmtree(folder, ignore_errors=True)
+    for left in (run / "checkpoints").glob(".step_*.part"):  # of runs that were killed while they wrote
+        shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
@@ -87,6 +88,9 @@ def finish(folder: Path, step: int, ranks: int, keep_last: int, keep_every: int 
     if final.exists():
         shutil.rmtree(final)
     os.replace(folder, final)
+    newer = [other for other in _folders(folder.parent) if int(other.name[5:]) > step]  # damaged: passed over on resume
+    for damaged in newer:
+        shutil.rmtree(damaged)
     for old in _folders(folder.parent)[keep_last:]:
         if keep_every is None or int(old.name[5:]) % keep_every:
             shutil.rmtree(old)

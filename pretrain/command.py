@@ -83,13 +83,15 @@ def main(argv: list[str]) -> int:
     if not options.data or options.run is None:
         missing = "--run RUN" if options.data else "--data MANIFEST"
         raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
-    manifest = mixture_of(options.data, options.run, options.same)
-    if options.avoid:
-        manifest = avoiding(manifest, options.avoid, options.run, options.root)
     try:
-        steps = train(
-            options.recipe, manifest, options.run, root=options.root, address=address, overrides=list(_overrides(words))
-        )  # fmt: skip
+        with distributed.all_or_none("before or after the steps"):
+            manifest = mixture_of(options.data, options.run, options.same)
+            if options.avoid:
+                manifest = avoiding(manifest, options.avoid, options.run, options.root)
+            overrides = list(_overrides(words))
+            steps = train(
+                options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides
+            )  # fmt: skip
     except distributed.RankLost as lost:
         print(f"groundbass: {lost}", file=sys.stderr)
         return STOPPED

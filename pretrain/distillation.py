@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -247,10 +248,11 @@ class Distillation(Objective):
 
 def _from_first(tensor: Tensor) -> Tensor:
     """The first rank's values, on all ranks."""
-    if ranks() > 1:
-        tensor = tensor.contiguous()
-        dist.broadcast(tensor, 0)
-    return tensor
+    if ranks() == 1:
+        return tensor
+    sent = tensor.to(PartialState().device).contiguous()  # NCCL knows GPUs only
+    dist.broadcast(sent, 0)
+    return sent.to(tensor.device)
 
 
 def load_teacher(config: DistillationConfig, student: BeatsModel) -> BeatsModel:

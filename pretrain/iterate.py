@@ -19,7 +19,12 @@ from .train import STOPPED, train
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended a stage after its checkpoint."""
-    return tyro.cli(iterate, args=argv, prog="groundbass iterate")
+    try:
+        with distributed.all_or_none("before or after the steps"):
+            return tyro.cli(iterate, args=argv, prog="groundbass iterate")
+    except distributed.RankLost as lost:
+        print(f"groundbass: {lost}", file=sys.stderr)
+        return STOPPED
 
 
 def iterate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class Log:
         self._training, self._main = training, training.accelerator.is_main_process
         self._began, self._since, self._wait, self._saving = time.perf_counter(), first, 0.0, 0.0
         self._clock = Clock(training.accelerator.device)
+        self._bad: set[str] = set()
         if not self._main:
             return
         self._watch = Watch(training.accelerator.device.type)
@@ -40,16 +42,23 @@ class Log:
         if training.recipe.trackers:
             training.accelerator.init_trackers("groundbass", init_kwargs=_tracker_settings(training.recipe, run))
 
-    def write(self, step: int, result: Step) -> None:
-        """Take note of a step; every `log_every` steps a line is written."""
+    def write(self, step: int, result: Step, bad: Mapping[str, str]) -> None:
+        """Take note of a step; every `log_every` steps a line is written.
+
+        bad: the tracks that turned out unreadable so far, and why.
+        """
         self._wait += result.wait_seconds
         if not self._main:
             if step % self._training.recipe.log_every == 0:
                 self._clock.take()
             return
         self._bar.update()
+        fresh = [key for key in bad if key not in self._bad]
+        self._bad |= set(fresh)
+        for key in fresh:
+            self._alarm(step, f"{key} can't be read ({bad[key]}): another crop takes its place. {len(bad)} so far.")
         if result.skipped:
-            tqdm.write(result.skipped)
+            self._alarm(step, result.skipped)
         if step % self._training.recipe.log_every and step != self._training.recipe.steps:
             return
         line = {"step": step, "loss": result.loss, "lr": result.learning_rate, "gradient_norm": result.gradient_norm}
@@ -59,14 +68,17 @@ class Log:
         timing = self._timed(step)
         self._timing.write(timing)
         for sentence in self._watch.look(line, timing):
-            self._alarms.write({"step": step, "alarm": sentence})
-            tqdm.write(f"Step {step}: {sentence}")
+            self._alarm(step, sentence)
         self._bar.set_postfix_str(
             f"loss {result.loss:.4g}, {timing['audio_seconds_per_second']:.0f} s of audio/s", refresh=False
         )
         self._training.accelerator.log(
             {**{name: value for name, value in line.items() if name != "step"}, **_timing_names(timing)}, step=step
         )
+
+    def _alarm(self, step: int, sentence: str) -> None:
+        self._alarms.write({"step": step, "alarm": sentence})
+        tqdm.write(f"Step {step}: {sentence}")
 
     def saved(self, seconds: float) -> None:
         """Take note of a checkpoint, during which training stood still."""

@@ -147,7 +147,7 @@ class Recipe:
 
 FREE = frozenset(
     {"steps", "log_every", "checkpoint_every", "keep_last", "keep_every", "workers", "trackers", "max_bad_share"}
-    | {"probe_every", "probe_tasks", "prefetch"}
+    | {"probe_every", "probe_tasks", "prefetch", "checkpoint_activations"}
 )
 """What may differ when a run folder goes on: how long, how it is logged, where it runs."""
 

@@ -53,9 +53,11 @@ def versions() -> dict[str, str]:
 
 
 def manifest_hash(manifest: Manifest) -> str:
-    """blake2b over the tracks' keys and content hashes in their order: what a crop can depend on."""
+    """blake2b over the tracks' keys, content hashes and weights in their order: what a crop can depend on."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("key", "hash"):
+    for name in ("key", "hash", "weight"):
+        if name not in manifest.table.column_names:
+            continue
         for value in manifest.table.column(name).to_pylist():
             digest.update(f"{value}\n".encode())
     return digest.hexdigest()

@@ -74,6 +74,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate
 
+    kept = _followers(training) if recipe.nonfinite == "skip" else []
     training.objective.logs = (step + 1) % recipe.log_every == 0
     wait = 0.0
     losses: list[Loss] = []
@@ -95,7 +96,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
             if micro == 0:
                 reference = (tallies[0][1] * accumulation).clamp(min=1e-12)
             with section("backward"):
-                accelerator.backward(loss.value * (loss.weight * accelerator.num_processes / reference).float())
+                _backward(training, loss.value * (loss.weight * accelerator.num_processes / reference).float(), last)
         losses.append(Loss(loss.value.detach(), loss.weight.detach().float(), loss.metrics))
 
     tally = torch.stack(tallies).sum(0)
@@ -103,7 +104,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
         # with one micro-batch the reference is the weight
         correction = reference / tally[1].clamp(min=1e-12) if accumulation > 1 else None
         norm = _finish_gradient(training, correction)
-        # the only wait for the device in a step: what follows depends on these numbers
+        # what the step itself waits for the device: what follows depends on these numbers
         total, weight, asked, length = torch.cat([tally, norm.detach().to(tally)[None]]).tolist()
         mean = total / weight if weight else 0.0
         skipped = _complaint(training, step, mean, length, losses, keys)
@@ -113,6 +114,9 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
         torch.manual_seed(draw_seed(recipe.seed, step))
         with torch.no_grad():
             training.objective.after_step(step)
+            if skipped is not None:
+                for tensor, before in kept:
+                    tensor.copy_(before)
     metrics = _mean_metrics(losses, weight) if training.objective.logs else {}
     return Step(mean, learning_rate, length, asked > 0, skipped, wait, metrics)
 
@@ -124,11 +128,33 @@ def _tally(loss: Loss, stop_asked: bool) -> Tensor:
     return distributed.all_reduce_sum(tally)
 
 
+def _followers(training: Training) -> list[tuple[Tensor, Tensor]]:
+    """What follows a step without a gradient (batch norm, codebooks, EMA teachers), each with a copy."""
+    objective = training.objective
+    frozen = [tensor for tensor in objective.parameters() if not tensor.requires_grad and not hasattr(tensor, "ds_id")]
+    return [(tensor, tensor.detach().clone()) for tensor in (*objective.buffers(), *frozen)]
+
+
+def _backward(training: Training, loss: Tensor, last: bool) -> None:
+    """The backward pass of a micro-batch; DeepSpeed's engine is told whether it is the step's last."""
+    if training.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        training.model.set_gradient_accumulation_boundary(is_boundary=last)
+        training.model.backward(loss)
+    else:
+        training.accelerator.backward(loss)
+
+
 def _finish_gradient(training: Training, correction: Tensor | None) -> Tensor:
     """Correct the gradient's weight, clip it, and return its norm before clipping: [] on the device."""
     device = training.accelerator.device
-    if training.accelerator.distributed_type == DistributedType.DEEPSPEED:  # the engine has clipped and stepped
-        return torch.as_tensor(training.model.get_global_grad_norm() or 0.0, device=device)
+    if training.accelerator.distributed_type == DistributedType.DEEPSPEED:  # the engine clips and steps
+        optimizer = training.model.optimizer
+        if correction is not None:
+            optimizer.override_loss_scale(1.0 / float(correction))  # by which it divides the gradient
+        training.model.step()
+        if correction is not None:
+            optimizer.override_loss_scale(1.0)
+        return torch.as_tensor(float(training.model.get_global_grad_norm() or 0.0), device=device)
     if correction is not None:
         for parameter in training.objective.parameters():
             if parameter.grad is not None:

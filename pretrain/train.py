@@ -25,7 +25,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.crops import Batch, Crops, loader
@@ -83,8 +88,9 @@ def train(
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
+    begun = any((run / "checkpoints").glob("step_*"))
     init = None
-    if recipe.init is not None:
+    if recipe.init is not None and not begun:
         init = start_from(objective.encoder, recipe.init)
         objective.encoder_loaded()
 
@@ -94,6 +100,8 @@ def train(
     with distributed.main_first():
         run.mkdir(parents=True, exist_ok=True)
     objective.prepare(manifest, run)
+    if begun and known is not None:
+        init = known.get("init")
     record |= {"ranks": processes.num_processes, "objective": objective.provenance(), "init": init}
     if known is not None:
         check_teachers(run, known, record)
@@ -125,11 +133,11 @@ def train(
 
     # 8. The steps.
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
-    with _batches(training, crops, first) as batches, Log(training, run, first) as log, _sigterm() as asked:
+    with _batches(training, crops, first) as (batches, bad), Log(training, run, first) as log, _sigterm() as asked:
         for step in range(first, recipe.steps):
             with distributed.all_or_none(f"in step {step + 1}"):
                 result = train_step(training, batches, step, asked.is_set())
-            log.write(step + 1, result)
+            log.write(step + 1, result, bad)
             done = step + 1 == recipe.steps or result.stop_asked
             probing = recipe.probe_every > 0 and (step + 1) % recipe.probe_every == 0
             if done or probing or (step + 1) % recipe.checkpoint_every == 0:
@@ -201,8 +209,11 @@ def _tell_deepspeed(accelerator: Accelerator, recipe: Recipe) -> None:
 
 
 @contextmanager
-def _batches(training: Training, crops: Crops, first: int) -> Iterator[Iterator[Batch]]:
-    """The micro-batches from step `first` on, on the device; closed whatever happens, or Python waits for workers."""
+def _batches(training: Training, crops: Crops, first: int) -> Iterator[tuple[Iterator[Batch], dict[str, str]]]:
+    """The micro-batches from step `first` on, on the device, and what turned out unreadable: {key: reason}.
+
+    Closed whatever happens, or Python waits for workers.
+    """
     recipe, accelerator = training.recipe, training.accelerator
     ranks = accelerator.num_processes
     batches = loader(
@@ -211,14 +222,15 @@ def _batches(training: Training, crops: Crops, first: int) -> Iterator[Iterator[
         pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
     )  # fmt: skip
     try:
-        yield on_device(batches, accelerator.device, ahead=recipe.prefetch)
+        yield on_device(batches, accelerator.device, ahead=recipe.prefetch), batches.bad
     finally:
         batches.close()
 
 
 def _resume(training: Training, run: Path, say: Any) -> int:
     """Load the newest whole checkpoint; returns the steps it has done, 0 where there is none."""
-    saved = checkpoint.newest(run, say)
+    found = [checkpoint.newest(run, say) if training.accelerator.is_main_process else None]
+    saved = broadcast_object_list(found)[0]  # one decides for all
     if saved is None:
         return 0
     if training.sharded:
@@ -248,8 +260,10 @@ def _save(training: Training, run: Path, step: int) -> float:
     accelerator.wait_for_everyone()
     encoder = objective.encoder
     if training.sharded:
-        accelerator.save_state(str(part / "sharded"))
+        with checkpoint.complete(part, step):
+            accelerator.save_state(str(part / "sharded"))
         state = accelerator.get_state_dict(training.model)
+        accelerator.wait_for_everyone()  # each rank has written its files
     else:
         state = objective.state_dict()
     if accelerator.is_main_process:

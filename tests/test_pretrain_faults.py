@@ -176,7 +176,7 @@ def test_a_lost_rank_ends_the_others_in_bounded_time(manifest: Path, tmp_path: P
 def test_a_loss_that_is_no_number_names_the_rank_and_its_tracks(manifest: Path, tmp_path: Path) -> None:
     """Every rank stops, and says whose batch it was; a step may be left out instead, by all of them alike."""
     codes, said = two_ranks("nan", tmp_path, "masked.bestrq_debug", "--data", str(manifest))
-    assert codes == [2, 2], said
+    assert codes == [78, 78], said  # higher than the 75 of a rank that was lost: no new start cures it
     for words in said:
         assert re.search(r"In step 3 the loss is nan on rank 1 with the tracks \d\.flac, \d\.flac\. The weights", words)
     (tmp_path / "skip").mkdir()
@@ -194,6 +194,9 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(manifest: Path) -> N
     found = [next(disturbed) for _ in range(3)]
     for worker in disturbed._batches._workers:  # type: ignore[union-attr]
         os.kill(worker.pid, signal.SIGKILL)
+    busy = time.monotonic()
+    while time.monotonic() - busy < 0.5:  # a step computes: nothing may be raised into it
+        pass
     with pytest.warns(UserWarning, match="a loader process died at step"):
         found += [next(disturbed) for _ in range(5)]
     for ours, theirs in zip(found, expected, strict=True):

@@ -297,6 +297,45 @@ def test_skipping_leaves_the_weights_of_the_step_before(manifest: Path, tmp_path
     assert torch.equal(before["head.weight"], after["head.weight"])
 
 
+def test_a_skipped_step_leaves_no_trace_in_buffers(manifest: Path, tmp_path: Path) -> None:
+    """Codebooks and running statistics that met the bad batch are as before it."""
+
+    def spoil(objective: Objective, batch: Batch) -> Tensor:
+        objective.average.fill_(float("nan"))  # type: ignore[operator, union-attr]
+        return torch.tensor(float("nan"))
+
+    train(toy(spoil, step=1, nonfinite="skip", steps=2), manifest, tmp_path / "skipped")
+    train(toy(steps=1, checkpoint_every=1), manifest, tmp_path / "before")
+    after, before = (
+        load_file(tmp_path / run / "checkpoints" / f"step_{step}" / "weights.safetensors")
+        for run, step in (("skipped", 2), ("before", 1))
+    )
+    assert all(torch.equal(after[name], before[name]) for name in after)
+    assert "The step is skipped" in (tmp_path / "skipped" / "alarms.jsonl").read_text()
+
+
+def test_a_damaged_checkpoint_that_is_newer_costs_no_whole_one(manifest: Path, tmp_path: Path) -> None:
+    train(toy(steps=4, keep_last=2), manifest, tmp_path)
+    (tmp_path / "checkpoints" / "step_4" / "weights.safetensors").write_bytes(b"rotten")
+    (tmp_path / "checkpoints" / ".step_9.part").mkdir()
+    part = checkpoint.begin(tmp_path, 3)
+    shutil.copy(tmp_path / "checkpoints" / "step_2" / "weights.safetensors", part)
+    checkpoint.finish(part, 3, 1, keep_last=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_3"]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found.step == 3
+
+
+def test_a_run_goes_on_without_the_encoder_that_it_began_with(manifest: Path, tmp_path: Path) -> None:
+    train(contrastive(checkpoint_every=4), manifest, tmp_path / "first")
+    shutil.copytree(tmp_path / "first" / "encoder", tmp_path / "encoder")
+    recipe = contrastive(init=str(tmp_path / "encoder"), checkpoint_every=2)
+    train(dataclasses.replace(recipe, steps=2), manifest, tmp_path / "second")
+    shutil.rmtree(tmp_path / "encoder")
+    assert train(recipe, manifest, tmp_path / "second") == 4
+    assert json.loads((tmp_path / "second" / "recipe.json").read_text())["init"]
+
+
 def test_an_objective_can_stop_the_run(manifest: Path, tmp_path: Path) -> None:
     def stop(*_: Any) -> None:
         raise TrainingStopped("The labels carry no information.")
@@ -304,6 +343,15 @@ def test_an_objective_can_stop_the_run(manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match="no information"):
         train(toy(stop, step=2), manifest, tmp_path)
     assert (tmp_path / "checkpoints/step_2").is_dir()
+
+
+def test_effective_rank_of_what_is_no_number_is_no_number() -> None:
+    from groundbass.pretrain.objectives.contrastive import effective_rank
+
+    embeddings = torch.randn(8, 4)
+    assert 1 < float(effective_rank(embeddings)) <= 4
+    embeddings[2, 1] = float("nan")
+    assert torch.isnan(effective_rank(embeddings))
 
 
 def test_another_recipe_or_manifest_is_refused(manifest: Path, tmp_path: Path) -> None:

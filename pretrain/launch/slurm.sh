@@ -8,8 +8,9 @@
 # `groundbass pretrain`. One task is one rank: as many per node as it has GPUs (on CPUs: ACCELERATE_USE_CPU=true).
 # Five minutes before the end Slurm sends SIGTERM to every rank. The step in progress is finished, a checkpoint written,
 # and the ranks end with 75, which puts the job into the queue again; the same run folder goes on. So do 75 of ranks that
-# lost another one, and 137 of one that was killed (memory?), at most MOST_RESTARTS times. Any other code is a fault,
-# whose sentence stands in the log: the job ends.
+# lost another one, and 134, 137 or 143 of one that was aborted (by NCCL's watchdog), killed (memory?) or terminated
+# before its first step, at most MOST_RESTARTS times. Any other code is a fault, whose sentence stands in the log: the job
+# ends.
 #SBATCH --job-name=groundbass
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
@@ -36,8 +37,12 @@ srun --kill-on-bad-exit=0 bash -c '
     exec python -m groundbass.pretrain "$@"' rank "$@"
 code=$?
 
-if { [ "$code" -eq 75 ] || [ "$code" -eq 137 ]; } && [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-20}" ]; then
-    echo "groundbass: not done yet (code $code); job $SLURM_JOB_ID goes into the queue again"
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+case "$code" in
+75 | 134 | 137 | 143)
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt "${MOST_RESTARTS:-20}" ]; then
+        echo "groundbass: not done yet (code $code); job $SLURM_JOB_ID goes into the queue again"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
 exit "$code"

@@ -194,11 +194,14 @@ def contrast(
 def effective_rank(embeddings: Tensor) -> Tensor:
     """How many directions embeddings [batch, dim] use: exp(entropy of the normalised singular values), 1 … min(shape).
 
-    Roy and Vetterli 2007, of the embeddings without their mean: 1 means collapse onto a line.
+    Roy and Vetterli 2007, of the embeddings without their mean: 1 means collapse onto a line. NaN for embeddings that
+    aren't finite.
     """
-    singular = torch.linalg.svdvals((embeddings - embeddings.mean(0)).float())
+    centred = (embeddings - embeddings.mean(0)).float()
+    singular = torch.linalg.svdvals(torch.nan_to_num(centred, 0.0, 0.0, 0.0))
     share = singular / singular.sum().clamp(min=1e-12)
-    return torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
+    rank = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
+    return torch.where(centred.isfinite().all(), rank, torch.nan)
 
 
 @contextmanager
