@@ -137,7 +137,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"groundbass: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\ngroundbass: stopped; finished work is kept, and the same command goes on from it.", file=sys.stderr)
+        print(
+            "\ngroundbass: stopped; what was finished and saved is kept, and the same command goes on from it.",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 

@@ -79,8 +79,8 @@ class Loader(Iterator[Batch]):
         self._batches: Iterator[tuple[Batch | None, dict[str, str]]] | None = self._start()
 
     def _start(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
-        """Workers from the present step on. They block SIGTERM: a scheduler sends it to all processes, and the step in
-        progress needs them to finish.
+        """Workers from the present step on. They block SIGTERM and SIGINT: a scheduler and a terminal send them to all
+        processes, and the step in progress needs them to finish.
         """
         batches = DataLoader(
             self._dataset,
@@ -92,7 +92,7 @@ class Loader(Iterator[Batch]):
             prefetch_factor=PREFETCH if self._workers else None,
             generator=torch.Generator(),  # else making the iterator draws from torch's global state
         )
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         children = signal.getsignal(signal.SIGCHLD)
         try:
             return iter(batches)

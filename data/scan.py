@@ -59,7 +59,7 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
     any other column is a label) goes into the manifest.
 
     Args:
-        folder: folder with WAV, FLAC, OGG or MP3 files at any depth; hidden files are ignored.
+        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth; hidden files are ignored.
         out: the Parquet manifest to write.
         workers: processes that decode; one per CPU core by default.
     """
@@ -71,6 +71,16 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
         raise ValueError(f"none of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
     manifest.write(out)
     print("\n".join(_summary(manifest, skipped, rows, out, listed)))
+    others = Counter(
+        path.suffix.lower() for path in Path(folder).rglob("*") if path.suffix.lower() in OTHER_AUDIO and path.is_file()
+    )
+    if others:
+        told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        print(f"not read: {told} (no free decoder here; convert them, e.g. ffmpeg -i song.m4a song.flac)")
+
+
+OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".dsf")
+"""Music that libsndfile can't decode."""
 
 
 def scan_folder(
@@ -192,7 +202,8 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
         columns = list(reader.fieldnames or [])
         if "path" not in columns:
             raise ValueError(
-                f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, relative"
+                f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, each file's place "
+                "relative to the folder."
             )
         rows = list(reader)
     if any(None in row for row in rows):

@@ -100,7 +100,8 @@ def main(argv: list[str]) -> int:
     if distributed.rank() == 0:
         print(
             f"Done: {steps} steps. Encoder: {options.run / 'encoder'}; losses: {options.run / 'loss.jsonl'}.\n"
-            f"Next: groundbass probe {shlex.quote(str(options.run))} synth:MANIFEST   (or folder:PATH --label COLUMN)"
+            f"Next: groundbass probe {shlex.quote(str(options.run))} folder:PATH --label COLUMN   "
+            "(or synth:CORPUS, gtzan_genre, …)"
         )
     return 0
 

@@ -70,6 +70,10 @@ def check_same(run: Path, new: dict[str, Any]) -> dict[str, Any] | None:
     """
     path = run / "recipe.json"
     if not path.exists():
+        if (run / "config.json").exists():
+            raise ValueError(
+                f"{run} is a published model, not a run: choose another --run (--init {run} begins with its weights)."
+            )
         return None
     try:
         old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

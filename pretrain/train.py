@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,7 @@ from .start import start_from
 from .step import Training, train_step
 
 STOPPED = 75
-"""Exit code of a run that a SIGTERM ended after its checkpoint (EX_TEMPFAIL): start the same command again to go on."""
+"""Exit code of a run that SIGTERM or Ctrl-C ended after its checkpoint (EX_TEMPFAIL): the same command goes on."""
 
 
 def train(
@@ -66,7 +67,7 @@ def train(
 
     root: where the manifest's paths begin, if not where the manifest says.
     address, overrides: how the recipe was named on the command line, for recipe.json.
-    Returns the steps done: fewer than recipe.steps where a SIGTERM came.
+    Returns the steps done: fewer than recipe.steps where SIGTERM or Ctrl-C came.
     Raises ValueError where the folder holds another run or the recipe doesn't fit the machine, and TrainingStopped
     where going on would be a waste.
     """
@@ -133,7 +134,11 @@ def train(
 
     # 8. The steps.
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
-    with _batches(training, crops, first) as (batches, bad), Log(training, run, first) as log, _sigterm() as asked:
+    with (
+        _batches(training, crops, first) as (batches, bad),
+        Log(training, run, first) as log,
+        _asked_to_stop() as asked,
+    ):
         for step in range(first, recipe.steps):
             with distributed.all_or_none(f"in step {step + 1}"):
                 result = train_step(training, batches, step, asked.is_set())
@@ -151,7 +156,7 @@ def train(
 
     # 9. Where things are.
     if result.stop_asked and step + 1 < recipe.steps:
-        say(f"Stopped by SIGTERM after step {step + 1}, with a checkpoint; the same command goes on from there.")
+        say(f"Stopped as asked after step {step + 1}, with a checkpoint; the same command goes on from there.")
     return step + 1
 
 
@@ -316,21 +321,29 @@ def _strategy(training: Training) -> str:
 
 
 @contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process: the step in progress and a checkpoint are finished."""
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM or a first Ctrl-C sets: the step in progress and a checkpoint are finished.
+
+    A second Ctrl-C ends the process at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if asked.is_set():
+                raise KeyboardInterrupt
+            print("\nFinishing this step and a checkpoint; Ctrl-C once more stops at once.", file=sys.stderr)
         asked.set()
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _silent(*_: object) -> None:

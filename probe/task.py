@@ -251,7 +251,9 @@ def available() -> tuple[list[str], list[str]]:
     names = sorted({question.corpus for question in questions().values()})
     root = os.environ.get("GROUNDBASS_DATA")
     here = [name for name in names if root and (Path(root) / name).exists()]
-    missing = []
+    missing = (
+        [] if root else ["GROUNDBASS_DATA isn't set: let it name the folder that holds the corpora, each by name."]
+    )
     for name in names:
         if name not in here:
             tasks = ", ".join(q.name for q in questions().values() if q.corpus == name)

@@ -336,7 +336,7 @@ def test_the_slurm_script_trains_requeues_and_goes_on(manifest: Path, tmp_path: 
         time.sleep(0.1)
     os.kill(int(re.findall(r"srun pid (\d+)", log.read_text())[0]), signal.SIGTERM)
     assert job.wait(timeout=120) == 75, log.read_text()
-    assert "Stopped by SIGTERM" in log.read_text() and "goes into the queue again" in log.read_text()
+    assert "Stopped as asked after step" in log.read_text() and "goes into the queue again" in log.read_text()
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     done = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
     assert submit("ddp", str(done + 2)).wait(timeout=120) == 0, log.read_text()

@@ -244,22 +244,25 @@ def test_half_a_line_of_a_killed_run_is_cut(manifest: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_sigterm_ends_with_a_checkpoint_and_the_run_goes_on(manifest: Path, tmp_path: Path, workers: int) -> None:
-    """A scheduler sends it to the loader's workers too."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_end_with_a_checkpoint_and_the_run_goes_on(
+    manifest: Path, tmp_path: Path, workers: int, number: signal.Signals
+) -> None:
+    """A scheduler and a terminal send them to the loader's workers too."""
     sent: list[int] = []
 
     def terminate(*_: Any) -> None:
         if not sent:
             sent.append(1)
             for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
-                os.kill(process or 0, signal.SIGTERM)
+                os.kill(process or 0, number)
 
     train(toy(steps=6, checkpoint_every=5), manifest, tmp_path / "straight")
     recipe = toy(terminate, step=1, steps=6, checkpoint_every=5, workers=workers)
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     done = train(recipe, manifest, tmp_path / "run")
     assert done == 3, "the signal comes in the second step, the third hears of it"
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     assert train(recipe, manifest, tmp_path / "run") == 6
     assert weights(tmp_path / "run", 6) == weights(tmp_path / "straight", 6)
 
@@ -408,6 +411,12 @@ def test_a_step_waits_for_the_device_once(manifest: Path, tmp_path: Path, monkey
     optim = Optim(lr=1e-2, clip=1.0, fused=True)  # the other kernels count their steps on the CPU
     train(toy(optim=optim, micro_batch=2, log_every=100), manifest, tmp_path)
     assert asked == []
+
+
+def test_a_published_folder_is_no_run(manifest: Path, tmp_path: Path) -> None:
+    train(toy(steps=1), manifest, tmp_path / "run")
+    with pytest.raises(ValueError, match="is a published model, not a run"):
+        train(toy(steps=1), manifest, tmp_path / "run" / "encoder")
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(manifest: Path, tmp_path: Path) -> None:
