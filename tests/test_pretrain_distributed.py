@@ -240,11 +240,11 @@ def test_contrast_over_two_ranks_is_that_of_the_double_batch(
         assert torch.allclose(two_ranks[1][name]["buffers"][buffer].float(), tensor.float(), atol=1e-5), buffer
 
 
-def write_tones(folder: Path, count: int = 8, shortest: float = 4.0) -> Path:
-    """Tracks of 4 s but for the first of `shortest` seconds; its manifest."""
+def write_tones(folder: Path, count: int = 8, short: int = 0) -> Path:
+    """Tracks of four seconds; the first `short` ones are shorter than a crop."""
     tracks = []
     for number in range(count):
-        time = np.arange(int(8000 * (4 if number else shortest))) / 8000
+        time = np.arange(8000 * 4 if number >= short else 2400 * (2 + number)) / 8000
         noise = np.random.default_rng(number).standard_normal(len(time))
         sound = (0.2 * np.sin(2 * np.pi * (150 + 60 * number) * time) + 0.02 * noise).astype(np.float32)
         write(folder / f"{number}.flac", sound, 8000)
@@ -335,7 +335,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The run of each objective on one rank, made when first asked for; beside its manifest."""
     folder = tmp_path_factory.mktemp("one")
-    write_tones(folder, shortest=0.7)  # shorter than a crop: padded
+    write_tones(folder, short=1)
 
     def run(address: str) -> Path:
         if not (folder / address).exists():
