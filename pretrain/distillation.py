@@ -130,7 +130,7 @@ class Distillation(Objective):
         if self.training:
             keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), total)
             self._note(direction[inside], codes[inside], keys[inside])
-        commitment = functional.mse_loss(direction[inside], codewords[inside]) if inside.any() else latent.sum() * 0
+        commitment = self._commitment((direction - codewords).float().square().mean(-1), inside)
         cosine, count = self._cosine(estimate.float(), wanted.float(), inside)
         value = 1 - cosine + self.config.commitment * commitment
         metrics = label_metrics(self.counts) | {"cosine": cosine.detach(), "commitment": commitment.detach()}
@@ -146,6 +146,16 @@ class Distillation(Objective):
             each, counted = functional.cosine_similarity(mean, wanted, dim=-1), number[:, 0] > 0
         count = counted.sum()
         return each.masked_fill(~counted, 0.0).sum() / count.clamp(min=1), count
+
+    def _commitment(self, each: Tensor, inside: Tensor) -> Tensor:
+        """Mean over patches; for logits over each clip's, then over clips: what the weight counts, as for the cosine.
+
+        each: [batch, tokens], distances; inside: bool [batch, tokens].
+        """
+        each, number = each.masked_fill(~inside, 0.0), inside.sum(1)
+        if self.config.target == "hidden":
+            return each.sum() / number.sum().clamp(min=1)
+        return (each.sum(1) / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
 
     @torch.no_grad()
     def _taught(self, waveform: Tensor, mask: Tensor | None) -> Tensor:

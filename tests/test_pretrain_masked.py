@@ -108,9 +108,45 @@ def test_loss_is_the_weighted_sum_of_its_terms_over_masked_frames() -> None:
         total += 3.0 * (predicted - magnitude[item, frame]).square().mean().item()
         count += 1
     assert frame_mask is not None
-    penalty = features[frame_mask].square().mean().item()
+    # the square summed over frames, per masked frame, times the masked share of a crop without padding
+    usual = float(mask[1].sum()) / 74
+    penalty = usual * features[frame_mask].square().mean(1).sum().item() / count
     assert int(loss.weight) == count and not (mask & ~frame_mask).any()
     assert loss.value.item() == pytest.approx(total / count + 10 * penalty, rel=1e-4)
+    assert float(loss.metrics["feature_penalty"]) == pytest.approx(penalty, rel=1e-4)
+
+
+def test_the_penalty_is_a_mean_square_where_nothing_is_padded() -> None:
+    objective, batch = build(changed(masked.mert_debug(), mixture=masked.Mixture(probability=0.0))), make_batch()
+    features, _ = objective.encoder.extract(batch.waveform[:, 0])
+    found = float(objective(batch, 0).metrics["feature_penalty"])
+    assert found == pytest.approx(float(features.detach().square().mean()), rel=1e-5)
+    assert masked.usual_coverage(Masking(kind="fairseq", coverage=0.8), 374) == pytest.approx(0.54, abs=0.01)
+
+
+def cut(batch: Batch, rows: slice) -> Batch:
+    return Batch(batch.waveform[rows], batch.sample_rate, batch.valid[rows], batch.starts[rows], batch.keys[rows],
+                 batch.index[rows])  # fmt: skip
+
+
+def test_micro_batches_combine_to_the_whole_batch_in_spite_of_padding() -> None:
+    """Loss, penalty and gradient, with clips of four lengths, one of them too short for a span."""
+    recipe = changed(masked.mert_debug(), mixture=masked.Mixture(probability=0.0))
+    batch = make_batch(valid=(24_000, 1_200, 9_000, 17_000))
+    found = []
+    for division in ([slice(0, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1), slice(1, 2), slice(2, 4)]):
+        objective = build(recipe)
+        losses = [objective(cut(batch, rows), 0) for rows in division]
+        weight = sum(loss.weight for loss in losses)
+        value = sum(loss.value * loss.weight for loss in losses) / weight
+        value.backward()
+        penalty = sum(loss.metrics["feature_penalty"] * loss.weight for loss in losses) / weight
+        gradient = next(p.grad for p in objective.encoder.feature_extractor.parameters())
+        found.append((int(weight), value.detach(), penalty, gradient))
+    for other in found[1:]:
+        assert other[0] == found[0][0]
+        for ours, theirs in zip(other[1:], found[0][1:]):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_unmasked_frames_count_as_much_as_they_are_told() -> None:
@@ -298,6 +334,31 @@ def test_dead_codewords_are_revived(corpus: Path) -> None:
     with torch.no_grad():
         objective.after_step(19)
     assert float(objective.encoder.quantizer.codebooks[0, 3].abs().max()) < 100
+
+
+def test_revival_is_the_same_however_a_batch_is_divided(corpus: Path) -> None:
+    """Codebooks after two steps in which codewords are revived, for three divisions into micro-batches."""
+    batches = [make_batch(samples=48_000, valid=(48_000, 500, 20_000)) for _ in range(2)]
+    batches[1] = dataclasses.replace(batches[1], waveform=batches[1].waveform.flip(0), index=torch.arange(4, 8))
+    found = []
+    for division in ([slice(0, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1), slice(1, 2), slice(2, 4)]):
+        torch.manual_seed(0)
+        objective = dataclasses.replace(tokenizer.mel_rvq_debug().objective, revive_every=1).build().train()
+        objective.prepare(Manifest.open(corpus), Path())
+        objective.usage[:, :4] = 0.0
+        for step, batch in enumerate(batches):
+            before = objective.encoder.quantizer.codebooks.clone()
+            losses = [objective(cut(batch, rows), step) for rows in division]
+            with torch.no_grad():
+                objective.after_step(step)
+            assert all(torch.isfinite(loss.value) for loss in losses)
+        moved = (objective.encoder.quantizer.codebooks - before).norm(dim=-1) > 0.1
+        assert moved.any()
+        entropy = losses[0].metrics["entropy"]
+        assert all(loss.metrics["entropy"] == entropy for loss in losses)
+        found.append([objective.encoder.quantizer.codebooks.clone(), objective.usage.clone(), entropy])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_trains_its_tokenizer_first_and_finds_it_again(corpus: Path, tmp_path: Path) -> None:

@@ -137,6 +137,25 @@ def test_label_counts_know_entropy_use_and_majority() -> None:
         counts.follow(9)
 
 
+def test_statistics_of_micro_batches_become_those_of_the_step() -> None:
+    counts = LabelCounts((8,), window=10, least_entropy=1.0, name="test")
+    told = []
+    for labels in (torch.zeros(60, 1), torch.arange(20)[:, None] % 4):
+        counts.observe(labels.long())
+        told.append(counts.statistics())
+    assert float(told[0]["entropy"]) == 0
+    counts.follow(0)
+    share = np.array([65, 5, 5, 5]) / 80
+    entropy = -(share * np.log2(share)).sum()
+    for found in told:
+        assert float(found["entropy"]) == pytest.approx(entropy) == float(found["entropy_0"])
+        assert float(found["perplexity"]) == pytest.approx(2**entropy)
+        assert float(found["majority"]) == pytest.approx(65 / 80) and float(found["use_0"]) == 0.5
+    counts.observe(torch.full((1000, 1), 7))
+    counts.follow(1)
+    assert float(told[0]["entropy"]) == pytest.approx(entropy)  # another step's
+
+
 # --- quantisers ---------------------------------------------------------------------------------------------------
 
 

@@ -208,6 +208,30 @@ def test_the_distillation_loss_is_cosine_and_commitment(manifest: Manifest, tmp_
     assert int(loss.weight) == len(torch.cat(cosines))
 
 
+@pytest.mark.parametrize("target", ["hidden", "logits"])
+def test_distillation_combines_over_micro_batches(manifest: Manifest, tmp_path: Path, target: str) -> None:
+    torch.manual_seed(1)
+    config = tokens.DEBUG.config()
+    config.classes = 5
+    write_encoder(BeatsModel(config).eval(), tmp_path / "tuned")
+    width = {"hidden": config.hidden_size, "logits": 5}[target]
+    changes = {"teacher": str(tmp_path / "tuned"), "target": target, "teacher_dim": width}
+    objective = build_distillation(manifest, tmp_path, **changes)
+    batch = make_batch(valid=[20_000, 9_000, 5_000])
+    parts = [make_batch(valid=[20_000, 9_000, 5_000]) for _ in range(2)]
+    for part, rows in zip(parts, (slice(0, 1), slice(1, 3))):
+        part.waveform, part.valid, part.index = batch.waveform[rows], batch.valid[rows], batch.index[rows]
+        part.starts, part.keys = batch.starts[rows], batch.keys[rows]
+    whole, losses = objective(batch, 0), [objective(part, 0) for part in parts]
+    weight = sum(float(loss.weight) for loss in losses)
+    assert weight == float(whole.weight)
+    for name in ("cosine", "commitment"):
+        mean = sum(float(loss.metrics[name]) * float(loss.weight) for loss in losses) / weight
+        assert mean == pytest.approx(float(whole.metrics[name]), rel=1e-5)
+    mean = sum(float(loss.value.detach()) * float(loss.weight) for loss in losses) / weight
+    assert mean == pytest.approx(float(whole.value.detach()), rel=1e-5)
+
+
 def test_codewords_follow_the_mean_of_what_chose_them(manifest: Manifest, tmp_path: Path) -> None:
     objective = build_distillation(manifest, tmp_path, revive_below=0.0)
     before = objective.encoder.quantizer.codewords.clone()

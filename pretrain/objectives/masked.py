@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -129,7 +130,8 @@ class Masked(Objective):
 
     The loss is the sum over targets of weight × loss (cross entropy summed over codebooks, or mean square error, each
     averaged over the masked frames; `unmasked_weight` adds the others), plus the penalty on the front end's output. Its
-    weight is the number of masked frames.
+    weight is the number of masked frames, so everything in it is a sum over them, and batches combine exactly; where
+    nothing is padded, the penalty is the mean square over all frames.
     """
 
     encoder: MertModel
@@ -187,7 +189,8 @@ class Masked(Objective):
             open_ears = time_mask(valid_frames, frames) & ~mask
             value = value + self._predict_unmasked(output.last_hidden_state, wanted, open_ears, mask.sum())
         if self.config.feature_penalty > 0 and self.config.encoder.frontend == "conv":
-            penalty = _mean_square(features, frame_mask)
+            inside = time_mask(valid_frames, frames) & mask.any(1, keepdim=True)
+            penalty = usual_coverage(self.config.masking, frames) * _square(features, inside) / mask.sum().clamp(min=1)
             value = value + self.config.feature_penalty * penalty
             metrics["feature_penalty"] = penalty.detach()
         weight = mask.sum()
@@ -280,12 +283,20 @@ def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
 
 
-def _mean_square(features: Tensor, frame_mask: Tensor | None) -> Tensor:
-    """Mean square of the front end's output [batch, frames, channels] over valid frames, in float32."""
-    square = features.float().square()
-    if frame_mask is None:
-        return square.mean()
-    return (square * frame_mask[..., None]).sum() / (frame_mask.sum().clamp(min=1) * features.shape[-1])
+@cache
+def usual_coverage(masking: Masking, frames: int) -> float:
+    """Masked share of crops of `frames` without padding: the mean over 16 fixed batches of 16 (spans are alike).
+
+    The penalty is usual coverage × sum of squares / masked frames: its weight (the masked frames) cancels, which keeps
+    it exact over micro-batches and ranks, and a mean over frames where the crops are covered as usual.
+    """
+    masks = [masking.draw(torch.full((16,), frames), frames, seeds) for seeds in torch.arange(256).split(16)]
+    return float(torch.cat(masks).float().mean())
+
+
+def _square(features: Tensor, inside: Tensor) -> Tensor:
+    """Square of the front end's output [batch, frames, channels], mean over channels, sum over bool [batch, frames]."""
+    return features.float().square().mean(-1).masked_fill(~inside, 0.0).sum()
 
 
 def gradient_shares(terms: dict[str, Tensor], hidden: Tensor) -> Metrics:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,8 +27,9 @@ from ...data.crops import CropConfig, Crops, loader
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, StackedMel
 from ...models.transformer import time_mask
 from ..distillation import UNTRAINED, DistillationConfig
-from ..distributed import all_reduce_sum, ranks
-from ..objective import Loss, Objective, draw_seed
+from ..distributed import all_reduce_sum, gather
+from ..masking import uniform
+from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.target import Metrics
@@ -38,6 +38,8 @@ from . import tokens
 if TYPE_CHECKING:
     from ...data.crops import Batch
     from ...data.track import Manifest
+
+REVIVE = 132  # stream of draws
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,22 @@ class MelRVQ(Objective):
         self.register_buffer("usage", torch.ones(books, codes))
         self.register_buffer("sums", self.encoder.quantizer.codebooks.clone())
         self.counts = LabelCounts((codes,) * books, window=100, least_entropy=2.0, name="mel_rvq")
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pending: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Reconstruct the valid frames; the mean is over frames and mel bins."""
-        waveform = batch.waveform.flatten(0, 1)
+        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
         with torch.autocast(waveform.device.type, enabled=False):
-            frames = self._valid_frames(waveform, batch.valid.flatten())
+            frames = self._valid_frames(waveform, valid)
             latent = self.encoder.project(frames)
             codes, quantised, residuals = self.encoder.quantizer.quantize(latent)
             rebuilt = self.encoder.reconstruct(latent + (quantised - latent).detach())
-            reconstruction = functional.mse_loss(rebuilt, frames)
-            commitment = functional.mse_loss(latent, quantised)
+            reconstruction = (rebuilt - frames).square().sum() / max(1, frames.numel())
+            commitment = (latent - quantised).square().sum() / max(1, latent.numel())
         if self.training:
-            self._note(codes, residuals)
+            total = waveform.shape[1] // self.config.hop
+            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), total)
+            self._note(codes, residuals, keys[time_mask(self.encoder.valid_frames(valid), total)])
             self.counts.observe(codes)
         metrics: Metrics = {"reconstruction": reconstruction.detach(), "commitment": commitment.detach()}
         value = reconstruction + self.config.commitment * commitment
@@ -114,13 +118,20 @@ class MelRVQ(Objective):
             return found
 
     @torch.no_grad()
-    def _note(self, codes: Tensor, residuals: Tensor) -> None:
-        """Keep a micro-batch's statistics until the step: uses, sums and some residuals for revival."""
+    def _note(self, codes: Tensor, residuals: Tensor, keys: Tensor) -> None:
+        """Keep a micro-batch's statistics until the step: uses, sums, and the residuals of lowest keys for revival.
+
+        codes: int64 [n, codebooks]; residuals: [codebooks, n, latent]; keys: float64 [n] in [0, 1).
+        """
         books, size, _ = self.sums.shape
         flat = (codes.T + torch.arange(books, device=codes.device)[:, None] * size).flatten()
         uses = torch.bincount(flat, minlength=books * size).float().view(books, size)
         sums = torch.zeros_like(self.sums).flatten(0, 1).index_add_(0, flat, residuals.flatten(0, 1)).view_as(self.sums)
-        self._pending.append((uses, sums, residuals[:, : 4 * size]))
+        # as many rows on every rank, however little sound it heard; a row without a frame has key 2
+        lowest = keys.argsort()[:size]
+        missing = size - len(lowest)
+        fresh = functional.pad(residuals[:, lowest].transpose(0, 1), (0, 0, 0, 0, 0, missing))
+        self._pending.append((uses, sums, fresh, functional.pad(keys[lowest], (0, missing), value=2.0)))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -129,7 +140,8 @@ class MelRVQ(Objective):
             return
         uses = torch.stack([entry[0] for entry in self._pending]).sum(0)
         sums = torch.stack([entry[1] for entry in self._pending]).sum(0)
-        residuals = self._pending[-1][2]
+        residuals = torch.cat([entry[2] for entry in self._pending])
+        keys = torch.cat([entry[3] for entry in self._pending])
         self._pending = []
         uses, sums = all_reduce_sum(uses), all_reduce_sum(sums)
         decay = self.config.decay
@@ -138,18 +150,22 @@ class MelRVQ(Objective):
         codebooks = self.encoder.quantizer.codebooks
         codebooks.copy_(self.sums / self.usage.clamp(min=1e-4)[..., None])
         if (step + 1) % self.config.revive_every == 0:
-            self._revive(residuals, step)
+            self._revive(residuals, keys)
         self.counts.follow(step)
 
-    def _revive(self, residuals: Tensor, step: int) -> None:
-        """Put codewords chosen under a tenth as often as the average onto random residuals [codebooks, n, latent]."""
+    def _revive(self, residuals: Tensor, keys: Tensor) -> None:
+        """Put codewords chosen under a tenth as often as the average onto residuals of the step.
+
+        residuals: [n, codebooks, latent]; keys: float64 [n], 2 where there is no frame; n is alike on all ranks. The
+        lowest keys over all ranks are taken, so that the division into ranks and micro-batches changes nothing.
+        """
         size = self.sums.shape[1]
-        draw = torch.Generator().manual_seed(draw_seed(self.seed, step))
-        pick = torch.randint(residuals.shape[1], (size,), generator=draw)
-        fresh = residuals[:, pick.to(residuals.device)]
-        if ranks() > 1:  # all ranks take the first one's, or codebooks would drift apart
-            fresh = fresh.contiguous()
-            dist.broadcast(fresh, 0)
+        residuals, keys = gather(residuals), gather(keys)
+        count = int((keys < 2).sum())
+        if not count:
+            return
+        order = keys.argsort()[torch.arange(size, device=keys.device) % count]
+        fresh = residuals[order].transpose(0, 1)
         usual = self.usage.mean(1, keepdim=True)
         dead = self.usage < 0.1 * usual
         self.usage.copy_(torch.where(dead, usual, self.usage))

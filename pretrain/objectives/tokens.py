@@ -280,8 +280,7 @@ def check_rate(batch: Batch, expected: int) -> None:
 def label_metrics(counts: LabelCounts) -> dict[str, Tensor | float]:
     """Entropy (bits), perplexity, share of codes in use, share of the most frequent code."""
     found = counts.statistics()
-    chosen: dict[str, Tensor | float] = {name: found[name] for name in ("entropy", "use", "majority")}
-    return chosen | {"perplexity": 2 ** found["entropy"]}
+    return {name: found[name] for name in ("entropy", "use", "majority", "perplexity")}
 
 
 def _tokenizer(config: TokensConfig, shape: BeatsConfig) -> BeatsQuantizer:

@@ -52,6 +52,7 @@ class LabelCounts(nn.Module):
         self.register_buffer("counts", torch.zeros(len(classes), max(classes)))
         self.register_buffer("sizes", torch.tensor(classes), persistent=False)
         self._pending: Tensor | None = None
+        self._told: list[Tensor] = []  # statistics of this step's micro-batches, until the joint ones are known
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
@@ -61,23 +62,33 @@ class LabelCounts(nn.Module):
         seen = torch.bincount(shifted.flatten(), minlength=self.counts.numel()).view_as(self.counts).float()
         self._pending = seen if self._pending is None else self._pending + seen
 
-    @torch.no_grad()
     def statistics(self) -> Metrics:
-        """Entropy (bits), share of codes in use (seen within a few windows) and share of the most frequent code."""
-        counts = self.counts if self._pending is None else self.counts + self._pending
-        share = counts / counts.sum(1, keepdim=True).clamp(min=1e-9)
+        """Entropy (bits), share of codes in use (seen within a few windows) and share of the most frequent code.
+
+        Also the perplexity: the geometric mean of the codebooks'. A micro-batch knows its own rank's labels only, so
+        `follow` overwrites the tensors returned since the last step with what is true of all ranks' and micro-batches'.
+        """
+        values = self._measure(self.counts if self._pending is None else self.counts + self._pending)
+        if self._pending is not None:
+            self._told.append(values)
+        names = ["majority", "majority_0", "entropy", "use", "perplexity"]
+        names += [f"{what}_{book}" for what in ("entropy", "use") for book in range(len(self.classes))]
+        return dict(zip(names, values, strict=True))  # views
+
+    @torch.no_grad()
+    def _measure(self, counts: Tensor) -> Tensor:
+        """The statistics of a histogram [codebooks, classes], in the order of `statistics`' names."""
+        majority = (counts / counts.sum(1, keepdim=True).clamp(min=1e-9)).amax(1)
         entropy = _entropy(counts)
         use = (counts > 1e-2).sum(1) / self.sizes
-        majority = share.amax(1)
-        found: Metrics = {"majority": majority.mean(), "majority_0": majority[0]}
-        found |= {"entropy": entropy.mean(), "use": use.mean()}
-        for book in range(len(self.classes)):
-            found[f"entropy_{book}"], found[f"use_{book}"] = entropy[book], use[book]
-        return found
+        means = [majority.mean(), majority[0], entropy.mean(), use.mean(), 2 ** entropy.mean()]
+        return torch.cat([torch.stack(means), entropy, use])
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """Take a step's labels, of all ranks, into the histogram; judge their entropy once per window.
+
+        The step's `statistics` become those of the histogram.
 
         Raises:
             TrainingStopped: a codebook's labels carry fewer bits than expected.
@@ -86,6 +97,9 @@ class LabelCounts(nn.Module):
         if self._pending is not None:
             self.counts.mul_(1 - 1 / self.window).add_(all_reduce_sum(self._pending))
             self._pending = None
+            for values in self._told:
+                values.copy_(self._measure(self.counts))
+            self._told = []
         if (step + 1) % self.window:
             return
         for book, (bits, least) in enumerate(zip(_entropy(self.counts).tolist(), self.least)):
