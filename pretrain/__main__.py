@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from typing import NoReturn
 
-from accelerate import PartialState
+import torch.distributed as dist
 
 from .command import main
 
@@ -31,14 +32,18 @@ def run() -> int:
         traceback.print_exc()
         return FAULT
     finally:
-        if PartialState._shared_state:
-            PartialState().destroy_process_group()
+        if dist.is_initialized() and dist.get_backend() != "gloo":  # gloo's threads can abort while they are ended
+            dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    code = run()
-    if "deepspeed" in sys.modules:  # its threads can abort Python's own end after all is done and written
+def leave(code: int) -> NoReturn:
+    """End the process; among ranks at once, since threads of gloo and DeepSpeed can abort Python's own end."""
+    if "deepspeed" in sys.modules or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    leave(run())

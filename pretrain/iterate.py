@@ -135,4 +135,6 @@ def _silent(*_: object) -> None:
 
 
 if __name__ == "__main__":  # accelerate launch -m groundbass.pretrain.iterate tiny …
-    sys.exit(main(sys.argv[1:]))
+    from .__main__ import leave
+
+    leave(main(sys.argv[1:]))

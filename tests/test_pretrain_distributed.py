@@ -317,8 +317,8 @@ def join():
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return state
 distributed.join = join
-from groundbass.pretrain.__main__ import run
-sys.exit(run())
+from groundbass.pretrain.__main__ import leave, run
+leave(run())
 """
 
 

@@ -128,9 +128,9 @@ def step(training, batches, number, *rest):
             batches = iter([dataclasses.replace(batch, waveform=batch.waveform * float("nan"))])
     return real(training, batches, number, *rest)
 module.train_step = step
-from groundbass.pretrain.__main__ import run
+from groundbass.pretrain.__main__ import leave, run
 sys.argv = [sys.argv[0], *sys.argv[2:]]
-sys.exit(run())
+leave(run())
 """
 
 
