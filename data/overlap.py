@@ -103,7 +103,7 @@ def manifest_of(address: str) -> Manifest:
     name, _, root = address.partition(":")
     path = Path(address).expanduser()
     if name in corpora.names() and (root or not path.exists()):
-        return corpora.manifest(name, Path(root).expanduser() if root else _place_of(name))
+        return corpora.manifest(name, Path(root).expanduser() if root else corpora.place_of(name))
     if path.is_dir() and (path / "manifest.parquet").is_file():
         return Manifest.open(path / "manifest.parquet")
     if "://" in address or is_sharded(path) or is_dataset(path):
@@ -116,14 +116,6 @@ def manifest_of(address: str) -> Manifest:
             f"{', '.join(corpora.names())}."
         )
     return open_data(path)
-
-
-def _place_of(corpus: str) -> Path:
-    if "GROUNDBASS_DATA" not in os.environ:
-        raise ValueError(
-            f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
-        )
-    return Path(os.environ["GROUNDBASS_DATA"]) / corpus
 
 
 def find_overlap(

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch.distributed as dist
 
 from .command import main
+from .distributed import among_others
 
 FAULT = 78  # EX_CONFIG
 
 
-def run() -> int:
+def run(command: Callable[[list[str]], int] = main) -> int:
     """Run the command; an error that the user can cure is a sentence on stderr and the exit code 2.
 
     Of several ranks a fault ends with FAULT, the highest of their codes: those that lost it end with 75, which asks for
     another start.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = among_others()
     try:
-        return main(sys.argv[1:])
+        return command(sys.argv[1:])
     except (ValueError, OSError) as error:
         print(f"groundbass pretrain: {error}", file=sys.stderr)
         return FAULT if several else 2
@@ -38,7 +40,7 @@ def run() -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process; among ranks at once, since threads of gloo and DeepSpeed can abort Python's own end."""
-    if "deepspeed" in sys.modules or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if "deepspeed" in sys.modules or among_others():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

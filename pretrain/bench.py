@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.mert import MertConfig
 from .bench_parts import Bench, Row, peak_memory, row
-from .hardware import PEAK_BF16
+from .hardware import peak_flops
 from .mixture import Mixture, draw_segments, mix
 from .objective import draw_seeds
 from .objectives import masked
@@ -164,7 +164,7 @@ def flops(config: MertConfig, samples: int) -> float:
 def _utilisation(bench: Bench, step: float, forward: float) -> list[Row]:
     """FLOPs of forward and backward (3 × forward, of the whole batch) over the step's seconds and the device's peak."""
     name = torch.cuda.get_device_name()
-    peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
+    peak = peak_flops("bf16")
     rate = 3 * forward / step
     rows = [row("flops", rate / 1e12, "TFLOP/s")]
     return rows if peak is None else [*rows, row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]

@@ -18,10 +18,11 @@ from ..data import mixture
 from ..data.hf_dataset import is_dataset
 from ..data.shards import is_sharded, open_data
 from . import distributed
+from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .record import write_json
-from .train import STOPPED, train
+from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
                            [--optim.lr 2e-4] …
@@ -80,27 +81,25 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         print(_plan(address, options.recipe))
         return 0
-    if not options.data or options.run is None:
+    run = options.run
+    if not options.data or run is None:
         missing = "--run RUN" if options.data else "--data MANIFEST"
         raise ValueError(f"{missing} is missing: groundbass pretrain {address} --data MANIFEST --run RUN.")
-    try:
-        with distributed.all_or_none("before or after the steps"):
-            manifest = mixture_of(options.data, options.run, options.same)
-            if options.avoid:
-                manifest = avoiding(manifest, options.avoid, options.run, options.root)
-            overrides = list(_overrides(words))
-            steps = train(
-                options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides
-            )  # fmt: skip
-    except distributed.RankLost as lost:
-        print(f"groundbass: {lost}", file=sys.stderr)
-        return STOPPED
+    return distributed.to_an_end(lambda: _pretrain(options, run, address, words))
+
+
+def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
+    manifest = mixture_of(options.data, run, options.same)
+    if options.avoid:
+        manifest = avoiding(manifest, options.avoid, run, options.root)
+    overrides = list(_overrides(words))
+    steps = train(options.recipe, manifest, run, root=options.root, address=address, overrides=overrides)
     if steps < options.recipe.steps:
         return STOPPED
     if distributed.rank() == 0:
         print(
-            f"Done: {steps} steps. Encoder: {options.run / 'encoder'}; losses: {options.run / 'loss.jsonl'}.\n"
-            f"Next: groundbass probe {shlex.quote(str(options.run))} folder:PATH --label COLUMN   "
+            f"Done: {steps} steps. Encoder: {run / 'encoder'}; losses: {run / 'loss.jsonl'}.\n"
+            f"Next: groundbass probe {shlex.quote(str(run))} folder:PATH --label COLUMN   "
             "(or synth:CORPUS, gtzan_genre, …)"
         )
     return 0

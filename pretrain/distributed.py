@@ -6,8 +6,9 @@ Every function is the identity (or the local result) where there is one process,
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from .clock import section
 
+STOPPED = 75
+"""Exit code of a run that SIGTERM, Ctrl-C or a lost rank ended (EX_TEMPFAIL): the same command goes on."""
 COLLECTIVE_MINUTES = float(os.environ.get("GROUNDBASS_COLLECTIVE_MINUTES", "30"))
 """A collective that waits longer than this has lost a rank: the process ends instead of hanging."""
 DEEPSPEED_BUCKET = 50_000_000
@@ -37,8 +40,7 @@ class RankLost(OSError):
 
 def join() -> PartialState:
     """Join the other processes that `accelerate launch` or `torchrun` started: NCCL on GPUs, gloo on CPUs."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    deepspeed = told("DEEPSPEED")
+    several, deepspeed = among_others(), told("DEEPSPEED")
     cpu = told("CPU") or not torch.cuda.is_available()
     limit = {"timeout": timedelta(minutes=COLLECTIVE_MINUTES)}
     if deepspeed:
@@ -46,6 +48,16 @@ def join() -> PartialState:
     if several and cpu and deepspeed:
         return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
+
+
+def to_an_end(work: Callable[[], int]) -> int:
+    """The exit code of a command's work: its own, or STOPPED with a sentence where another rank was lost."""
+    try:
+        with all_or_none("before or after the steps"):
+            return work()
+    except RankLost as lost:
+        print(f"groundbass: {lost}", file=sys.stderr)
+        return STOPPED
 
 
 def _remove_stale_locks() -> None:
@@ -67,6 +79,11 @@ def forget_strategy() -> None:
     AcceleratorState._reset_state()
     if PartialState().distributed_type == DistributedType.FSDP:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def among_others() -> bool:
+    """Whether this process was launched as one of several ranks."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def told(name: str) -> bool:

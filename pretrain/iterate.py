@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,18 +12,14 @@ import tyro
 
 from . import distributed
 from .command import manifest_of
+from .distributed import STOPPED
 from .recipe import Recipe, find
-from .train import STOPPED, train
+from .train import train
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended a stage after its checkpoint."""
-    try:
-        with distributed.all_or_none("before or after the steps"):
-            return tyro.cli(iterate, args=argv, prog="groundbass iterate")
-    except distributed.RankLost as lost:
-        print(f"groundbass: {lost}", file=sys.stderr)
-        return STOPPED
+    return distributed.to_an_end(lambda: tyro.cli(iterate, args=argv, prog="groundbass iterate"))
 
 
 def iterate(
@@ -135,6 +130,6 @@ def _silent(*_: object) -> None:
 
 
 if __name__ == "__main__":  # accelerate launch -m groundbass.pretrain.iterate tiny …
-    from .__main__ import leave
+    from .__main__ import leave, run
 
-    leave(main(sys.argv[1:]))
+    leave(run(main))

@@ -50,9 +50,6 @@ from .record import check_same, check_teachers, describe, write_json
 from .start import start_from
 from .step import Training, train_step
 
-STOPPED = 75
-"""Exit code of a run that SIGTERM or Ctrl-C ended after its checkpoint (EX_TEMPFAIL): the same command goes on."""
-
 
 def train(
     recipe: Recipe,

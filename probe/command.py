@@ -15,11 +15,12 @@ import torch
 import tyro
 from rich.console import Console
 
+from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
 from . import baselines, few_shot, long_table, result, robustness
 from .contract import attributes, problems
 from .descriptors import Chroma, Mfcc, Tzanetakis
-from .features import FeatureStore, Frames, default_root, digest, identity
+from .features import FeatureStore, Frames, digest, identity
 from .fit import Features, Outcome, Protocol, fit
 from .frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .report import said, table
@@ -129,7 +130,7 @@ def probe(
     if not head_seeds:
         raise ValueError("--head-seeds needs at least one seed.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    keep = FeatureStore(store or default_root() / "features", window_seconds, workers=workers, device=device)
+    keep = FeatureStore(store or cache_folder() / "features", window_seconds, workers=workers, device=device)
     missing: list[str] = []
     if "all" in asked:
         here, missing = available()

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import mmap
-import os
 import shutil
 import sys
 from collections import Counter
@@ -37,11 +36,6 @@ VERSION = 2  # of this file's arithmetic; a change gives new keys
 LARGE_BYTES = 2**30  # a memory-mapped array of more isn't kept in memory
 Pooling = Literal["mean", "mean+std", "frames"]
 Array = npt.NDArray[np.float32]
-
-
-def default_root() -> Path:
-    """$GROUNDBASS_CACHE, else ~/.cache/groundbass."""
-    return Path(os.environ.get("GROUNDBASS_CACHE") or Path.home() / ".cache" / "groundbass")
 
 
 def identity(encoder: Encoder) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
         raise ValueError(
             f"There is no task {name!r}. Near or known: {', '.join(near)}. Your own labels: folder:PATH --label NAME."
         )
-    where = _place(chosen[0].corpus, place)
+    where = Path(place) if place else corpora.place_of(chosen[0].corpus)
     manifest = _open(chosen[0].corpus, where)
     return [_checked(question, question.meet(manifest, f"{question.name}:{where}"), manifest) for question in chosen]
 
@@ -267,16 +267,6 @@ def _source(corpus: str, place: Path) -> str:
         return f"`groundbass data synth {place}` makes it."
     known = corpora.corpus(corpus)
     return f"{known.source} Licence: {known.licence}"
-
-
-def _place(corpus: str, place: str) -> Path:
-    if place:
-        return Path(place)
-    if "GROUNDBASS_DATA" in os.environ:
-        return Path(os.environ["GROUNDBASS_DATA"]) / corpus
-    raise ValueError(
-        f"Where is the corpus {corpus!r}? Write {corpus}:PATH, or set GROUNDBASS_DATA to the folder above it."
-    )
 
 
 def _open(corpus: str, path: Path) -> Manifest:

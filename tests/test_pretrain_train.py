@@ -29,10 +29,11 @@ from groundbass.data.track import Manifest, Track
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain import checkpoint
 from groundbass.pretrain.command import main
+from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
 from groundbass.pretrain.objectives.contrastive import Contrastive
 from groundbass.pretrain.recipe import Optim, Recipe, find
-from groundbass.pretrain.train import STOPPED, train
+from groundbass.pretrain.train import train
 
 SAMPLES = 20736  # SampleCNN's window at 8 kHz
 

@@ -6,6 +6,7 @@ Every reader goes in two steps: the annotations (`entries(root)`, no audio neede
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from difflib import get_close_matches
 from functools import cache
@@ -15,7 +16,7 @@ from ..track import Manifest
 from .corpus import Corpus, Entry
 from .recordings import tracks_of
 
-__all__ = ["Corpus", "Entry", "corpus", "manifest", "names", "shortfall"]
+__all__ = ["Corpus", "Entry", "corpus", "manifest", "names", "place_of", "shortfall"]
 
 
 def names() -> list[str]:
@@ -39,6 +40,15 @@ def manifest(name: str, root: str | Path, progress: bool = True) -> Manifest:
     Raises FileNotFoundError or ValueError in a sentence that says where to get the corpus.
     """
     return Manifest.from_tracks(tracks_of(corpus(name), root, progress), root)
+
+
+def place_of(name: str) -> Path:
+    """Where a corpus lies by itself: $GROUNDBASS_DATA/NAME. Raises ValueError where the variable isn't set."""
+    if "GROUNDBASS_DATA" not in os.environ:
+        raise ValueError(
+            f"Where is the corpus {name!r}? Write {name}:PATH, or set GROUNDBASS_DATA to the folder above it."
+        )
+    return Path(os.environ["GROUNDBASS_DATA"]) / name
 
 
 def shortfall(name: str, tracks: Manifest, split: str = "split") -> list[str]:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ...data.crops import CropConfig
 from ...models.quantizers import MelQuantizer
-from ..distributed import main_first, ranks
+from ..distributed import STOPPED, main_first, ranks
 from ..objectives.tokenizer import MelRVQConfig
 from ..recipe import Optim, Recipe
-from ..train import STOPPED, train
+from ..train import train
 from .codes import CodeHead, CodeHeadSettings
 from .target import FrameGrid, Target
 
