@@ -27,9 +27,9 @@ from ...data.crops import CropConfig
 from ...models.cpc import MUSIC, SPEECH, CpcConfig, CpcModel
 from ..clock import section
 from ..distributed import gather
-from ..masking import uniform
 from ..objective import Loss, Objective, draw_seeds, example_index
 from ..recipe import Optim, Recipe
+from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.crops import Batch
