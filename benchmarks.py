@@ -1,4 +1,4 @@
-"""`groundbass bench`: finds the functions in the folders' `bench.py`, runs them, prints a table or JSON lines."""
+"""`groundbass bench`: finds the functions in the folders' `bench` rooms, runs them, prints a table or JSON lines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FOLDERS = ("data", "models", "pretrain", "probe")
 
 
 def available() -> dict[str, str]:
-    """Return {benchmark name: folder}, read from the files without importing them."""
+    """Return {benchmark name: folder}, read from the folders' `bench` rooms without importing them."""
     found = {}
     for folder in FOLDERS:
-        path = Path(__file__).parent / folder / "bench.py"
+        path = Path(__file__).parent / folder / "bench" / "__init__.py"
         if path.exists():
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -30,7 +30,7 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     """Run the named benchmarks, one after the other.
 
     Raises:
-        ValueError: a name that no folder's `bench.py` has.
+        ValueError: a name that no folder's `bench` room has.
     """
     known = available()
     if not names:
@@ -39,7 +39,7 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(known)}.")
-    from .pretrain.hardware import hardware
+    from .pretrain.run.hardware import hardware
 
     for name in names:
         with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
@@ -56,7 +56,7 @@ def print_table(name: str, rows: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .pretrain.hardware import hardware
+    from .pretrain.run.hardware import hardware
 
     table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {hardware()}", title_justify="left")
     table.columns[0].min_width = 20  # names stay whole

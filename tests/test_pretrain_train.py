@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import groundbass.pretrain.train as train_module
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.crops import Batch, CropConfig
 from groundbass.data.track import Manifest, Track
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
-from groundbass.pretrain import checkpoint
 from groundbass.pretrain.command import main
 from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
 from groundbass.pretrain.objectives.contrastive import Contrastive
 from groundbass.pretrain.recipe import Optim, Recipe, find
+from groundbass.pretrain.run import checkpoint
 from groundbass.pretrain.train import train
 
 SAMPLES = 20736  # SampleCNN's window at 8 kHz
@@ -133,6 +133,35 @@ def test_contrast_resumes_to_the_bit(manifest: Path, tmp_path: Path) -> None:
     train(contrastive(), manifest, tmp_path / "twice")
     assert weights(tmp_path / "twice", 4) == weights(tmp_path / "straight", 4)
     assert (tmp_path / "twice/loss.jsonl").read_bytes() == (tmp_path / "straight/loss.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("steps", [6, 4], ids=["goes on", "is done"])
+@pytest.mark.parametrize("left", ["stale", "none"])
+def test_a_kill_between_checkpoint_and_encoder_leaves_no_stale_encoder(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, left: str
+) -> None:
+    """The encoder is that of the checkpoint before anything else happens, also where all steps are done."""
+    run, first = tmp_path / "run", 2 if left == "stale" else 0
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if first:
+        train(toy(steps=first), manifest, run)
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "write_encoder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy(steps=4, checkpoint_every=4), manifest, run)
+    assert (run / "checkpoints/step_4").is_dir() and (run / "encoder").exists() == bool(first)
+    monkeypatch.setattr(train_module, "dry_run", killed)  # the next thing that happens in a run with steps to do
+    if steps == 4:
+        assert train(toy(), manifest, run) == 4
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(toy(steps=steps), manifest, run)
+    saved = load_file(run / "checkpoints/step_4/weights.safetensors")
+    published = load_file(run / "encoder/model.safetensors")
+    assert published and all(torch.equal(saved[f"encoder.{name}"], value) for name, value in published.items())
 
 
 def test_a_run_leaves_what_it_promises(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -465,7 +494,7 @@ def test_the_command_trains_a_folder_and_repeats_from_recipe_json(
 @pytest.mark.gpu
 def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Path) -> None:
     from groundbass.data.crops import Crops, loader
-    from groundbass.pretrain.prefetch import on_device
+    from groundbass.pretrain.run.prefetch import on_device
 
     crops = Crops(Manifest.open(manifest), CropConfig(8000, SAMPLES), 0)
     device = torch.device("cuda")

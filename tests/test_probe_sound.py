@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from groundbass.probe.baselines.hand_crafted import (
+    Chroma,
+    Mfcc,
+    Tzanetakis,
+    beat_histogram,
+    pitch_histogram,
+    rhythm,
+    timbre,
+)
 from groundbass.probe.contract import problems
-from groundbass.probe.decoding import peaks, track_beats, viterbi
-from groundbass.probe.descriptors import Chroma, Mfcc, Tzanetakis, beat_histogram, pitch_histogram, rhythm, timbre
-from groundbass.probe.frames import chord_classes, chord_spans
-from groundbass.probe.robustness import LEVELS, Degradation
+from groundbass.probe.curves.robustness import LEVELS, Degradation
+from groundbass.probe.heads.decoding import peaks, track_beats, viterbi
+from groundbass.probe.heads.frames import chord_classes, chord_spans
 
 RATE = 22_050
 
@@ -135,6 +143,17 @@ def test_descriptors_keep_the_contract_except_the_rate():
         assert [line for line in problems(descriptor).failed if "22050 Hz" not in line and "padding" not in line] == []
     found = Tzanetakis().hidden_states(torch.from_numpy(np.stack([music(), music()])), torch.tensor([6 * RATE, 300]))
     assert found.shape == (2, 1, 1, 30) and torch.isfinite(found).all()
+
+
+@pytest.mark.parametrize("samples", [512, 1024, 20 * 512, 20 * 512 - 1, 20 * 512 + 1, 1, 511, 513])
+def test_descriptors_hear_clips_of_any_length(samples):
+    """A clip of whole hops gives the transform one frame more than the clip has middles."""
+    sound = torch.from_numpy(music())[: 20 * 512 + 1].repeat(2, 1)
+    for descriptor in (Mfcc(), Chroma(), Tzanetakis()):
+        alone = descriptor.hidden_states(sound[:1, :samples])
+        assert alone.shape[2] == int(descriptor.valid_frames(torch.tensor([samples]))[0])
+        padded = descriptor.hidden_states(sound, torch.tensor([samples, sound.shape[1]]))
+        assert torch.equal(padded[:1, :, : alone.shape[2]], alone) and not padded[0, :, alone.shape[2] :].any()
 
 
 @pytest.mark.parametrize("kind", LEVELS)
