@@ -25,7 +25,7 @@ from ...data.audio import read as audio
 from ...models.encoder import load_encoder
 from ..listen.features import identity
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of, parts
+from .embedding import Embedding, embed_parts, manifest_of_files, parts
 
 TEMPLATE = Path(__file__).with_name("similar.html")
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -176,7 +176,7 @@ def _embedded(
     file: Path, about: dict[str, Any], encoder: str | None, device: str, layer: int | None
 ) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of([file], {})
+    manifest = manifest_of_files([file], {})
     heard = load_encoder(encoder or about["encoder"], device, "float32")
     if identity(heard) != about["identity"]:
         raise ValueError(
