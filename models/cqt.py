@@ -91,7 +91,9 @@ class LogCQT(nn.Module):
         for octave in range(self.octaves):  # 0 is the highest
             rate = self.sample_rate / 2 ** min(octave, HALVINGS)
             lowest = self.lowest * 2 ** (self.octaves - 1 - octave)
-            tables[f"kernel{octave}"] = cqt_kernels(rate, lowest, self.bins_per_octave, self.bins_per_octave, self.sample_rate)
+            tables[f"kernel{octave}"] = cqt_kernels(
+                rate, lowest, self.bins_per_octave, self.bins_per_octave, self.sample_rate
+            )
         return tables
 
     def _apply(self, fn: Any, recurse: bool = True) -> LogCQT:
@@ -407,7 +409,9 @@ class CqtModel(PreTrainedModel):
     @staticmethod
     def _make_mel(config: CqtConfig) -> LogMel:
         high = min(config.mel_high, config.sample_rate / 2)
-        return LogMel(config.sample_rate, config.n_fft, config.hop // 2, config.mel_bins, config.mel_low, high, "slaney")
+        return LogMel(
+            config.sample_rate, config.n_fft, config.hop // 2, config.mel_bins, config.mel_low, high, "slaney"
+        )
 
     @staticmethod
     def _make_trunk(config: CqtConfig) -> Transformer | DilatedTrunk:
