@@ -74,7 +74,7 @@ _DRUMS: tuple[dict[str, str], ...] = (
     {"kick": "X..x......x.....", "clap": "....X.......X...", "hat": "x..x..x.x..x..x."},
     {"kick": "X.........x.....", "snare": "........X.......", "hat": "x.x.x.x.x.x.x.x."},  # half time
     {"kick": "X.x.......x.....", "snare": "....X..o.o..X..o", "ride": "x.x.x.x.x.x.x.x."},  # broken beat
-    {"kick": "X...X...X...X...", "snare": "....X.......X...", "openhat": "..x...x...x...x.", "hat": "x...x...x...x..."},  # disco
+    {"kick": "X...X...X...X...", "snare": "....X.......X...", "openhat": "..x...x...x...x."},  # disco
     {"kick": "X...X...X...X...", "clap": "....X.......X..."},
     {"kick": "xxxxxxxxxxxxxxxx", "snare": "....X.......X...", "crash": "X...X...X...X..."},  # metal
     {"kick": "X.xx..xxX.xx..xx", "snare": "....X.......X...", "ride": "x.x.x.x.x.x.x.x."},
@@ -87,29 +87,100 @@ _DRUMS: tuple[dict[str, str], ...] = (
     {"hat": "x...x...x...x...", "foot": "....x.......x..."},
     {"kick": "X...X...X...X...", "snare": "X...X...X...X...", "hat": "x.x.x.x.x.x.x.x."},
     {"snare": "....X.......X...", "hat": "xxxxxxxxxxxxxxxx", "kick": "X.x..x..X....x.."},
-)  # fmt: skip
+)
 _BASS_LINES = (
-    "R.R.R.R.8.8.8.8.", "R...............", "R.....R.........", "R..R......5.....", "RRRRRRRRRRRRRRRR", "R..8..R.8..R..8.",
-    "R.......R..R....", "R...5...8...5...", "R.8.R.8.R.8.R.8.", "....R.......R...", "R.....5...R.5.R.", "R..R..R..R..R.R.",
-)  # fmt: skip
+    "R.R.R.R.8.8.8.8.",
+    "R...............",
+    "R.....R.........",
+    "R..R......5.....",
+    "RRRRRRRRRRRRRRRR",
+    "R..8..R.8..R..8.",
+    "R.......R..R....",
+    "R...5...8...5...",
+    "R.8.R.8.R.8.R.8.",
+    "....R.......R...",
+    "R.....5...R.5.R.",
+    "R..R..R..R..R.R.",
+)
 _COMPS = (
-    "X...............", "x...x...x...x...", "..x...x...x...x.", "x..x..x..x..x.x.", "xxxxxxxxxxxxxxxx", "X.......x.x.x...",
-    "....x.......x...", "0.1.2.1.2.1.0.1.", "012.012.012.012.", "X.....X.......X.", "x.xxx.xxx.xxx.xx", "X...X.......X...",
-)  # fmt: skip
+    "X...............",
+    "x...x...x...x...",
+    "..x...x...x...x.",
+    "x..x..x..x..x.x.",
+    "xxxxxxxxxxxxxxxx",
+    "X.......x.x.x...",
+    "....x.......x...",
+    "0.1.2.1.2.1.0.1.",
+    "012.012.012.012.",
+    "X.....X.......X.",
+    "x.xxx.xxx.xxx.xx",
+    "X...X.......X...",
+)
 _MELODIES = (
-    "x...............", "x.......x.......", "x.x.x.x.x.x.x.x.", "x..x..x.x..x..x.", "xxxxxxxxxxxxxxxx", "x.xx.xx.x.xx.xx.",
-    "....x.x.x.x.x...", "x...x.......x...", "..xx..xx..xx....", "x.....x.....x...", "x-..x-..x-x-x-..",
-)  # fmt: skip
+    "x...............",
+    "x.......x.......",
+    "x.x.x.x.x.x.x.x.",
+    "x..x..x.x..x..x.",
+    "xxxxxxxxxxxxxxxx",
+    "x.xx.xx.x.xx.xx.",
+    "....x.x.x.x.x...",
+    "x...x.......x...",
+    "..xx..xx..xx....",
+    "x.....x.....x...",
+    "x-..x-..x-x-x-..",
+)
 _MAJOR = (
-    "I", "I bVII", "I IV", "I V", "I bVII IV I", "I bIII IV I", "I ii", "I vi", "I V vi iii IV I IV V", "I IV I V",
-    "I Is4 I Is4", "I7", "IM7 IVM7", "vi V IV V", "I V ii IV", "IV I V vi", "I bVI bVII I", "I II IV I", "I iii vi IV",
-    "I I I I IV IV I I V IV I V", "ii V I I", "I iio V I", "I III7 vi IV", "I vi ii V", "IV iv I I",
-)  # fmt: skip
+    "I",
+    "I bVII",
+    "I IV",
+    "I V",
+    "I bVII IV I",
+    "I bIII IV I",
+    "I ii",
+    "I vi",
+    "I V vi iii IV I IV V",
+    "I IV I V",
+    "I Is4 I Is4",
+    "I7",
+    "IM7 IVM7",
+    "vi V IV V",
+    "I V ii IV",
+    "IV I V vi",
+    "I bVI bVII I",
+    "I II IV I",
+    "I iii vi IV",
+    "I I I I IV IV I I V IV I V",
+    "ii V I I",
+    "I iio V I",
+    "I III7 vi IV",
+    "I vi ii V",
+    "IV iv I I",
+)
 _MINOR = (
-    "i", "i VII", "i iv", "i v", "i bII", "i IV", "i VI", "i VI VII", "i VII VI VII", "i VI III VII", "i III VII IV",
-    "i iv i V7", "VI VII i i", "i7", "i7 iv7", "i i i i iv iv i i V7 iv i i", "i V i VII III VII i V7", "i iio V7 i",
-    "iv i V7 i", "i VII iv VI", "i v iv V7", "i bII VII i", "i III iv VI",
-)  # fmt: skip
+    "i",
+    "i VII",
+    "i iv",
+    "i v",
+    "i bII",
+    "i IV",
+    "i VI",
+    "i VI VII",
+    "i VII VI VII",
+    "i VI III VII",
+    "i III VII IV",
+    "i iv i V7",
+    "VI VII i i",
+    "i7",
+    "i7 iv7",
+    "i i i i iv iv i i V7 iv i i",
+    "i V i VII III VII i V7",
+    "i iio V7 i",
+    "iv i V7 i",
+    "i VII iv VI",
+    "i v iv V7",
+    "i bII VII i",
+    "i III iv VI",
+)
 _STEPS_MAJOR = (("I", 5), ("IV", 4), ("V", 4), ("vi", 3), ("ii", 2), ("iii", 1), ("bVII", 1), ("V7", 1))
 _STEPS_MINOR = (("i", 5), ("iv", 3), ("v", 1), ("V7", 2), ("VI", 3), ("VII", 3), ("III", 2), ("iio", 0.5), ("IV", 0.5))
 

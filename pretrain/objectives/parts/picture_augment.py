@@ -10,7 +10,6 @@ Draws of a clip depend on its seed alone, but for the noise, which torch's gener
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
