@@ -75,6 +75,8 @@ class LogCQT(nn.Module):
         lowest: Hz of the first bin.
     """
 
+    half_band: Tensor
+
     def __init__(
         self, sample_rate: int, hop: int, octaves: int = 8, bins_per_octave: int = 24, lowest: float = 27.5
     ) -> None:
@@ -305,7 +307,7 @@ class TonalStem(nn.Module):
 
 
 class RhythmStem(nn.Module):
-    """Log-mel and its rises, at twice the frame rate, to what begins when: convolutions, the loudest place, one step."""
+    """Log-mel and its rises, at twice the frame rate, to what begins when: convolutions, then the loudest place."""
 
     def __init__(self, channels: list[int], dim: int) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 The log-CQT and the log-mel picture of a clip are changed alike, in magnitude, as a recording chain would do it: level,
 equaliser, band limits, reverberation, compression, a noise floor. Transposing is another crop of the log-CQT's rows,
-playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound has to
-be resampled. What makes a network trained on rendered music hold on recordings is mostly this.
+playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound is
+resampled. What makes a network trained on rendered music hold on recordings is mostly this.
 
 Draws of a clip depend on its seed alone, but for the noise, which torch's generator draws as it does for dropout.
 """
