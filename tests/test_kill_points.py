@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.pretrain.launch import environment as launch_environment
 
 TESTS = Path(__file__).parent
@@ -104,7 +104,7 @@ import sitecustomize
 import torch, transformers, sklearn, matplotlib, accelerate
 import groundbass.cli as cli
 import groundbass.pretrain.train, groundbass.pretrain.command, groundbass.pretrain.iterate, groundbass.probe.command
-import groundbass.probe.report, groundbass.probe.embed, groundbass.models.published, groundbass.data.sharding
+import groundbass.probe.report.command, groundbass.probe.apply.embed, groundbass.models.published, groundbass.data.storage.sharding
 torch.set_num_threads(1)
 
 def child(asked, rank):
