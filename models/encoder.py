@@ -89,7 +89,8 @@ def load_encoder(
 
     Raises:
         FileNotFoundError: no such folder, file or model, or a folder that lacks config or weights.
-        ValueError: code that isn't trusted, weights that don't fit the config, broken files, an unsupported kind of model, no such device.
+        ValueError: code that isn't trusted, weights that don't fit the config, broken files, an unsupported kind of
+            model, no such device.
     """
     name, device = str(name_or_path), _device(device)
     file, _, class_name = name.rpartition(":")

@@ -144,8 +144,8 @@ def manifest_of(data: Path, run: Path) -> Path:
     with distributed.main_first():
         if found.exists() and (begun := folder_of(found)) != data.resolve():
             raise ValueError(
-                f"{run} was begun on the audio in {begun}; it can't go on with {data}. Give the same --data, or another "
-                f"--run; where the audio has moved, --data {found} --root {data}."
+                f"{run} was begun on the audio in {begun}; it can't go on with {data}. Give the same --data, or "
+                f"another --run; where the audio has moved, --data {found} --root {data}."
             )
         if not found.exists():
             from ..data.collections.scan import scan

@@ -104,7 +104,7 @@ import sitecustomize
 import torch, transformers, sklearn, matplotlib, accelerate
 import groundbass.cli as cli
 import groundbass.pretrain.train, groundbass.pretrain.command, groundbass.pretrain.iterate, groundbass.probe.command
-import groundbass.probe.report.command, groundbass.probe.apply.embed, groundbass.models.published, groundbass.data.storage.sharding
+import groundbass.probe.report.command, groundbass.probe.apply.embed, groundbass.models.published
 torch.set_num_threads(1)
 
 def child(asked, rank):

@@ -176,7 +176,7 @@ class Index:
 
 
 def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool) -> Encoder:
-    """The encoder that the user names, else that of the table, where it is a folder: nothing that a table says is run."""
+    """The encoder that the user names, else the table's, where that is a folder: nothing that a table says is run."""
     told = str(about["encoder"])
     if named is None and not Path(told).is_dir():
         raise ValueError(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .report import result
-from .task import Task
+from ..task import Task
+from . import result
 
 
 def distinct(tasks: Sequence[Task], folder: Path) -> list[Task]:
@@ -37,7 +37,7 @@ def distinct(tasks: Sequence[Task], folder: Path) -> list[Task]:
 def _names(task: Task) -> Sequence[str]:
     """The task's name, and longer and longer ones; at last a number."""
     _, _, place = task.address.partition(":")
-    parents = [part for part in Path(place.partition(" --label ")[0]).resolve().parent.parts[1:]]
+    parents = Path(place.partition(" --label ")[0]).resolve().parent.parts[1:]
     names = [task.name]
     for part in reversed(parents):
         names.append(re.sub(r"\W+", "_", f"{part}_{names[-1]}").strip("_").lower())
