@@ -130,8 +130,8 @@ def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
             config = config | {"auto_map": config.get("auto_map") or _read_json(folder / name).get("auto_map")}
     if config.get("auto_map"):
         raise ValueError(
-            f"{folder.absolute()} (model type {config.get('model_type')!r}) brings its own Python code, and none of it was "
-            "run: read its .py files, and trust them with --trust-remote-code (trust_remote_code=True in Python)."
+            f"{folder.absolute()} (model type {config.get('model_type')!r}) brings its own Python code, and none of it "
+            "was run: read its .py files, and trust them with --trust-remote-code (trust_remote_code=True in Python)."
         )
 
 

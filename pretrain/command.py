@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -232,8 +232,8 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
         if not len(rest):
             raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")
         beside = listed.with_name(f".{listed.name}")
-        content = {"avoid": list(avoid), "data": str(manifest), "of": manifest_hash(whole)}
-        content |= {"hits": [asdict(hit) for hit in hits]}
+        content: dict[str, Any] = {"avoid": list(avoid), "data": str(manifest), "of": manifest_hash(whole)}
+        content["hits"] = [asdict(hit) for hit in hits]
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         beside.replace(listed)
         rest.write(kept)
