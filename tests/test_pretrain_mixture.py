@@ -54,9 +54,8 @@ def test_draws_have_the_published_distribution() -> None:
 
 def test_one_item_alone_stays_clean_and_the_input_is_not_touched() -> None:
     waveform = torch.randn(1, 1000)
-    assert torch.equal(
-        add_segments(waveform, torch.tensor([5]), None, NoiseMixture(probability=1.0, lengths=(10, 20))), waveform
-    )
+    always = NoiseMixture(probability=1.0, lengths=(10, 20))
+    assert torch.equal(add_segments(waveform, torch.tensor([5]), None, always), waveform)
     pair = torch.randn(2, 1000)
     before = pair.clone()
     mixed = add_segments(pair, torch.tensor([5, 6]), None, always)
