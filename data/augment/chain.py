@@ -73,6 +73,11 @@ class Draws:
         radius = torch.sqrt(-2 * torch.log1p(-_to_unit(hashed)))
         return radius * torch.cos(2 * math.pi * _to_unit(hashed << 24))
 
+    def uniforms(self, count: int) -> Tensor:
+        """[batch, count] float32 in [0, 1)."""
+        key = self._next()[:, None]
+        return _to_unit(mix(key + torch.arange(1, count + 1, device=key.device) * GOLDEN))
+
     def _next(self) -> Tensor:
         self.count += 1
         return mix(self.keys + _wrap(self.count * GOLDEN))
