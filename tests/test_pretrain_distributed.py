@@ -31,7 +31,7 @@ import os, sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from groundbass.data.crops import Batch
+from groundbass.data.batch import Batch
 from groundbass.pretrain.distributed import gather, all_reduce_sum, rank, ranks, synchronise_batch_norm
 from groundbass.pretrain.objectives.contrastive import Contrastive
 
@@ -203,7 +203,7 @@ def test_batch_norm_is_that_of_the_joint_batch(
 def test_contrast_over_two_ranks_is_that_of_the_double_batch(
     two_ranks: list[dict[str, Any]], name: str, chunk: int | None
 ) -> None:
-    from groundbass.data.crops import Batch
+    from groundbass.data.batch import Batch
     from groundbass.pretrain.objectives.contrastive import Contrastive
 
     # weights without near ties: where rounding decides which sample a max-pool takes, gradients below jump by percents

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from groundbass.data.crops import Batch
+from groundbass.data.batch import Batch
 from groundbass.models.cpc import CpcConfig, CpcModel
 from groundbass.models.encoder import ModelEncoder
 from groundbass.pretrain.objectives import predictive

@@ -32,7 +32,7 @@ from ..recipe import Optim, Recipe
 from .parts.masking import uniform
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
 
 CANDIDATES, PLACE = 141, 142  # streams of draws
 Source = Literal["all", "same", "others"]
