@@ -143,8 +143,7 @@ def _degraded(
     audio.write(target, np.clip(after, -1.0, 1.0), rate)
     labels, cut = moved_labels(track.labels, chain, before.shape[1], rate, own)
     if listed:
-        about = {"samples": len(after), "channels": 1, "hash": file_hash(target)}
-        track = dataclasses.replace(track, **about)
+        track = dataclasses.replace(track, samples=len(after), channels=1, hash=file_hash(target))
     clipped = bool(np.abs(after).max(initial=0.0) > 1.0)
     return Done(dataclasses.replace(track, labels=labels), cut, clipped, silent)
 

@@ -7,6 +7,7 @@ rate of clicks that its kind is known for.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -25,11 +26,13 @@ DUST_SECONDS, CLICKS_PER_SECOND = 10.0, 12.0
 
 
 def sound_of(path: str, rate: int) -> Sound:
-    """The sound `synth:NAME` at `rate` Hz.
+    """The sound `synth:NAME` at `rate` Hz; `synth:room_SECONDS` is a room that decays by 60 dB in so many seconds.
 
     Raises ValueError, naming the nearest, where there is none of that name.
     """
     name = path.removeprefix(PREFIX)
+    if decay := re.fullmatch(r"room_(\d+(?:\.\d+)?)", name):
+        return _room(float(decay[1]), rate)
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.3) or sorted(NAMES)
         raise ValueError(f"There is no {path!r}; nearest: {', '.join(PREFIX + known for known in near)}.")
@@ -39,6 +42,22 @@ def sound_of(path: str, rate: int) -> Sound:
 @lru_cache(maxsize=32)
 def _made(name: str, rate: int) -> Sound:
     return NAMES[name](rate).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _room(decay: float, rate: int) -> Sound:
+    """Decaying noise behind the direct sound, of equal energy.
+
+    Raises ValueError for a decay beyond 60 s.
+    """
+    if not 0 < decay <= 60:
+        raise ValueError(f"A room decays within 60 s, not {decay:g} s.")
+    time = np.arange(max(2, round(decay * rate))) / rate
+    tail = np.random.default_rng(3).standard_normal(len(time)) * 10 ** (-3 * time / decay)
+    tail[: max(1, round(0.005 * rate))] = 0
+    room = tail / max(1e-9, float(np.linalg.norm(tail)))
+    room[0] = 1.0
+    return room.astype(np.float32)
 
 
 def hall(rate: int) -> npt.NDArray[np.float64]:
