@@ -31,8 +31,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import read as audio
+from ..draws import Draws, scramble
 from . import pitch, responses
-from .chain import Augmentation, Draws, check_rate, mix
+from .chain import Augmentation, check_rate
 
 Number = float | tuple[float, float]
 Times = npt.NDArray[np.float64]
@@ -770,7 +771,7 @@ class Degrade(Augmentation):
         for number, chain in enumerate(self.chains):
             index = (chosen == number).nonzero()[:, 0]
             if len(index):
-                sound = chain(waveform[index], self.sample_rate, mix(draws.seeds[index]))
+                sound = chain(waveform[index], self.sample_rate, scramble(draws.seeds[index]))
                 kept = min(sound.shape[1], waveform.shape[1])
                 result[index, :kept] = sound[:, :kept]
         return result

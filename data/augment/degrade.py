@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ..audio import read as audio
 from ..batch import key_id
 from ..collections.scan import file_hash, scan_folder
+from ..draws import draw_seed
 from ..parallel import in_order
 from ..track import Manifest, Track
-from .chain import mix
 from .degradations import SILENT, DegradationChain, find_chain
 
 TIMES = ("beats", "downbeats", "onsets")  # labels that are lists of moments in s
@@ -130,7 +130,7 @@ def _degraded(
     track: Track, source: Path, target: Path, chain: DegradationChain, seed: int, listed: bool = False
 ) -> Done:
     """Degrade one file and its labels. listed: it goes into a manifest."""
-    own = int(mix(torch.tensor([key_id(track.key) ^ seed]))[0])
+    own = draw_seed(seed, key_id(track.key))
     rate = track.sample_rate
     before = torch.from_numpy(audio.read(source, rate))[None]
     if not before.shape[1]:
