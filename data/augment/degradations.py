@@ -513,7 +513,7 @@ class SpeedUp(Degradation):
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
         speed = self.draw("speed", draws).double()
         order = speed.argsort()
-        return pitch.resample(sound[order], speed[order], margin=0)[order.argsort(), : _longest(sound, speed)]
+        return pitch.change_speed(sound[order], speed[order], margin=0)[order.argsort(), : _longest(sound, speed)]
 
     def moved(self, times: Times, samples: int, rate: int, draws: Draws) -> Times:
         return times / float(self.draw("speed", draws).double()[0])
