@@ -64,10 +64,10 @@ def import_checkpoint(
     license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
     force: bool = False,
 ) -> None:
-    """Turn an official checkpoint of CLMR, MERT, BEATs or a tagger into a folder that `load_encoder` and transformers open.
+    """Turn an official checkpoint (CLMR, MERT, BEATs, a tagger's) into a folder that `load_encoder` opens, and transformers.
 
     Args:
-        source: a file of CLMR's, BEATs' or a tagger's, MERT's Hugging Face folder or fairseq file; recognised by content.
+        source: CLMR's, BEATs' or a tagger's file, MERT's Hugging Face folder or fairseq file; told by its content.
         out: the folder to write.
         head: CLMR's classifier, which is a file of its own (`0.weight`, `0.bias`); becomes `model.logits`.
         sample_rate: Hz, where the file doesn't tell it; by default CLMR's by its strides (22050, as published), and
