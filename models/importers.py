@@ -64,7 +64,7 @@ def import_checkpoint(
     license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
     force: bool = False,
 ) -> None:
-    """Turn an official checkpoint (CLMR, MERT, BEATs, a tagger's) into a folder that `load_encoder` opens, and transformers.
+    """Turn an official checkpoint (CLMR, MERT, BEATs, a tagger) into a folder for `load_encoder` and transformers.
 
     Args:
         source: CLMR's, BEATs' or a tagger's file, MERT's Hugging Face folder or fairseq file; told by its content.
