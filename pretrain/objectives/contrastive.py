@@ -30,12 +30,12 @@ from ...data.draws import draw_seeds
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
-from ..objective import Loss, Objective
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(ObjectiveConfig):
     """Configuration; the defaults are CLMR's (v2)."""
 
     sample_rate: int = 22050
@@ -56,6 +56,14 @@ class ContrastiveConfig:
     """let crops of the same track repel each other, as the published v2 did"""
     chunk: int | None = None
     """gradient caching: crops per pass through the encoder; None: the whole micro-batch at once"""
+
+    def cautions(self, micro_batches: int) -> list[str]:
+        """Without `chunk`, a micro-batch is what negatives come from."""
+        if micro_batches == 1 or self.chunk is not None:
+            return []
+        return [
+            "Negatives come from one micro-batch: a smaller one is another training; --objective.chunk keeps them all."
+        ]
 
     def build(self) -> Contrastive:
         """Draw fresh weights."""
