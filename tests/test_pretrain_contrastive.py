@@ -231,8 +231,8 @@ def test_published_sizes() -> None:
     "model, settings",
     [
         ("mert", find("contrastive.simclr_debug").objective.network.settings),
-        ("cqt", {"octaves": 6, "hidden_size": 16, "num_hidden_layers": 1, "mel_bins": 20, "n_fft": 512,
-                 "mel_high": 3500.0}),
+        ("cqt", {"hidden_size": 16, "num_hidden_layers": 1, "tonal_channels": (2, 2, 2, 2),
+                 "rhythm_channels": (2, 2, 4)}),
         ("cpc", {"channels": (4,) * 5, "context_size": 4}),
         ("samplecnn", {"width": 0.03}),
         ("beats", {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
@@ -240,7 +240,7 @@ def test_published_sizes() -> None:
     ],
 )  # fmt: skip
 def test_every_encoder_can_be_contrasted(model: str, settings: dict[str, Any]) -> None:
-    rate = 16000 if model == "beats" else 8000
+    rate = {"beats": 16000, "cqt": 24000}.get(model, 8000)
     config = ContrastiveConfig(
         sample_rate=rate, projection=8, augment=False, network=NetworkConfig(model, settings), pooling="mean+max"
     )  # fmt: skip
