@@ -84,10 +84,10 @@ class Moments(NamedTuple):
     """Count, mean and spread (sum of squares around the mean) of several series of each clip's frames.
 
     The series are the frames themselves and, where change is asked for, their differences over `STEPS`.
-    count: [batch, series]; mean, spread: [batch, series, dim].
+    counts: [batch, series]; mean, spread: [batch, series, dim].
     """
 
-    count: Tensor
+    counts: Tensor
     mean: Tensor
     spread: Tensor
 
@@ -123,7 +123,7 @@ def combined(windows: Sequence[Moments]) -> Moments:
     """The moments of all windows' frames together (Chan, Golub, LeVeque 1979); differences don't cross windows."""
     if len(windows) == 1:
         return windows[0]
-    counts = torch.stack([window.count for window in windows])
+    counts = torch.stack([window.counts for window in windows])
     means = torch.stack([window.mean for window in windows])
     count = counts.sum(0)
     mean = (means * counts[..., None]).sum(0) / count.clamp(min=1)[..., None]
@@ -135,7 +135,7 @@ def pooled(found: Moments, pooling: str) -> Tensor:
     """One vector per clip, [batch, POOLINGS[pooling] · dim] float32: the mean, then deviations."""
     if pooling == "mean":
         return found.mean[:, 0].float()
-    variance = found.spread / found.count.clamp(min=1)[..., None]
+    variance = found.spread / found.counts.clamp(min=1)[..., None]
     if variance.requires_grad:
         variance = variance.clamp(min=1e-12)  # the root's slope at 0 is infinite
     kept = variance[:, : POOLINGS[pooling] - 1]
@@ -146,6 +146,8 @@ def pooled(found: Moments, pooling: str) -> Tensor:
 
 class Affine(nn.Linear):
     """A linear map that first subtracts a constant: standardised features lose no digits where means are large."""
+
+    centre: Tensor
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -351,6 +353,8 @@ class NumbersHead(Head):
     """
 
     kind = "numbers"
+    offset: Tensor
+    scale: Tensor
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(config)
