@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.track import WEIGHT, Manifest, Track
 from groundbass.models.encoder import load_encoder
-from groundbass.pretrain.label_targets import CHORDS, KINDS, Clips, LabelTask, chord_class, guess_kind, meet
+from groundbass.pretrain.objectives.parts.label_targets import CHORDS, KINDS, Clips, LabelTask, chord_class, guess_kind, meet
 from groundbass.pretrain.objectives.labelled import (
     Labelled,
     LabelledObjective,

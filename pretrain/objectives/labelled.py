@@ -36,7 +36,7 @@ from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from ..label_targets import Answers, Clips, LabelTask, meet
+from .parts.label_targets import Answers, Clips, LabelTask, meet
 from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..recipe import Optim, Recipe, addresses, find
 
@@ -326,7 +326,7 @@ class LabelledObjective(Objective):
         semitones = None
         config, rate = self.config, int(self.encoder.config.sample_rate)
         if config.transpose:
-            from ...data.pitch import shift_pitch
+            from ...data.augment.pitch import shift_pitch
 
             draws = draw_seeds(self.seed, index, AUGMENT)
             semitones = draws % (2 * config.transpose + 1) - config.transpose
@@ -338,7 +338,7 @@ class LabelledObjective(Objective):
         return waveform, semitones
 
     def _chain(self) -> nn.Module:
-        from ...data.augment import clmr_chain
+        from ...data.augment.chain import clmr_chain
 
         if not hasattr(self, "_augmentation"):
             self._augmentation: tuple[nn.Module, ...] = (clmr_chain(int(self.encoder.config.sample_rate), pitch=False),)
