@@ -16,6 +16,7 @@ missing where, and a rare label weighs as much as a common one.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -30,8 +31,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ...data.augment.chain import clmr_chain
+from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
-from ...data.track import WEIGHT
+from ...data.track import WEIGHT, Manifest
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ...data.crops import Batch
-    from ...data.track import Manifest
 
 AUGMENT, PARTNER, SHARE, SPEC = 401, 402, 403, 404  # streams of draws
 UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
@@ -123,8 +125,6 @@ class Labelled:
     @property
     def questions(self) -> tuple[LabelTask, ...]:
         """All that is asked."""
-        import dataclasses
-
         short = []
         for words in self.labels:
             label, _, kind = words.partition(":")
@@ -191,13 +191,11 @@ class LabelledObjective(Objective):
         counts = Counter(name for names in of.values() for name in names)
         commonest = max(counts.values(), default=1)
         weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
-        from ...data.track import Manifest as Made
-
         table = manifest.table
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
             table = table.drop_columns([WEIGHT])
-        return Made(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
+        return Manifest(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
 
     def _columns(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
         """Label name -> track key -> value, of what has one."""
@@ -326,8 +324,6 @@ class LabelledObjective(Objective):
         semitones = None
         config, rate = self.config, int(self.encoder.config.sample_rate)
         if config.transpose:
-            from ...data.augment.pitch import shift_pitch
-
             draws = draw_seeds(self.seed, index, AUGMENT)
             semitones = draws % (2 * config.transpose + 1) - config.transpose
             waveform = shift_pitch(waveform, 100.0 * semitones.to(waveform.device), rate)
@@ -338,8 +334,6 @@ class LabelledObjective(Objective):
         return waveform, semitones
 
     def _chain(self) -> nn.Module:
-        from ...data.augment.chain import clmr_chain
-
         if not hasattr(self, "_augmentation"):
             self._augmentation: tuple[nn.Module, ...] = (clmr_chain(int(self.encoder.config.sample_rate), pitch=False),)
         return self._augmentation[0]
