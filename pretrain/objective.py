@@ -78,6 +78,9 @@ class Objective(nn.Module):
         folder is prepared again when it resumes: what is there already is loaded.
         """
 
+    def stand_in(self) -> None:
+        """Invent what `prepare` would read from data (heads for labels, say), so that a step's cost can be counted."""
+
     def encoder_loaded(self) -> None:
         """Follow an encoder whose weights came from elsewhere (`--init`): EMA teachers begin as it. After `build`."""
 

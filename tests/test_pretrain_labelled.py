@@ -16,7 +16,6 @@ from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.track import WEIGHT, Manifest, Track
 from groundbass.models.encoder import load_encoder
-from groundbass.pretrain.objectives.parts.label_targets import CHORDS, KINDS, Clips, LabelTask, chord_class, guess_kind, meet
 from groundbass.pretrain.objectives.labelled import (
     Labelled,
     LabelledObjective,
@@ -25,6 +24,15 @@ from groundbass.pretrain.objectives.labelled import (
     depths,
     finetune_debug,
     spec_augment,
+)
+from groundbass.pretrain.objectives.parts.label_targets import (
+    CHORDS,
+    KINDS,
+    Clips,
+    LabelTask,
+    chord_class,
+    guess_kind,
+    meet,
 )
 from groundbass.pretrain.optim import build
 from groundbass.pretrain.train import train

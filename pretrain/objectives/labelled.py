@@ -39,9 +39,9 @@ from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from .parts.label_targets import Answers, Clips, LabelTask, meet
 from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..recipe import Optim, Recipe, addresses, find
+from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -226,6 +226,20 @@ class LabelledObjective(Objective):
             [a.task.label, a.kind, a.names, sorted(a.labels.items(), key=lambda pair: pair[0])] for a in self.answers
         ]
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
+        self._draw_heads()
+
+    def stand_in(self) -> None:
+        """Heads of ten outputs where the labels would say how many."""
+        invented = tuple(map(str, range(10)))
+        kinds = [ALIASES.get(task.kind, task.kind) or "classes" for task in self.config.questions]
+        self.answers = [
+            Answers(task, kind, task.names or KINDS[kind].names([], task) or invented, {})
+            for task, kind in zip(self.config.questions, kinds, strict=True)
+        ]
+        self.shares = [1.0] * len(self.answers)
+        self._draw_heads()
+
+    def _draw_heads(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(self.seed, 0x4EAD))
             self.heads = nn.ModuleList(_head(answers, self.encoder) for answers in self.answers)
@@ -378,7 +392,7 @@ def _head(answers: Answers, encoder: Any) -> Head:
         answers.kind, answers.names, int(encoder.dim), task.layer, task.mixed, task.pooling, task.hidden, task.dropout,
         task.positive_weight,
     ).build()  # fmt: skip
-    if answers.kind == "numbers":
+    if answers.kind == "numbers" and answers.labels:
         values = torch.tensor(list(answers.labels.values()), dtype=torch.float64)
         offset = torch.nanmean(values, 0)
         spread = torch.nanmean((values - offset).square(), 0).sqrt()
