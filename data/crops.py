@@ -11,11 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from .batch import Batch, Example, collate, key_id
-from .loader import Loader, loader
+from .batch import Example
 from .track import WEIGHT, Manifest
-
-__all__ = ["Batch", "CropConfig", "Crops", "Example", "Loader", "collate", "key_id", "loader", "permute"]
 
 ROUNDS = 8  # of the Feistel network behind `order`
 _ORDER, _START, _SHARE = 0, 1, 2  # what a random number is for: the streams never meet

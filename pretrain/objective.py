@@ -16,7 +16,7 @@ from ..models.transformer import Block
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..data.crops import Batch
+    from ..data.batch import Batch
     from ..data.track import Manifest
 
 

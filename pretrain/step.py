@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
-from ..data.crops import Batch
+from ..data.batch import Batch
 from . import distributed
 from .clock import section
 from .objective import Loss, Objective, TrainingStopped, draw_seed

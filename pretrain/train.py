@@ -36,7 +36,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations import unset_hf_deepspeed_config
 
-from ..data.crops import Batch, Crops, loader
+from ..data.batch import Batch
+from ..data.crops import Crops
+from ..data.loader import loader
 from ..data.storage.shards import open_data
 from ..data.track import Manifest
 from ..models.published import holds_weights, write_encoder

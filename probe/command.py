@@ -25,7 +25,7 @@ from .fit import Features, Outcome, Protocol, fit
 from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
-from .report.command import said, table
+from .report.tables import said, table
 from .splits import Fold
 from .task import Task, available, find_tasks
 

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 import groundbass.pretrain.train as train_module
 from groundbass.data.audio.read import write
-from groundbass.data.crops import Batch, Crops, loader
+from groundbass.data.batch import Batch
+from groundbass.data.crops import Crops
+from groundbass.data.loader import loader
 from groundbass.data.track import Manifest, Track
 from groundbass.models.encoder import load_encoder
 from groundbass.models.published import write_encoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from groundbass.data.crops import Batch
+from groundbass.data.batch import Batch
 from groundbass.pretrain.objectives.contrastive import (
     Contrastive,
     ContrastiveObjective,

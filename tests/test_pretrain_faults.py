@@ -24,7 +24,8 @@ import torch
 
 from groundbass.data.audio.read import write
 from groundbass.data.collections.scan import scan_folder
-from groundbass.data.crops import CropConfig, Crops, loader
+from groundbass.data.crops import CropConfig, Crops
+from groundbass.data.loader import loader
 from groundbass.data.track import Manifest
 from groundbass.pretrain.recipe import addresses, find
 from groundbass.pretrain.run.alarms import Watch

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
 from groundbass.data.audio import read as audio
+from groundbass.data.batch import Batch
 from groundbass.data.collections.scan import scan_folder
-from groundbass.data.crops import Batch
 from groundbass.data.track import Manifest
 from groundbass.pretrain.objective import TrainingStopped, draw_seeds
 from groundbass.pretrain.objectives import masked, tokenizer

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from groundbass import load_encoder
 from groundbass.data.audio.read import write
-from groundbass.data.crops import Batch
+from groundbass.data.batch import Batch
 from groundbass.data.track import Manifest, Track
 from groundbass.models.beats import BeatsModel
 from groundbass.models.beats_tokenizer import BeatsQuantizer

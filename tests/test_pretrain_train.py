@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import groundbass.pretrain.train as train_module
 from groundbass.data.audio.read import write
-from groundbass.data.crops import Batch, CropConfig
+from groundbass.data.batch import Batch
+from groundbass.data.crops import CropConfig
 from groundbass.data.track import Manifest, Track
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain.command import main
@@ -493,7 +494,8 @@ def test_the_command_trains_a_folder_and_repeats_from_recipe_json(
 
 @pytest.mark.gpu
 def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Path) -> None:
-    from groundbass.data.crops import Crops, loader
+    from groundbass.data.crops import Crops
+    from groundbass.data.loader import loader
     from groundbass.pretrain.run.prefetch import on_device
 
     crops = Crops(Manifest.open(manifest), CropConfig(8000, SAMPLES), 0)

@@ -17,7 +17,9 @@ from groundbass.probe.contract import problems
 from groundbass.probe.fit import fit
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report import result
-from groundbass.probe.report.command import collect, markdown, report, row, verdict
+from groundbass.probe.report.command import report
+from groundbass.probe.report.sections import collect
+from groundbass.probe.report.tables import markdown, row, verdict
 from groundbass.probe.task import questions
 
 RATE = 8000

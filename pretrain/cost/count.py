@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from ...data.crops import Batch
+from ...data.batch import Batch
 from ...data.track import Manifest, Track
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ...models.loading import quiet

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...data.augment.chain import clmr_chain
-from ...data.crops import Batch, CropConfig
+from ...data.batch import Batch
+from ...data.crops import CropConfig
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank

@@ -28,11 +28,12 @@ from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, ranks
 from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..targets.codes import LabelCounts
+from ..targets.first_crops import first_crops, k_means
 from .parts.masking import uniform
 from .tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 UNTRAINED = "untrained"
@@ -221,8 +222,6 @@ class Distillation(Objective):
         Raises:
             ValueError: no teacher, one of another front end, or one whose output has another width.
         """
-        from .tokenizer import first_crops, k_means
-
         self._teacher = (load_teacher(self.config, self.encoder.beats),)
         model, config = self.encoder, self.config
         batch = first_crops(manifest, model.beats.config.sample_rate, config.first_crops, self.seed)

@@ -33,7 +33,7 @@ from .parts.masking import uniform
 from .tokens import BeatsShape, check_rate, hidden_patches, take
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
 
 HIDE = 121  # stream of draws, one more for each mask
 COLLAPSED = 0.01

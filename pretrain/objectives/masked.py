@@ -36,7 +36,7 @@ from .parts.masking import Masking, noise_fill
 from .parts.noise_mixture import Mixture, mix
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 MASK, MIX, FILL = 101, 102, 103  # streams of draws

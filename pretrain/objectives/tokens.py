@@ -34,7 +34,7 @@ from ..targets.codes import LabelCounts
 from .parts.masking import uniform
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 HIDE = 111  # stream of draws

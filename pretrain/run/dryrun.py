@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from ...data.crops import Batch
+from ...data.batch import Batch
 from ...data.track import Manifest
 from .. import distributed
 from ..objective import TrainingStopped

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from ...models.quantizers import StackedMel
 from ..distributed import main_first
-from ..objectives.tokenizer import first_crops, valid_mel
 from .codes import CodeHead, CodeHeadSettings
+from .first_crops import first_crops, valid_mel
 from .target import FrameGrid, Target
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from rich.table import Table
 from .. import metrics
 from . import result
 from .bootstrap import Interval, draw, interval, mark, resample
-from .command import Record, Section, names, text
+from .sections import Record, Section
+from .tables import names, text
 
 Array = npt.NDArray[np.float64]
 
