@@ -54,6 +54,12 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
         _replace(folder, part)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a writer of the published folder `folder` left beside it when it was killed."""
+    for left in (folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
     """Whether a published folder is there and holds exactly these weights. weights: by name, on the CPU."""
     files = sorted(folder.glob("*.safetensors"))

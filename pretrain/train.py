@@ -41,7 +41,7 @@ from ..data.crops import Crops
 from ..data.loader import loader
 from ..data.storage.shards import open_data
 from ..data.track import Manifest
-from ..models.published import holds_weights, write_encoder
+from ..models.published import holds_weights, remove_leftovers, write_encoder
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective, draw_seed
@@ -266,6 +266,7 @@ def _publish(encoder: PreTrainedModel, state: dict[str, Tensor], run: Path) -> N
     """Make RUN/encoder that of the objective's `state`, whole and on the CPU; it is left alone where it is already."""
     weights = {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
     if holds_weights(run / "encoder", weights):
+        remove_leftovers(run / "encoder")
         return
     with torch.random.fork_rng(devices=[]):
         copy = type(encoder)(encoder.config)

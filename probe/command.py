@@ -25,6 +25,7 @@ from .fit import Features, Outcome, Protocol, fit
 from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
+from .report.naming import distinct
 from .report.tables import said, table
 from .splits import Fold
 from .task import Task, available, find_tasks
@@ -91,6 +92,7 @@ def probe(
     store: Path | None = None,
     device: str | None = None,
     workers: int = 2,
+    trust_remote_code: bool = False,
 ) -> None:
     """Ask a frozen encoder what it learned: heads on every layer, beside baselines, with 95 % intervals.
 
@@ -121,6 +123,7 @@ def probe(
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
         workers: threads that decode.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     asked = [*addresses, *tasks]
     if not asked:
@@ -141,7 +144,7 @@ def probe(
             raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
     else:
         here = []
-    heard = load_encoder(encoder, device=device)
+    heard = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
     wrong = attributes(heard).failed
     if wrong:
         raise ValueError(f"{encoder} breaks the encoder's contract: {'; '.join(wrong)}.")
@@ -159,7 +162,8 @@ def probe(
         layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), robustness
     )
     try:
-        run_tasks(heard, encoder, found, out or default_out(encoder), keep, settings)
+        place = out or default_out(encoder)
+        run_tasks(heard, encoder, distinct(found, place), place, keep, settings)
     finally:
         for sentence in missing:
             print(f"not probed: {sentence}", file=sys.stderr)
@@ -372,14 +376,15 @@ def show(results: Sequence[dict[str, object]], folder: Path) -> None:
     )
 
 
-def check(encoder: tyro.conf.Positional[str], *, device: str = "cpu") -> None:
+def check(encoder: tyro.conf.Positional[str], *, device: str = "cpu", trust_remote_code: bool = False) -> None:
     """Explain what is wrong with an encoder: shapes, rates, padding, determinism, gradients.
 
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
         device: cpu or cuda.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
-    found = problems(load_encoder(encoder, device=device), device)
+    found = problems(load_encoder(encoder, device=device, trust_remote_code=trust_remote_code), device)
     for line in found.passed:
         print(f"  ok   {line}")
     for line in found.failed:

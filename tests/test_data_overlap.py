@@ -247,6 +247,9 @@ def test_training_avoids_what_is_tested_on(library, tmp_path, capsys):
     assert avoiding(tmp_path / "train.parquet", [str(tmp_path / "test")], run) == kept  # a run that goes on
     with pytest.raises(ValueError, match="was begun avoiding"):
         avoiding(tmp_path / "train.parquet", ["elsewhere"], run)
+    library.select(range(3)).write(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"was begun on .*train\.parquet, and .*other\.parquet holds other tracks"):
+        avoiding(tmp_path / "other.parquet", [str(tmp_path / "test")], run)
     with pytest.raises(ValueError, match="nothing is left"):
         avoiding(tmp_path / "train.parquet", [str(tmp_path / "train.parquet")], tmp_path / "other")
 

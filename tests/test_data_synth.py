@@ -19,9 +19,10 @@ from scipy.signal import hilbert
 from groundbass.data.audio import read as audio
 from groundbass.data.synth import labels, plan, render, score, technique, theory
 from groundbass.data.synth.corpus import make_clip, synth
-from groundbass.data.synth.plan import SPLITS, Clip
+from groundbass.data.synth.plan import SPLITS, Clip, rng_of
 from groundbass.data.synth.soundfont import DRUM_BANK, SAMPLE_RATE, Sampler, soundfont_path
 from groundbass.data.synth.styles import STYLE_NAMES, STYLES
+from groundbass.data.synth.variety import free_band
 from groundbass.data.track import Manifest, Track
 
 Corpus = tuple[Manifest, list[Track]]
@@ -485,3 +486,29 @@ def test_articulations_are_notes(sampler: Sampler, seed: int) -> None:
 
 def test_the_soundfont_is_found() -> None:
     assert soundfont_path().name == "TimGM6mb.sf2"
+
+
+def test_free_bands_keep_exact_labels() -> None:
+    """A free band's drummer plays on the grid of the labelled beats, however the tempo wanders."""
+
+    wandered = 0
+    for number in range(24):
+        rng = rng_of(3, "free", number)
+        band = free_band(STYLES[number % len(STYLES)], rng)
+        written = score.ScoreWriter(band, theory.KEYS[number], 20.0, rng).write()
+        steps = np.diff(written.beats)
+        wandered += float(steps.std() / steps.mean()) > 0.004
+        assert set(written.downbeats) <= set(written.beats)
+        assert "bass" in {p.role for p in written.players} or "bass" in band.silent
+        drums = [p for p in written.players if p.role == "drums"]
+        if not drums or band.style.swing != 0.5:
+            continue
+        inner = [n.time for n in drums[0].notes if written.beats[0] < n.time < written.beats[-1]]
+        place = np.interp(inner, written.beats, np.arange(len(written.beats)))
+        grid = band.style.steps / band.style.beats
+        late = np.abs(place * grid - np.round(place * grid)) / grid * steps.mean()
+        assert np.quantile(late, 0.9) < 0.02  # s: looseness, and a tempo that isn't quite steady within a beat
+    assert wandered >= 5
+    clip = plan.plan(0.05, 1)[0]
+    free, plain = make_clip(clip, 1, 1.0)[1], make_clip(clip, 1, 0.0)[1]
+    assert "style" not in free and plain["style"] == clip.kind

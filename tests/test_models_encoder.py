@@ -1,6 +1,7 @@
 """Loading encoders from everywhere, listening through one door, and every way it can go wrong."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,10 @@ def test_the_folders_own_code_runs_where_the_model_is_not_ours(tmp_path: Path) -
     config["auto_map"] = {key: value.replace("samplecnn.", "newcnn.") for key, value in config["auto_map"].items()}
     (tmp_path / "new" / "config.json").write_text(json.dumps(config))
     waveform = torch.randn(1, 400)
-    encoder = load_encoder(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"new .*brings its own Python code, and none of it was run.*--trust-remote-c"):
+        load_encoder(tmp_path / "new")
+    assert not any("newcnn" in name for name in sys.modules)
+    encoder = load_encoder(tmp_path / "new", trust_remote_code=True)
     assert isinstance(encoder, ModelEncoder) and not isinstance(encoder.model, SampleCNNModel)
     torch.testing.assert_close(encoder.hidden_states(waveform), ModelEncoder(samplecnn()).hidden_states(waveform))
 

@@ -504,3 +504,19 @@ def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Pat
     for expected, found in zip(itertools.islice(loader(crops, 2, workers=0), 20), ahead):
         assert found.waveform.is_cuda and torch.equal(found.waveform.cpu(), expected.waveform)
         assert found.keys == expected.keys
+
+
+def test_a_run_on_a_folder_refuses_another_folder(manifest: Path, tmp_path: Path) -> None:
+    """The audio is listed in the run when it begins: another --data would be passed over without a word."""
+    for name in ("first", "second"):
+        shutil.copytree(manifest.parent, tmp_path / name)
+        (tmp_path / name / "manifest.parquet").unlink()
+    words = ["contrastive.clmr_debug", "--steps", "1", "--workers", "0", "--run", str(tmp_path / "run"), "--trackers"]
+    assert main([*words, "--data", str(tmp_path / "first")]) == 0
+    with pytest.raises(ValueError, match=r"was begun on the audio in .*first; it can't go on with .*second"):
+        main([*words, "--data", str(tmp_path / "second"), "--steps", "2"])
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"where the audio has moved, --data .*manifest\.parquet --root"):
+        main([*words, "--data", str(tmp_path / "moved"), "--steps", "2"])
+    told = ["--data", str(tmp_path / "run" / "manifest.parquet"), "--root", str(tmp_path / "moved")]
+    assert main([*words, *told, "--steps", "2"]) == 0

@@ -385,3 +385,33 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no corpus to probe with"):
         command.main(words)
+
+
+def test_two_folders_of_one_name_have_two_results(tmp_path):
+    """`folder:A/test folder:B/test`: neither is written over the other, in one start or in two."""
+    for place, level in (("a", 0.1), ("b", 0.4)):
+        folder = tmp_path / place / "test"
+        rows = ["path,kind"]
+        for number in range(12):
+            t = np.arange(RATE) / RATE
+            sound = level * np.sin(2 * np.pi * (300 + 900 * (number % 2)) * t + number).astype(np.float32)
+            audio.write(folder.mkdir(parents=True, exist_ok=True) or folder / f"{number}.wav", sound, RATE)
+            rows.append(f"{number}.wav,{'xy'[number % 2]}")
+        (folder / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "mine.py").write_text(
+        "from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel): pass\n"
+    )
+    words = [f"{tmp_path / 'mine.py'}:Mine", "--label", "kind", "--baselines", "constant"]
+    words += ["--store", str(tmp_path / "store"), "--out"]
+    one, other = (f"folder:{tmp_path / place / 'test'}" for place in "ab")
+    assert command.main([words[0], one, other, *words[1:], f"{tmp_path / 'once'}"]) == 0
+    for address in (one, other, one):
+        assert command.main([words[0], address, *words[1:], f"{tmp_path / 'twice'}"]) == 0
+    for out in ("once", "twice"):
+        found = {
+            path.stem: json.loads(path.read_text())["address"] for path in (tmp_path / out).glob("*test_kind.json")
+        }
+        assert {name: address.split(" --")[0] for name, address in found.items()} == {
+            "test_kind": one,
+            "b_test_kind": other,
+        }

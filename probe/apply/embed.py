@@ -51,6 +51,7 @@ def embed(
     batch_seconds: float = 80.0,
     workers: int = 2,
     force: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
 
@@ -72,13 +73,15 @@ def embed(
         batch_seconds: of sound per call of the encoder; less needs less memory.
         workers: threads that decode.
         force: replace OUT where it is another table.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if out.suffix not in (".parquet", ".npz"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    heard = load_encoder(encoder, device, {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype])
+    weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
+    heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
     refused: dict[str, str] = {}
     manifest = gather(sources, refused)
