@@ -46,7 +46,7 @@ from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ...data.crops import Batch
+    from ...data.batch import Batch
 
 AUGMENT, PARTNER, SHARE, SPEC = 401, 402, 403, 404  # streams of draws
 UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
