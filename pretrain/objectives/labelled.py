@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
+from ...data.draws import draw_seed, draw_seeds
 from ...data.track import WEIGHT, Manifest
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
 
