@@ -80,6 +80,10 @@ class Objective(nn.Module):
         """One micro-batch of this rank at `step` (0 is the first) -> its loss."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, step)")
 
+    def heard(self, manifest: Manifest) -> Manifest:
+        """The tracks of `manifest` that are trained on, all unless told otherwise. Called once, after `build`."""
+        return manifest
+
     def prepare(self, manifest: Manifest, run: Path) -> None:
         """Make what must exist before training (a tokenizer, say) under `run`. Called once after `build`, on all ranks.
 
@@ -106,6 +110,10 @@ class Objective(nn.Module):
     def compile_encoder(self) -> None:
         """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
         self.encoder.compile()
+
+    def lr_scale(self, name: str) -> float:
+        """The learning rate of a parameter, by its name in this module, over the recipe's."""
+        return 1.0
 
     def provenance(self) -> dict[str, Any]:
         """What else decides the result and belongs into `recipe.json`: hashes of teachers, say. JSON-able."""
