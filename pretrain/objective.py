@@ -111,6 +111,20 @@ class Objective(nn.Module):
         """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
         self.encoder.compile()
 
+    validate_every: int = 0  # steps between validations; 0: none
+    patience: int = 0  # validations without a better one until the run ends; 0: it never ends by itself
+
+    def validate(self, state: dict[str, Tensor]) -> dict[str, float]:
+        """Judge a `state_dict` on tracks that aren't trained on: `score` (higher is better), and what it is made of."""
+        raise NotImplementedError(f"{type(self).__name__} has no validate(state)")
+
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of a `state_dict` gets published, under its names: the averaged weights, say."""
+        return state
+
+    def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
+        """Write what is published beside RUN/encoder. `state`: as `published_state` gave it. On rank 0 only."""
+
     def lr_scale(self, name: str) -> float:
         """The learning rate of a parameter, by its name in this module, over the recipe's."""
         return 1.0
