@@ -12,6 +12,7 @@ import torch
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import command
+from groundbass.probe.addresses import questions
 from groundbass.probe.baselines.simple import LogMel, constant
 from groundbass.probe.contract import problems
 from groundbass.probe.fit import fit
@@ -20,7 +21,6 @@ from groundbass.probe.report import result
 from groundbass.probe.report.command import report
 from groundbass.probe.report.sections import collect
 from groundbass.probe.report.tables import markdown, row, verdict
-from groundbass.probe.task import questions
 
 RATE = 8000
 QUICK = command.Settings(baselines=("random", "log_mel", "mfcc", "constant"))

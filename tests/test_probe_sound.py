@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from groundbass.data.labels.decoding import peaks, track_beats, viterbi
+from groundbass.data.labels.kinds.chords import chord_classes, chord_spans
 from groundbass.probe.baselines.hand_crafted import (
     Chroma,
     Mfcc,
@@ -17,8 +19,6 @@ from groundbass.probe.baselines.hand_crafted import (
 )
 from groundbass.probe.contract import problems
 from groundbass.probe.curves.robustness import LEVELS, Degradation
-from groundbass.probe.heads.decoding import peaks, track_beats, viterbi
-from groundbass.probe.heads.frames import chord_classes, chord_spans
 
 RATE = 22_050
 

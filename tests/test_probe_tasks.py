@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from groundbass.data.audio import read as audio
+from groundbass.data.labels.lookup import guess
+from groundbass.data.labels.splits import grouped, official, rotating, split
 from groundbass.data.track import Manifest, Track
-from groundbass.probe.splits import grouped, official, rotating, split
-from groundbass.probe.task import available, describe, find_tasks, questions
-from groundbass.probe.tasks.folder import guess_kind
+from groundbass.probe.addresses import available, find_tasks, questions
+from groundbass.probe.task import describe
 
 HERE = np.ones(30, bool)
 
@@ -73,7 +74,7 @@ def test_columns_take_precedence_split_fold_artist_random():
     ],
 )  # fmt: skip
 def test_kind_is_guessed(values, kind):
-    assert guess_kind(values) == kind
+    assert guess(values).name == kind
 
 
 @pytest.fixture

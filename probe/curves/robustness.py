@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy import signal
 
 from ...models.encoder import Encoder
-from .. import metrics
-from ..fit import Features, Floats, Outcome, answer, items_of
+from ..fit import Outcome
+from ..heads.head import Features, Floats, answer, items_of
 from ..listen.features import FeatureStore
 from ..task import Task
 
@@ -115,7 +115,7 @@ def curves(
     task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, kinds: tuple[str, ...], pooling: Any
 ) -> dict[str, Any]:
     """The main metric at every level of every kind: {kind: {"unit", "levels", "values"}}, "clean" being the first."""
-    clean = metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes))[task.metric]
+    clean = task.measure(trained.truth, trained.guess)[task.metric]
     found: dict[str, Any] = {"clean": clean, "kinds": {}}
     for kind in kinds:
         unit, levels = LEVELS[kind]
@@ -145,12 +145,12 @@ def _score(
             start += len(fold.test)
             guesses.append(_answer(task, given, here, heads[0].respond))
     guess = np.concatenate(guesses)
-    return metrics.measure(task.kind, task.targets[tests], guess, list(task.classes))[task.metric]
+    return task.measure(task.targets[tests], guess)[task.metric]
 
 
 def _answer(task: Task, given: Features, rows: npt.NDArray[np.int64], respond: Any) -> npt.NDArray[np.float64]:
     items = items_of(given.owner, rows)
-    return answer(task.kind, respond(given.array, items), given.owner[items])
+    return answer(task.label_kind, respond(given.array, items), given.owner[items])
 
 
 def features_of(

@@ -93,13 +93,13 @@ class Heads:
         """coordinates: [clips, rank] -> logits or values [strengths, clips, outputs]."""
         return torch.einsum("nr,srk->snk", coordinates, self.weight) + self.bias[:, None]
 
-    def of(self, strength: int) -> One:
+    def of(self, strength: int) -> LinearHead:
         """The head of one strength, by its number."""
-        return One(self.weight[strength].clone(), self.bias[strength].clone())
+        return LinearHead(self.weight[strength].clone(), self.bias[strength].clone())
 
 
 @dataclass(frozen=True)
-class One:
+class LinearHead:
     """One head. weight: [rank, outputs]; bias: [outputs]."""
 
     weight: Tensor
