@@ -109,7 +109,7 @@ def test_folder_reads_labels_and_remembers_the_scan(folder, tmp_path, monkeypatc
         and any("by artist" in note for note in mood.notes)
         and any("guessed" in note for note in mood.notes)
     )
-    monkeypatch.setattr("groundbass.probe.tasks.folder.scan_folder", None)  # a second look must not scan again
+    monkeypatch.setattr("groundbass.data.labels.folder.scan_folder", None)  # a second look must not scan again
     assert find_tasks(address, ["mood"], tmp_path / "store")[0].fingerprint() == mood.fingerprint()
 
 
