@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ...data.labels.lookup import kind_of, metric_name
 from . import result
-from .bootstrap import Interval, draw, interval, mark, resample
+from .bootstrap import Interval, draw, interval, mark, pick_copies
 from .sections import Record, Section
 from .tables import names, text
 
@@ -106,7 +106,9 @@ def _replicates(record: Record, table: Any, counts: Array, seed: int) -> tuple[f
     names = [name for name in table.column_names if name.startswith("guess.")]
     guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in names]
     values = [kind.measure(truth, guess, classes)[record["metric"]] for guess in guesses]
-    return float(np.mean(values)), resample([kind.resampled(truth, guess, classes, counts) for guess in guesses], seed)
+    return float(np.mean(values)), pick_copies(
+        [kind.resampled(truth, guess, classes, counts) for guess in guesses], seed
+    )
 
 
 LITERATURE = ("task", "system", "metric", "value", "source")
