@@ -368,7 +368,7 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
     (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
     known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}
-    monkeypatch.setattr("groundbass.probe.task.questions", lambda: known)
+    monkeypatch.setattr("groundbass.probe.addresses.questions", lambda: known)
     out = tmp_path / "out"
     words = [f"{file}:Mine", "--tasks", "all", "--out", str(out), "--store", str(tmp_path), "--baselines", "constant"]
     command.main([*words, "--few-shot", "1", "2"])

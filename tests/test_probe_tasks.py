@@ -131,7 +131,7 @@ def test_bad_labels_are_sentences(folder):
         find_tasks(address, ["genre"])
     with pytest.raises(ValueError, match="needs numbers"):
         find_tasks(address, ["word:number"])
-    with pytest.raises(ValueError, match="class, tags, number or key"):
+    with pytest.raises(ValueError, match="chords, class, downbeats, events, key, number or tags"):
         find_tasks(address, ["mood:colour"])
     with pytest.raises(ValueError, match="needs --label"):
         find_tasks(address)

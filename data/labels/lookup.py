@@ -30,7 +30,7 @@ def kind_of(word: str) -> Kind:
 
 def words() -> str:
     """What a user may say for each kind."""
-    *most, last = [kind.words[0] if kind.words else kind.name for kind in kinds().values()]
+    *most, last = sorted(kind.words[0] if kind.words else kind.name for kind in kinds().values())
     return f"{', '.join(most)} or {last}"
 
 
