@@ -23,15 +23,10 @@ from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .contract import attributes, problems
 from .curves import few_shot, robustness
-<<<<<<< HEAD
+from .curves.robustness import kinds_of
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
-=======
-from .curves.robustness import kinds_of
-from .fit import Features, Outcome, Protocol, fit
-from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
->>>>>>> main
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
 from .report.naming import distinct

@@ -1,4 +1,4 @@
-"""Kinds of labels: files beside audio, rows with onsets, events by hand, and a kind of a stranger from folder to page."""
+"""Kinds of labels: files beside audio, rows with onsets, events by hand, a stranger's kind from folder to page."""
 
 import csv
 import sys

@@ -117,8 +117,8 @@ def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
 def changes_truth(task: Task, kind: str) -> str | None:
     """What a kind changes of the answers themselves, so that a score would say nothing; None: nothing."""
     chain = LEVELS[kind].chain(LEVELS[kind].levels[0])
-    timed = task.unit == "frame" or task.kind == "beats" or "tempo" in task.name
-    pitched = task.kind in ("key", "chords") or "pitch" in task.name
+    timed = task.unit == "frame" or task.label_kind.over_time or "tempo" in task.name
+    pitched = task.label_kind.pitched or "pitch" in task.name
     if chain.moves and timed:
         return "times"
     return "pitches" if chain.shifts and pitched else None
@@ -128,13 +128,8 @@ def curves(
     task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, kinds: tuple[str, ...], pooling: Any
 ) -> dict[str, Any]:
     """The main metric at every level of every kind: {kind: {"unit", "levels", "values"}}, "clean" being the first."""
-<<<<<<< HEAD
     clean = task.measure(trained.truth, trained.guess)[task.metric]
-    found: dict[str, Any] = {"clean": clean, "kinds": {}}
-=======
-    clean = metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes))[task.metric]
     found: dict[str, Any] = {"clean": clean, "kinds": {}, "left_out": []}
->>>>>>> main
     for kind in kinds:
         if moved := changes_truth(task, kind):
             print(f"{task.name}: {kind} changes the {moved} that are asked for, so it is left out.", file=sys.stderr)

@@ -92,7 +92,7 @@ class Form(ABC):
 class _Logistic(Form):
     """Outputs that training can't teach have fixed logits."""
 
-    problem: Literal["classes", "tags"]
+    link: Literal["softmax", "sigmoid"]
 
     def solve(
         self, coordinates: Tensor, targets: npt.NDArray[Any], outputs: int, strengths: tuple[float, ...] | None = None
@@ -101,7 +101,7 @@ class _Logistic(Form):
         strengths = STRENGTHS if strengths is None else strengths
         fixed, learned = self.constants(targets, outputs)
         table = torch.from_numpy(self.table(targets, outputs)[:, learned].astype(np.float32))
-        fitted = logistic(coordinates, table, strengths, self.problem) if len(learned) else None
+        fitted = logistic(coordinates, table, strengths, self.link) if len(learned) else None
         for number, strength in enumerate(strengths):
             yield Solved(strength, self, None if fitted is None else fitted.of(number), fixed, learned)
 
@@ -113,7 +113,7 @@ class _Logistic(Form):
 class OneOf(_Logistic):
     """One of several names: softmax. A name without a training item gets probability 0, an only one 1."""
 
-    problem = "classes"
+    link = "softmax"
 
     def said(self, logits: Tensor) -> Tensor:
         """Log probabilities."""
@@ -153,7 +153,7 @@ class OneOf(_Logistic):
 class Each(_Logistic):
     """Each name for itself: sigmoid. A name that all or no training items carry is certain."""
 
-    problem = "tags"
+    link = "sigmoid"
 
     def likely(self, said: Array) -> Array:
         """Probabilities."""

@@ -28,6 +28,7 @@ class Chords(OverTime):
     metrics = {"majmin": "chord majmin"}
     measures = ("majmin", "root")
     link = "softmax"
+    pitched = True
     slowest = 2.0
     rank = 10
 

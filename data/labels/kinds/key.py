@@ -25,6 +25,7 @@ class Key(Classes):
     words = ()
     metrics = {"key_score": "weighted key score", "accuracy": "accuracy", "balanced_accuracy": ""}
     related = True
+    pitched = True
     rank = 40
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
