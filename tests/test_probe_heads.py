@@ -23,7 +23,7 @@ def data(clips=120, dim=30, seed=0):
 
 
 @pytest.mark.parametrize(("clips", "dim"), [(120, 30), (40, 90)])  # more clips than features, and fewer
-@pytest.mark.parametrize("softmax", [2, 5])
+@pytest.mark.parametrize("classes", [2, 5])
 def test_multinomial_equals_scikit_learn(clips, dim, classes):
     x, other = data(clips + 25, dim)[:clips], data(clips + 25, dim)[clips:]
     y = np.random.default_rng(1).integers(0, classes, clips)

@@ -28,7 +28,7 @@ class Kind(ABC):
     metrics: what is measured, the main one first, with the words readers see; bounds: of the main one.
     link: how an answer follows from logits: one of several names, each name for itself, or values as they are.
     one_of: a label is one of the names, so that there are confusions and shots per class. related: some wrong names are
-    nearer than others. over_time: labels are about moments (see `OverTime`). pitched: labels move with the sound's pitch.
+    nearer than others. over_time: labels are about moments (see `OverTime`). pitched: labels move with pitch.
     slowest: frames per second that an encoder needs. rank: guesses try low ranks first.
     """
 
