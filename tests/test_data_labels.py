@@ -97,7 +97,7 @@ def test_a_new_kind_is_one_file_on_each_side(grades, tmp_path):
     assert record["score"]["value"] > 0.8  # pitch rises with the grade
     report((out,), out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "right or half right" in page and "level of music" in page
+    assert "right or half right" in page and "music_level" in page
     assert HeadConfig("grade", task.classes, 4).build().kind == "grade"
 
 

@@ -56,6 +56,7 @@ class Events(OverTime):
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Spans, by their start."""
         edges = frame_edges(times)
+        edges[-1] = 2 * times[-1] - edges[-2]  # the last frame ends as far after its middle as it begins before it
         spans = []
         for column, name in enumerate(names):
             sounding = activity[:, column] >= settings["threshold"]
