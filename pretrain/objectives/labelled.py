@@ -46,7 +46,7 @@ from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
 from ..distributed import whole
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
 
@@ -88,7 +88,7 @@ class SpecAugment:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(ObjectiveConfig):
     """Configuration: what hears, what is asked, how the sound is changed before."""
 
     encoder: str = "masked.mert_tiny"
@@ -258,7 +258,7 @@ class LabelledObjective(Objective):
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
 
-    def stand_in(self) -> None:
+    def prepare_for_counting(self) -> None:
         """Heads of ten outputs where the labels would say how many."""
         invented = tuple(map(str, range(10)))
         kinds = [ALIASES.get(task.kind, task.kind) or "classes" for task in self.config.questions]
