@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,11 +33,17 @@ from .report.naming import distinct
 from .report.tables import said, table
 from .task import Task
 
-PROTOCOL = "version 2"
+PROTOCOL = "version 3"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
-BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
-FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
+Baseline = Literal["random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant"]
+BASELINES: tuple[Baseline, ...] = (
+    "random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant",
+)  # fmt: skip
+CRAFTED: dict[str, Callable[[], Encoder]] = {
+    "log_mel": baselines.LogMelBaseline, "mfcc": Mfcc, "chroma": Chroma, "log_cqt": baselines.LogCqtBaseline,
+}  # fmt: skip
+FRAME_BASELINES = ("random", *CRAFTED, "constant")
+AskedPooling = Literal["auto", "mean", "mean+std", "mean+std+change"]
 Damage = str  # one of `robustness.LEVELS`, or all
 
 
@@ -46,8 +52,8 @@ class Settings:
     """How to ask; see the arguments of `probe`."""
 
     layers: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    pooling: Literal["mean", "mean+std"] = "mean"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    pooling: AskedPooling = "auto"
     protocol: Protocol = "linear"
     head_seeds: tuple[int, ...] = (0,)
     baselines: tuple[Baseline, ...] = BASELINES
@@ -85,12 +91,12 @@ def probe(
     out: Path | None = None,
     protocol: Protocol = "linear",
     layers: tuple[int, ...] = (),
-    seeds: tuple[int, ...] = (0,),
+    seeds: tuple[int, ...] = (0, 1, 2),
     head_seeds: tuple[int, ...] = (0, 1, 2),
     few_shot: tuple[int, ...] = (),
     robustness: tuple[Damage, ...] = (),
     baselines: tuple[Baseline, ...] = BASELINES,
-    pooling: Literal["mean", "mean+std"] = "mean",
+    pooling: AskedPooling = "auto",
     window_seconds: float = 10.0,
     store: Path | None = None,
     device: str | None = None,
@@ -121,7 +127,9 @@ def probe(
             curve of five draws each.
         robustness: also test the trained head on damaged audio: all, or some of noise mp3 low-pass reverb clipping …
         baselines: which stand beside the score.
-        pooling: clip vectors are means over frames, or means and standard deviations.
+        pooling: what of a clip's frames a head reads: mean, mean+std (and standard deviations), mean+std+change (and
+            deviations of the differences over one and four frames), or auto: what did best on validation tracks, chosen
+            alike for encoder, random copies and hand-crafted features. The other protocols read the mean.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
@@ -195,7 +203,8 @@ def run_tasks(
     for task in tasks:
         protocol = "linear" if task.unit == "frame" else settings.protocol
         seeds = settings.head_seeds if protocol == "marble" else (0,)  # nothing else draws anything
-        here = replace(settings, protocol=protocol, head_seeds=seeds)
+        pooling = settings.pooling if settings.pooling != "auto" or protocol == "linear" else "mean"
+        here = replace(settings, protocol=protocol, head_seeds=seeds, pooling=pooling)
         bare = replace(here, few_shot=(), robustness=())
         key = digest([PROTOCOL, about, task.fingerprint(), astuple(bare), store.window_seconds])
         path = folder / f"{result.file_name(task.name, protocol)}.json"
@@ -231,7 +240,7 @@ def run_tasks(
         record = result.result_json(
             task, name, about, key, found.trained, found.others, found.features, found.notes, protocol
         )
-        record["pooling"], record["window_seconds"] = settings.pooling, store.window_seconds
+        record["pooling"], record["window_seconds"] = found.trained.pooling, store.window_seconds
         record["few_shot"] = [point.to_json() for point in found.few_shot]
         record["robustness"] = found.robustness
         result.write(folder, record, result.predictions(task, found.trained, found.others))
@@ -270,7 +279,8 @@ def evaluate(
             f"validation tracks: all take more than {FRAME_BYTES / 1e9:g} GB."
         )
     pooled = features if isinstance(features, Features) else None
-    found = Evaluation(trained, {}, None if pooled is None else pooled.array, notes=notes)
+    shown = None if pooled is None else next(iter(pooled.poolings()))[1].array
+    found = Evaluation(trained, {}, shown, notes=notes)
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
@@ -308,19 +318,38 @@ def _baseline(
         return {name: [constant_frames(task) if task.unit == "frame" else baselines.constant(task)]}
     if name == "random":
         return {name: _random(task, encoder, store, settings, layers, copies, notes)}
-    moments = replace(settings, pooling="mean+std", protocol="linear")
+    if name == "all_crafted":
+        return {name: [fit(task, all_crafted(task, store), [0])]}
+    crafted = replace(settings, pooling="auto", protocol="linear")
     if name == "tzanetakis":
-        whole = replace(store, window_seconds=30.0)
-        outcome, features = _probe(
-            task, Tzanetakis(), whole, replace(moments, pooling="mean"), [0], f"{name} for {task.name}"
-        )
-        assert isinstance(features, Features)
-        found: dict[str, list[Outcome]] = {name: [outcome], "tzanetakis_knn": [fit(task, features, [0], "knn")]}
-        if task.label_kind.one_of and not task.label_kind.related:
+        features = _texture(task, store, f"{name} for {task.name}")
+        found: dict[str, list[Outcome]] = {name: [fit(task, features, [0])]}
+        found["tzanetakis_knn"] = [fit(task, features, [0], "knn")]
+        if task.label_kind.one_of:
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
-    heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
-    return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
+    return {name: [_probe(task, CRAFTED[name](), store, crafted, [0], f"{name} for {task.name}")[0]]}
+
+
+def _texture(task: Task, store: FeatureStore, title: str) -> Features:
+    """Tzanetakis and Cook's numbers, which are statistics over 30 seconds already."""
+    return robustness.features_of(task, Tzanetakis(), replace(store, window_seconds=30.0), "mean", title)
+
+
+def all_crafted(task: Task, store: FeatureStore) -> Features:
+    """All hand-crafted sets side by side: first every set's means, then its deviations, then its changes."""
+    sets = [
+        robustness.features_of(task, make(), store, "auto", f"{name} for {task.name}") for name, make in CRAFTED.items()
+    ]
+    texture = _texture(task, store, f"tzanetakis for {task.name}")
+    widths = [sorted(found.widths.values()) for found in sets]
+    columns = [texture.array, *(found.array[..., : width[0]] for found, width in zip(sets, widths))]
+    ends = [sum(part.shape[-1] for part in columns)]
+    for step in (1, 2):
+        more = [found.array[..., width[step - 1] : width[step]] for found, width in zip(sets, widths)]
+        columns += more
+        ends.append(ends[-1] + sum(part.shape[-1] for part in more))
+    return Features(np.concatenate(columns, -1), texture.owner, dict(zip(robustness.POOLED, ends)))
 
 
 def _random(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class Choice:
     layer: int
     strength: float
     valid: float
+    pooling: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Outcome:
         return Counter(choice.layer for choice in self.choices).most_common(1)[0][0]
 
     @property
+    def pooling(self) -> str:
+        """The pooling that most folds chose."""
+        return Counter(choice.pooling for choice in self.choices).most_common(1)[0][0]
+
+    @property
     def strength(self) -> float:
         """The setting that most folds chose."""
         return Counter(choice.strength for choice in self.choices).most_common(1)[0][0]
@@ -97,8 +103,7 @@ def fit(
     used = list(range(len(given.array))) if layers is None else list(layers)
     guesses, choices, curves, heads = [], [], [], []
     for fold in task.folds:
-        data = training_data(task, given, fold.train, fold.valid, used, seeds)
-        winners, choice, curve = choose(task, fold, given, candidates(protocol, data))
+        winners, choice, curve = learn(task, fold, given, used, protocol, seeds)
         test = items_of(given.owner, fold.test)
         guesses.append(
             [answer(task.label_kind, head.respond(given.array, test), given.owner[test]) for head in winners]
@@ -114,9 +119,32 @@ def fit(
     )
 
 
+def learn(
+    task: Task, fold: Fold, features: Features, layers: Sequence[int], protocol: Protocol = "linear",
+    seeds: Sequence[int] = (0,),
+) -> tuple[list[Head], Choice, dict[int, float]]:  # fmt: skip
+    """Train the protocol's heads on the fold's training tracks; what validation chose among them: see `choose`."""
+    return choose(task, fold, features, _of_all_poolings(task, fold, features, layers, protocol, seeds))
+
+
+def _of_all_poolings(
+    task: Task, fold: Fold, features: Features, layers: Sequence[int], protocol: Protocol, seeds: Sequence[int]
+) -> Iterator[Head]:
+    """The protocol's heads, pooling by pooling; they respond to the widest features."""
+    for name, part in features.poolings():
+        data = training_data(task, part, fold.train, fold.valid, layers, seeds)
+        for head in candidates(protocol, data):
+            yield replace(head, pooling=name, respond=_reading(head, part.array.shape[-1]))
+
+
 def candidates(protocol: Protocol, data: TrainingData) -> Iterable[Head]:
-    """All heads of a protocol, trained."""
+    """All heads of a protocol on features of one pooling, trained."""
     return PROTOCOLS[protocol](data)
+
+
+def _reading(head: Head, width: int) -> Callable[[Floats, Rows], Array]:
+    """The head's answers to features of which it reads the first `width` columns."""
+    return lambda array, items: head.respond(array[..., :width], items)
 
 
 def training_data(
@@ -139,10 +167,10 @@ def training_data(
 def choose(
     task: Task, fold: Fold, features: Features, heads: Iterable[Head]
 ) -> tuple[list[Head], Choice, dict[int, float]]:
-    """The heads (one per seed) of the best layer and setting, the choice, and each layer's best validation score."""
+    """The heads (one per seed) of the best pooling, layer and setting, the choice, and each layer's best validation score."""
     truth = task.targets[fold.valid]
     items = items_of(features.owner, fold.valid)
-    found: dict[tuple[int, float], list[tuple[Head, float, float]]] = {}
+    found: dict[tuple[str, int, float], list[tuple[Head, float, float]]] = {}
     last = None
     for head in heads:
         if head.layer != last:
@@ -150,21 +178,22 @@ def choose(
             last = head.layer
         guess = answer(task.label_kind, head.respond(features.array, items), features.owner[items])
         score, penalty = task.main(truth, guess), task.label_kind.loss(truth, guess)
-        found.setdefault((head.layer, head.setting), []).append((head, score, penalty))
+        found.setdefault((head.pooling, head.layer, head.setting), []).append((head, score, penalty))
 
-    def rank(place: tuple[int, float]) -> tuple[float, float]:
+    def rank(place: tuple[str, int, float]) -> tuple[float, float]:
         score = float(np.mean([score for _, score, _ in found[place]]))
         penalty = float(np.mean([penalty for _, _, penalty in found[place]]))
         return (score if np.isfinite(score) else -np.inf), -(penalty if np.isfinite(penalty) else np.inf)
 
-    best = max(found, key=rank)  # of equals the first: the lowest layer, the weakest regularisation
+    best = max(found, key=rank)  # of equals the first: narrowest, lowest, least regularised
     curve: dict[int, float] = {}
-    for layer, setting in found:
-        score = rank((layer, setting))[0]
+    for place in found:
+        layer, score = place[1], rank(place)[0]
         curve[layer] = max(curve.get(layer, -np.inf), score)
     curve = {layer: score if np.isfinite(score) else float("nan") for layer, score in curve.items()}
     score = float(np.mean([score for _, score, _ in found[best]]))
-    return [head for head, _, _ in found[best]], Choice(*best, score), curve
+    pooling, layer, setting = best
+    return [head for head, _, _ in found[best]], Choice(layer, setting, score, pooling), curve
 
 
 def linear(data: TrainingData) -> Iterator[Head]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...data.audio import read as audio
 from ...data.track import Manifest
+from ...models.cqt import LogCQT
 from ...models.encoder import Encoder, calibrate_batch_norm, random_copy
 from ...models.frontends import mel_filterbank
 from ..fit import Choice, Outcome
@@ -68,6 +69,32 @@ class LogMelBaseline:
         energy = spectrum.abs().square().transpose(1, 2) @ self.bands.to(waveform.device)
         frames = int(self.valid_frames(torch.tensor([waveform.shape[1]]))[0])
         return (energy + 1e-5).log()[:, None, :frames]
+
+
+class LogCqtBaseline:
+    """The log-CQT that the small encoders see, untrained: 24 kHz, 24 bins per octave over 8 octaves, 25 frames/s."""
+
+    sample_rate = 24_000
+    hop = 960
+    frame_rate = 25.0
+    dim = 192
+    layers = 1
+    fingerprint = "log-CQT, 24000 Hz, 8 octaves of 24 bins from 27.5 Hz, hop 960, log(1 + 100 magnitude), version 1"
+
+    def __init__(self) -> None:
+        self.transform = LogCQT(self.sample_rate, self.hop)
+
+    def valid_frames(self, valid: Tensor) -> Tensor:
+        """valid: [batch] samples -> [batch] frames whose samples all lie in them, at least one."""
+        return torch.div(valid, self.hop, rounding_mode="floor").clamp_min(1)
+
+    def hidden_states(self, waveform: Tensor, valid: Tensor | None = None, sample_rate: int | None = None) -> Tensor:
+        """waveform: [batch, samples] -> [batch, 1, frames, 192]; the transform is linear, so padding changes nothing."""
+        if sample_rate not in (None, self.sample_rate):
+            raise ValueError(f"The log-CQT baseline hears {self.sample_rate} Hz, not {sample_rate}.")
+        missing = max(0, self.hop - waveform.shape[1])
+        found: Tensor = self.transform.to(waveform.device)(torch.nn.functional.pad(waveform, (0, missing)))
+        return found[:, None]
 
 
 def untrained(encoder: Encoder, task: Task, seed: int, device: str) -> Encoder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..fit import choose, linear, training_data
+from ..fit import learn
 from ..heads.frames import fit_fold
 from ..heads.head import Features, Rows, answer, items_of
 from ..listen.features import Frames
@@ -40,7 +40,7 @@ def curve(
     """The main metric of the test tracks against the number of training tracks.
 
     shots: tracks per class for classes and keys (all, where a class has fewer), per output for tags and numbers, tracks
-    in all for frames. Validation chooses layer, strength and decoder for each draw anew, from all validation tracks;
+    in all for frames. Validation chooses pooling, layer, strength and decoder for each draw anew, from all validation tracks;
     draw k of a number contains draw k of every smaller one. Of several folds, the first is used.
     """
     points = []
@@ -57,7 +57,7 @@ def _score(task: Task, features: Features | Frames, train: Rows, layers: Sequenc
     if isinstance(features, Frames):
         guess = fit_fold(task, features, fold)[0].scores(task, features, fold.test)
     else:
-        heads, _, _ = choose(task, fold, features, linear(training_data(task, features, train, fold.valid, layers)))
+        heads, _, _ = learn(task, fold, features, layers)
         items = items_of(features.owner, fold.test)
         guess = answer(task.label_kind, heads[0].respond(features.array, items), features.owner[items])
     return task.measure(task.targets[fold.test], guess)[task.metric]

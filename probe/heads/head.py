@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,26 @@ WEIGHTED = -1  # the "layer" of a learned weighted sum of all layers
 
 @dataclass(frozen=True)
 class Features:
-    """array: [layers, items, dim], an item being a track or a window of one; owner: [items] the track's row."""
+    """array: [layers, items, dim], an item being a track or a window of one; owner: [items] the track's row.
+
+    widths: poolings that may be chosen, and how many of the first columns each of them reads.
+    """
 
     array: Floats
     owner: Rows
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+    def poolings(self) -> Iterator[tuple[str, Features]]:
+        """Each pooling with its columns, the narrowest first."""
+        widths = self.widths or {"mean": self.array.shape[-1]}
+        for name, width in sorted(widths.items(), key=lambda pair: pair[1]):
+            yield name, Features(self.array[..., :width], self.owner)
 
 
 @dataclass(frozen=True)
 class Head:
-    """A trained head. layer: which it reads, or `WEIGHTED`; setting: strength, learning rate or neighbours.
+    """A trained head. layer: which it reads, or `WEIGHTED`; setting: strength, learning rate or neighbours; pooling: of
+    its features.
 
     respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
     tags, values for numbers. map: the same as plain linear maps, where it is one.
@@ -40,6 +51,7 @@ class Head:
     seed: int
     respond: Callable[[Floats, Rows], Array]
     map: Map | None = field(default=None, repr=False)
+    pooling: str = "mean"
 
 
 @dataclass(frozen=True)

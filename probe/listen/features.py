@@ -17,7 +17,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,11 +31,14 @@ from tqdm import tqdm
 
 from ...data.track import Manifest
 from ...models.encoder import Encoder, weights_hash
+from ...models.heads import POOLINGS, Moments, combined, moments
+from ...models.heads import pooled as pool_moments
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
 LARGE_BYTES = 2**30  # a memory-mapped array of more isn't kept in memory
-Pooling = Literal["mean", "mean+std", "frames"]
+Pooling = Literal["mean", "mean+std", "mean+std+change"]
+WIDEST: Pooling = "mean+std+change"  # begins with what the narrower ones are
 Array = npt.NDArray[np.float32]
 
 
@@ -142,9 +146,10 @@ class FeatureStore:
         name: str = "encoder",
         change: Change | None = None,
     ) -> Array:
-        """Pooled features of all tracks and all layers: [layers, tracks, dim] (2 dim for "mean+std"), float32,
-        memory-mapped. What other stores hold of these tracks is copied, and frames that a frame task has stored are
-        pooled, before the encoder is asked.
+        """Pooled features of all tracks and all layers: [layers, tracks, POOLINGS[pooling] · dim] float32, memory-mapped.
+
+        Means, then deviations of frames, then of their differences over one and four frames. What other stores hold of
+        these tracks is copied, and frames that a frame task has stored are pooled, before the encoder is asked.
 
         The mean is over valid frames only; windows of a long track are weighted by their valid frames.
         Raises ValueError naming the track when its features aren't finite or it is shorter than a frame; OSError when
@@ -180,14 +185,14 @@ class FeatureStore:
         items = [firsts[item] for item in range(len(firsts))]
         hashes = manifest.column("hash")
         names = [hashes[w.row] if stretch is None else f"{hashes[w.row]} from {w.start}" for w in items]
-        width = encoder.dim * (2 if pooling == "mean+std" else 1)
+        width, change_too = encoder.dim * POOLINGS[pooling], pooling == WIDEST
 
         def write(array: Array, item: int, parts: list[Moments]) -> None:
             array[:, item] = pooled(parts, pooling).numpy()
 
         listening = Listening(
             encoder, manifest, plans, names, (encoder.layers, len(items), width),
-            [self.window_seconds, seconds, pooling], name, moments, write, change,
+            [self.window_seconds, seconds, pooling], name, partial(moments, change=change_too), write, change,
         )  # fmt: skip
         array = self._made(listening, lambda array, done: self._known(listening, array, done))
         return Windows(array, np.array([window.row for window in items], dtype=np.int64))
@@ -195,13 +200,17 @@ class FeatureStore:
     def _known(self, listening: Listening, array: Array, done: npt.NDArray[np.uint8]) -> None:
         """Put in place what this machine knows already: items of stores of the same family, pooled frames of a task."""
         place = {name: item for item, name in enumerate(listening.names) if not done[item]}
-        for other in sorted((self.root / listening.family).glob("*/meta.json")):
+        window, seconds, pooling = listening.setting
+        wider = [name for name in ("mean+std", WIDEST) if POOLINGS[name] > POOLINGS[pooling]]  # begin with the same
+        settings = [[window, seconds, name] for name in (pooling, *wider)]
+        families = [replace(listening, setting=setting).family for setting in settings]
+        for other in [path for family in families for path in sorted((self.root / family).glob("*/meta.json"))]:
             held = json.loads((other.parent / "items.json").read_text())
             found = [(item, place.pop(name)) for item, name in enumerate(held) if name in place]
             if found:
                 theirs, ours = map(list, zip(*found))
                 for layer, features in enumerate(np.load(other.parent / "features.npy", mmap_mode="r")):
-                    array[layer, ours] = features[theirs]
+                    array[layer, ours] = features[theirs, : array.shape[2]]
                 done[ours] = 1
         if place and listening.change is None and listening.setting[1] is None:
             self._pool_frames(listening, array, done)
@@ -214,7 +223,7 @@ class FeatureStore:
             frames = np.load(self.root / wanted.key / "features.npy", mmap_mode="r")
             for row in np.flatnonzero(done == 0):
                 first, end = spans[int(row)]
-                part = moments(torch.from_numpy(np.array(frames[:, first:end])))
+                part = listening.reduce(torch.from_numpy(np.array(frames[:, first:end])))
                 listening.write(array, int(row), [part])
                 done[row] = 1
 
@@ -268,19 +277,19 @@ class FeatureStore:
     def _made(self, listening: Listening, known: Callable[[Array, Any], None] | None = None) -> Array:
         """The finished store's array; made first if it isn't there. known: fills in what needs no encoder."""
         final = self.root / listening.key
-        partial, lock = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.lock")
+        part, lock = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.lock")
         if not (final / "meta.json").is_file():
             final.parent.mkdir(parents=True, exist_ok=True)
             with _alone(lock):
                 if not (final / "meta.json").is_file():  # another process may have made it while this one waited
-                    self._fill(partial, listening, known)
+                    self._fill(part, listening, known)
                     about = {"encoder": identity(listening.encoder), "setting": listening.setting}
                     change = listening.change and listening.change.name
                     meta = {"version": VERSION, "shape": listening.shape, **about, "change": change}
-                    (partial / "items.json").write_text(json.dumps(listening.names))
-                    (partial / "done.npy").unlink()
-                    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-                    partial.rename(final)
+                    (part / "items.json").write_text(json.dumps(listening.names))
+                    (part / "done.npy").unlink()
+                    (part / "meta.json").write_text(json.dumps(meta, indent=1))
+                    part.rename(final)
         array: Array = np.load(final / "features.npy", mmap_mode="r")
         if array.shape != listening.shape:
             raise ValueError(
@@ -400,32 +409,9 @@ def encode(
         yield one
 
 
-@dataclass(frozen=True)
-class Moments:
-    """frames: how many; mean, spread: [layers, dim] float64, spread being the sum of squares around the mean."""
-
-    frames: int
-    mean: Tensor
-    spread: Tensor
-
-
-def moments(hidden: Tensor) -> Moments:
-    """hidden: [layers, frames, dim] of one window."""
-    hidden = hidden.double()
-    mean = hidden.mean(1)
-    return Moments(hidden.shape[1], mean, (hidden - mean[:, None]).square().sum(1))
-
-
-def pooled(windows: list[Moments], pooling: Pooling) -> Tensor:
-    """Windows of one clip as one vector per layer, each frame weighing the same: [layers, dim] or, with std, [layers, 2
-    dim].
-    """
-    frames = sum(window.frames for window in windows)
-    mean = torch.stack([window.mean * window.frames for window in windows]).sum(0) / frames
-    if pooling == "mean":
-        return mean.float()
-    spread = torch.stack([w.spread + w.frames * (w.mean - mean).square() for w in windows]).sum(0) / frames
-    return torch.cat([mean, spread.sqrt()], -1).float()
+def pooled(windows: Sequence[Moments], pooling: str) -> Tensor:
+    """Windows of one clip as one vector per layer, each frame weighing the same: [layers, POOLINGS[pooling] · dim]."""
+    return pool_moments(combined(windows), pooling)
 
 
 def forget(array: npt.NDArray[Any]) -> None:

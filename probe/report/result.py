@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def result_json(
         },
         "layer": trained.layer,
         "strength": trained.strength,
-        "folds": [{"layer": c.layer, "strength": c.strength, "valid": c.valid} for c in trained.choices],
+        "folds": [asdict(choice) for choice in trained.choices],
         **compare(task, trained, others),
         "layers": list(trained.layers),
         "classes": [str(name) for name in task.classes],

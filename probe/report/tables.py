@@ -64,7 +64,7 @@ def row(record: Record) -> list[str]:
         mark(difference),
         _crafted(base),
         short(base.get("constant")),
-        f"{chosen} of 0–{layers - 1}" if layers > 1 else "0",
+        (f"{chosen} of 0–{layers - 1}" if layers > 1 else "0") + pooling_of(record),
     ]
 
 
@@ -72,6 +72,8 @@ CRAFTED = {
     "log_mel": "log-mel",
     "mfcc": "MFCC",
     "chroma": "chroma",
+    "log_cqt": "log-CQT",
+    "all_crafted": "all hand-crafted",
     "tzanetakis": "Tz.",
     "tzanetakis_knn": "Tz. kNN",
     "tzanetakis_gmm": "Tz. GMM",
@@ -118,6 +120,12 @@ def markdown(records: Sequence[Record]) -> str:
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
+
+
+def pooling_of(record: Record) -> str:
+    """The pooling behind a score, where it isn't the plain mean: ", mean+std"."""
+    pooling = record.get("pooling", "mean")
+    return "" if pooling == "mean" or record.get("unit") == "frame" else f", {pooling}"
 
 
 def marks(records: Sequence[Record]) -> dict[str, list[str]]:
