@@ -167,7 +167,7 @@ def training_data(
 def choose(
     task: Task, fold: Fold, features: Features, heads: Iterable[Head]
 ) -> tuple[list[Head], Choice, dict[int, float]]:
-    """The heads (one per seed) of the best pooling, layer and setting, the choice, and each layer's best validation score."""
+    """The heads (one per seed) of the best pooling, layer and setting, the choice, each layer's best score."""
     truth = task.targets[fold.valid]
     items = items_of(features.owner, fold.valid)
     found: dict[tuple[str, int, float], list[tuple[Head, float, float]]] = {}

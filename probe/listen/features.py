@@ -146,7 +146,7 @@ class FeatureStore:
         name: str = "encoder",
         change: Change | None = None,
     ) -> Array:
-        """Pooled features of all tracks and all layers: [layers, tracks, POOLINGS[pooling] · dim] float32, memory-mapped.
+        """Pooled features of all tracks and layers: [layers, tracks, POOLINGS[pooling] · dim] float32, memory-mapped.
 
         Means, then deviations of frames, then of their differences over one and four frames. What other stores hold of
         these tracks is copied, and frames that a frame task has stored are pooled, before the encoder is asked.
