@@ -288,3 +288,19 @@ def test_two_processes_that_want_one_store_fill_it_once(corpus, tmp_path):
         found = list(pool.map(lambda encoder: np.array(store(tmp_path).clips(encoder, corpus[0])), encoders))
     assert sum(encoder.calls > 0 for encoder in encoders) == 1
     assert all((array == found[0]).all() for array in found)
+
+
+def test_changes_are_differences_within_windows_and_narrower_poolings_are_their_beginning(corpus, tmp_path):
+    manifest, sounds = corpus
+    kept = store(tmp_path)
+    wide = kept.clips(Ruler(), manifest, "mean+std+change")
+    calls = kept.calls
+    for pooling, width in (("mean", 1), ("mean+std", 2)):
+        np.testing.assert_array_equal(kept.clips(Ruler(), manifest, pooling), wide[..., :width])
+    assert kept.calls == calls  # nothing is heard twice
+    for row, sound in enumerate(sounds):
+        windows = [sound[start : start + size].astype(np.float64) for start, size in cut(len(sound), RATE)]
+        frames = [window[: len(window) // 100 * 100].reshape(-1, 100).mean(1) for window in windows]
+        for column, step in ((2, 1), (3, 4)):
+            changes = np.concatenate([part[step:] - part[:-step] for part in frames])
+            np.testing.assert_allclose(wide[0, row, column], changes.std(), rtol=1e-3, atol=1e-6)

@@ -40,7 +40,7 @@ def curve(
     """The main metric of the test tracks against the number of training tracks.
 
     shots: tracks per class for classes and keys (all, where a class has fewer), per output for tags and numbers, tracks
-    in all for frames. Validation chooses pooling, layer, strength and decoder for each draw anew, from all validation tracks;
+    in all for frames. Validation chooses pooling, layer, strength and decoder for each draw anew, from all its tracks;
     draw k of a number contains draw k of every smaller one. Of several folds, the first is used.
     """
     points = []
