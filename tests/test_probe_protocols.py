@@ -290,13 +290,13 @@ def test_judging_is_the_main_metric():
     assert kind_of("classes").loss(np.array([0, 0]), np.full((2, 4), 0.25)) == pytest.approx(np.log(4))
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", [1, 2])
 def test_validation_chooses_the_pooling_that_holds_the_answer(place):
     """Twelve columns of means, twelve of deviations, 24 of changes: only one of the three tells the classes apart."""
     asked = task("classes")
     x = features(asked)
     noise = np.random.default_rng(5).normal(size=(LAYERS, x.shape[1], 4 * DIM)).astype(np.float32)
-    start = (0, DIM, 2 * DIM)[place]
+    start = place * DIM
     noise[..., start : start + DIM] = x
     widths = {"mean": DIM, "mean+std": 2 * DIM, "mean+std+change": 4 * DIM}
     outcome = fit(asked, Features(noise, np.arange(x.shape[1]), widths), protocol="linear")
@@ -304,4 +304,4 @@ def test_validation_chooses_the_pooling_that_holds_the_answer(place):
     score = asked.measure(outcome.truth, outcome.guess)[asked.metric]
     narrow = fit(asked, Features(noise[..., :DIM], np.arange(x.shape[1])), protocol="linear")
     assert score > 0.6
-    assert place == 0 or score > asked.measure(narrow.truth, narrow.guess)[asked.metric] + 0.2
+    assert score > asked.measure(narrow.truth, narrow.guess)[asked.metric] + 0.2

@@ -89,7 +89,7 @@ class LogCqtBaseline:
         return torch.div(valid, self.hop, rounding_mode="floor").clamp_min(1)
 
     def hidden_states(self, waveform: Tensor, valid: Tensor | None = None, sample_rate: int | None = None) -> Tensor:
-        """waveform: [batch, samples] -> [batch, 1, frames, 192]; the transform is linear, so padding changes nothing."""
+        """waveform: [batch, samples] -> [batch, 1, frames, 192]; padding changes nothing in valid frames."""
         if sample_rate not in (None, self.sample_rate):
             raise ValueError(f"The log-CQT baseline hears {self.sample_rate} Hz, not {sample_rate}.")
         missing = max(0, self.hop - waveform.shape[1])
