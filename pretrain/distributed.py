@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .clock import section
 
@@ -121,6 +122,18 @@ def whole(*parameters: Tensor) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(divided, modifier_rank=0):
         yield
+
+
+def read(parameter: Tensor) -> Tensor:
+    """The whole of a parameter that FSDP has divided (a collective); any other as it is."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def overwrite(parameter: Tensor, value: Tensor) -> None:
+    """Put a value, alike on every rank, into a parameter in place; where FSDP has divided it, each rank its part."""
+    if isinstance(parameter, DTensor):
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    parameter.copy_(value)
 
 
 def main_first() -> AbstractContextManager[None]:

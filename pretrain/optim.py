@@ -11,13 +11,14 @@ from .recipe import Optim
 
 
 def build(optim: Optim, objective: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over everything that requires a gradient; vectors and scalars (biases, norms) never decay."""
+    """The optimiser over everything that requires a gradient; vectors and scalars decay where the recipe says so."""
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("The objective has no parameter that requires a gradient, so there is nothing to train.")
+    beside = optim.weight_decay if optim.decay_all else 0.0
     groups = [
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": beside},
     ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     groups = [group for group in groups if group["params"]]
