@@ -660,8 +660,8 @@ def muq_small() -> Recipe:
     groundbass pretrain masked.muq_small --data MANIFEST --run RUN · one GPU · hours
     """
     large = muq_large()
-    shape = dataclasses.replace(
-        _DRY, mel_channels=128, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048
+    shape = ConformerShape(
+        mel_channels=128, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048
     )
     return dataclasses.replace(
         large,
@@ -682,9 +682,9 @@ def muq_tiny() -> Recipe:
 
     groundbass pretrain masked.muq_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
-    shape = ConformerShape(
-        mel_bins=192, n_fft=4096, mel_high=8000.0, mel_channels=16, hidden_size=192, num_hidden_layers=4,
-        num_attention_heads=6, intermediate_size=768, conv_kernel=15,
+    shape = dataclasses.replace(
+        _DRY, mel_bins=192, n_fft=4096, mel_high=8000.0, mel_channels=16, hidden_size=192,
+        num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, conv_kernel=15,
     )  # fmt: skip
     rvq = RVQSettings(
         weight=1.0, kind="muq", latent=16, codebooks=4, codebook_size=256, window=4096, steps=300, batch_size=8,
@@ -708,8 +708,7 @@ def muq_debug() -> Recipe:
     groundbass pretrain masked.muq_debug --data MANIFEST --run RUN · any CPU · seconds
     """
     shape = dataclasses.replace(
-        _DRY,
-        n_fft=1024, mel_bins=32, mel_channels=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        _DRY, n_fft=1024, mel_bins=32, mel_channels=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=64, conv_kernel=7,
     )  # fmt: skip
     rvq = dataclasses.replace(_DEBUG_RVQ, kind="muq", stack=4, revive_after=2, head=_DEBUG_LINEAR)
@@ -728,8 +727,7 @@ def omar_base() -> Recipe:
 
     groundbass pretrain masked.omar_base --data MANIFEST --run RUN · published: 8 GPUs, 400,000 steps, 330,000 hours
     """
-    shape = dataclasses.replace(
-        _DRY,
+    shape = ConformerShape(
         sample_rate=16_000, frontend="stacked", mel_bins=96, n_fft=512, mel_hop=256, mel_scale="slaney",
         mel_mean=2.0676, mel_std=1.2683, num_hidden_layers=24, num_attention_heads=8, hidden_dropout=0.2,
         attention_dropout=0.2, activation_dropout=0.2,
@@ -787,8 +785,8 @@ def omar_debug() -> Recipe:
 
     groundbass pretrain masked.omar_debug --data MANIFEST --run RUN · any CPU · seconds
     """
-    shape = ConformerShape(
-        frontend="stacked", n_fft=512, mel_bins=24, mel_scale="slaney", mel_mean=2.0, mel_std=1.2, hidden_size=32,
+    shape = dataclasses.replace(
+        _DRY, frontend="stacked", n_fft=512, mel_bins=24, mel_scale="slaney", mel_mean=2.0, mel_std=1.2, hidden_size=32,
         num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_kernel=5,
     )  # fmt: skip
     codes = dataclasses.replace(
