@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .models.encoder import Encoder
 
     class LoadedEncoder(Encoder, Protocol):
-        """An `Encoder` that also embeds recordings of any length: see `groundbass.probe.embedding.embed`."""
+        """An `Encoder` that also embeds recordings of any length: see `groundbass.probe.apply.embedding.embed`."""
 
         def embed(self, sound: Any, sample_rate: int | None = None, **options: Any) -> Any:
             """A file or a waveform as vectors."""
@@ -30,7 +30,7 @@ def load_encoder(name_or_path: str | Path, device: Any = "cpu", dtype: Any = Non
 
     It has `hidden_states(waveform, valid, sample_rate)`, `valid_frames`, `sample_rate`, `frame_rate`, `dim`, `layers`
     (see `groundbass.models.encoder.Encoder`), and `embed(path_or_waveform, sample_rate, layers=-1, unit="track", …)`
-    for recordings of any length (see `groundbass.probe.embedding.embed`).
+    for recordings of any length (see `groundbass.probe.apply.embedding.embed`).
 
     Args:
         name_or_path: where it lives.
@@ -42,7 +42,7 @@ def load_encoder(name_or_path: str | Path, device: Any = "cpu", dtype: Any = Non
         ValueError: weights that don't fit the config, broken files, an unsupported kind of model, no such device.
     """
     from .models import encoder as models  # on first use, so that `import groundbass` doesn't wait for torch
-    from .probe.embedding import embed
+    from .probe.apply.embedding import embed
 
     loaded: Any = models.load_encoder(name_or_path, device, dtype)
     if not hasattr(loaded, "embed"):  # models can't decode files, so this door adds what needs both

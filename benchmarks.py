@@ -39,7 +39,7 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(known)}.")
-    from .pretrain.hardware import hardware
+    from .pretrain.run.hardware import hardware
 
     for name in names:
         with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
@@ -56,7 +56,7 @@ def print_table(name: str, rows: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .pretrain.hardware import hardware
+    from .pretrain.run.hardware import hardware
 
     table = Table("what", "value", "unit", "ratio", "reference", title=f"{name} on {hardware()}", title_justify="left")
     table.columns[0].min_width = 20  # names stay whole

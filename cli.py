@@ -33,25 +33,29 @@ class Command:
 COMMANDS = {
     "quickstart": Command("quickstart:quickstart", "embedded corpus → pretrain → probe → publish → report.html"),
     "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
-    "data scan": Command("data.scan:scan", "list a folder of audio in a Parquet manifest"),
-    "data shard": Command("data.sharding:shard", "pack a manifest's audio into Parquet shards, for clusters"),
-    "data verify": Command("data.verify:verify", "is this copy of a public corpus complete, and what it should be?"),
+    "data scan": Command("data.collections.scan:scan", "list a folder of audio in a Parquet manifest"),
+    "data shard": Command("data.storage.sharding:shard", "pack a manifest's audio into Parquet shards, for clusters"),
+    "data verify": Command(
+        "data.collections.verify:verify", "is this copy of a public corpus complete, and what it should be?"
+    ),
     "data overlap": Command(
-        "data.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"
+        "data.collections.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"
     ),
     "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
     "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),
-    "plan": Command("pretrain.plan:main", "memory, step time and GPU-hours of a recipe, with formulas", argv=True),
+    "plan": Command("pretrain.cost.plan:main", "memory, step time and GPU-hours of a recipe, with formulas", argv=True),
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
-    "report": Command("probe.report:report", "tables and one HTML page from probe results"),
+    "report": Command("probe.report.command:report", "tables and one HTML page from probe results"),
     "import": Command(
         "models.importers:import_checkpoint", "official CLMR, MERT or BEATs weights → a published folder"
     ),
     "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),
-    "embed": Command("probe.embed:embed", "audio of any length → a table of vectors (Parquet or .npz)"),
-    "similar": Command("probe.similar:similar", "the recordings nearest to a file, as a table and a page with players"),
+    "embed": Command("probe.apply.embed:embed", "audio of any length → a table of vectors (Parquet or .npz)"),
+    "similar": Command(
+        "probe.apply.similar:similar", "the recordings nearest to a file, as a table and a page with players"
+    ),
     "export": Command("models.export:export", "an encoder as torch.export or ONNX, checked to answer equally"),
     "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import audio
+from .audio import read as audio
 
 FIELDS = pa.schema(
     [

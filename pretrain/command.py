@@ -14,14 +14,14 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from ..data import mixture
-from ..data.hf_dataset import is_dataset
-from ..data.shards import is_sharded, open_data
+from ..data.collections import mixed as mixture
+from ..data.storage.hf_dataset import is_dataset
+from ..data.storage.shards import is_sharded, open_data
 from . import distributed
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
-from .record import write_json
+from .run.record import write_json
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -142,7 +142,7 @@ def manifest_of(data: Path, run: Path) -> Path:
     distributed.join()
     with distributed.main_first():
         if not found.exists():
-            from ..data.scan import scan
+            from ..data.collections.scan import scan
 
             run.mkdir(parents=True, exist_ok=True)
             with redirect_stdout(sys.stderr):
@@ -196,7 +196,7 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
 
     What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.
     """
-    from ..data import overlap
+    from ..data.collections import overlap
 
     kept, listed = run / "manifest.avoiding.parquet", run / "avoided.json"
     distributed.join()

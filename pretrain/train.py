@@ -35,19 +35,20 @@ from accelerate.utils import (
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.crops import Batch, Crops, loader
-from ..data.shards import open_data
+from ..data.storage.shards import open_data
 from ..data.track import Manifest
 from ..models.published import write_encoder
-from . import checkpoint, distributed, optim
+from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
-from .dryrun import dry_run
-from .log import Log
 from .objective import Objective, draw_seed
-from .prefetch import on_device
-from .probing import Prober
 from .recipe import Recipe
-from .record import check_same, check_teachers, describe, write_json
-from .start import start_from
+from .run import checkpoint
+from .run.dryrun import dry_run
+from .run.init_weights import start_from
+from .run.log import Log
+from .run.prefetch import on_device
+from .run.probing import Prober
+from .run.record import check_same, check_teachers, describe, write_json
 from .step import Training, train_step
 
 

@@ -17,13 +17,15 @@ from rich.console import Console
 
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
-from . import baselines, few_shot, long_table, result, robustness
+from .baselines import simple as baselines
+from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .contract import attributes, problems
-from .descriptors import Chroma, Mfcc, Tzanetakis
-from .features import FeatureStore, Frames, digest, identity
+from .curves import few_shot, robustness
 from .fit import Features, Outcome, Protocol, fit
-from .frames import SLOWEST, constant_frames, fit_fold, fit_frames
-from .report import said, table
+from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
+from .listen.features import FeatureStore, Frames, digest, identity
+from .report import long_table, result
+from .report.command import said, table
 from .splits import Fold
 from .task import Task, available, find_tasks
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from . import metrics
-from .features import forget
-from .heads import RIDGE_STRENGTHS, STRENGTHS, basis, logistic, ridge
+from .heads.linear import RIDGE_STRENGTHS, STRENGTHS, basis, logistic, ridge
+from .listen.features import forget
 from .splits import Fold
 from .task import Task
 
@@ -154,14 +154,14 @@ def candidates(protocol: Protocol, lesson: Lesson) -> Iterable[Head]:
     if protocol == "linear":
         return linear(lesson)
     if protocol == "knn":
-        from .neighbours import nearest
+        from .heads.knn import nearest
 
         return nearest(lesson)
     if protocol == "gmm":
-        from .mixtures import mixtures
+        from .heads.gmm import mixtures
 
         return mixtures(lesson)
-    from .marble import grid
+    from .heads.marble import grid
 
     return grid(lesson)
 

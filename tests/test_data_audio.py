@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 import soundfile as sf
 
-from groundbass.data import audio, mp3
+from groundbass.data.audio import mp3
+from groundbass.data.audio import read as audio
 
 Waveform = npt.NDArray[np.float32]
 Sound = Callable[..., Waveform]

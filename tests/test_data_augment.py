@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from groundbass.data.augment import (
+from groundbass.data.augment.chain import (
     Augmentation,
     Chain,
     Delay,
@@ -22,8 +22,8 @@ from groundbass.data.augment import (
     filter_symmetric,
     low_pass_kernel,
 )
-from groundbass.data.pitch import shift_pitch
-from groundbass.data.reverb import ALL_PASSES, COMBS, reverberate
+from groundbass.data.augment.pitch import shift_pitch
+from groundbass.data.augment.reverb import ALL_PASSES, COMBS, reverberate
 
 RATE = 22050
 SAMPLES = 59049

@@ -12,7 +12,8 @@ import pytest
 import soundfile as sf
 
 from groundbass.cli import main
-from groundbass.data import corpora, verify
+from groundbass.data import corpora
+from groundbass.data.collections import verify
 from groundbass.data.corpora import (
     emomusic,
     fma,

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import Batch, CropConfig, Crops, key_id, loader, permute
-from groundbass.data.scan import scan_folder
 from groundbass.data.track import Manifest, Track
 
 Sound = Callable[..., npt.NDArray[np.float32]]

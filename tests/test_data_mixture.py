@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
+from groundbass.data.collections.mixed import Part, mixed, parse
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import CropConfig, Crops
-from groundbass.data.mixture import Part, mixed, parse
-from groundbass.data.scan import scan_folder
 from groundbass.pretrain.command import main
 
 RATE = 8000
@@ -64,7 +64,7 @@ def test_the_same_recording_is_heard_once(tmp_path: Path) -> None:
     a, b = folder(tmp_path / "a", [0, 1, 2, 3], 12.0), folder(tmp_path / "b", [2, 7], 12.0)
     manifest, left_out = mixed([Part(a), Part(b)])
     assert left_out == {str(a): 0, str(b): 1} and len(manifest) == 5
-    from groundbass.data.audio import read
+    from groundbass.data.audio.read import read
 
     quiet = 0.3 * read(tmp_path / "a" / "1.flac")[RATE : 9 * RATE]
     write(tmp_path / "b" / "again.ogg", quiet, RATE)

@@ -11,12 +11,12 @@ import soundfile as sf
 import soxr
 
 from groundbass.cli import main
-from groundbass.data import audio
-from groundbass.data.fingerprints import RATE, SHIFTS, Index, Prints, fingerprint, peaks
-from groundbass.data.overlap import find_overlap, manifest_of, without
-from groundbass.data.scan import scan_folder
-from groundbass.data.sharding import write_shards
-from groundbass.data.shards import Shards, open_data
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.fingerprints import RATE, SHIFTS, Index, Prints, fingerprint, peaks
+from groundbass.data.collections.overlap import find_overlap, manifest_of, without
+from groundbass.data.collections.scan import scan_folder
+from groundbass.data.storage.sharding import write_shards
+from groundbass.data.storage.shards import Shards, open_data
 from groundbass.data.track import Manifest
 from groundbass.pretrain.command import avoiding
 
@@ -131,7 +131,7 @@ def test_following_the_rarest_hashes_finds_what_following_all_does(library, monk
     queries.append(fingerprint(soxr.resample(piece(99), HIGH, RATE), SHIFTS))
     whole = [index.search(query, 10) for query in queries]
     assert [sorted(match.track for match in found) for found in whole[:6]] == [[0], [1], [2], [3, 12], [4], [5, 13]]
-    monkeypatch.setattr("groundbass.data.fingerprints.FOLLOWED", 3)
+    monkeypatch.setattr("groundbass.data.collections.fingerprints.FOLLOWED", 3)
     few = [index.search(query, 10) for query in queries]
     assert [[replace(m, chance=0) for m in found] for found in few] == [
         [replace(m, chance=0) for m in found] for found in whole
@@ -176,7 +176,7 @@ def test_prints_are_remembered_and_a_damaged_memory_is_made_anew(library, cache,
     first = find_overlap(library[:3], library[:3], progress=False, workers=1)
     files = sorted(cache.glob("*.npz"))
     assert len(files) == 2  # with and without shifts
-    monkeypatch.setattr("groundbass.data.overlap.fingerprint", None)
+    monkeypatch.setattr("groundbass.data.collections.overlap.fingerprint", None)
     assert find_overlap(library[:3], library[:3], progress=False, workers=1) == first
     monkeypatch.undo()
     monkeypatch.setenv("GROUNDBASS_CACHE", str(cache.parent))

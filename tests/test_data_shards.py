@@ -16,11 +16,12 @@ import pytest
 import soundfile as sf
 
 from groundbass.cli import main
-from groundbass.data import audio, sharding
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import CropConfig, Crops, loader
-from groundbass.data.scan import scan_folder
-from groundbass.data.sharding import write_shards
-from groundbass.data.shards import INDEX, OURS, Shards, is_sharded, open_data
+from groundbass.data.storage import sharding
+from groundbass.data.storage.sharding import write_shards
+from groundbass.data.storage.shards import INDEX, OURS, Shards, is_sharded, open_data
 from groundbass.data.track import Manifest
 
 RATE = 8000
@@ -325,7 +326,7 @@ def test_a_remote_chunk_is_one_request_of_its_own_bytes(sharded, tmp_path, monke
 
 
 def test_few_shards_stay_open(sharded, monkeypatch):
-    monkeypatch.setattr("groundbass.data.shards.OPEN", 2)
+    monkeypatch.setattr("groundbass.data.storage.shards.OPEN", 2)
     for row in range(9):
         sharded.read(row, RATE, 0, 10)
     assert len(sharded._open) == 2
@@ -456,7 +457,7 @@ def test_existing_data_sets_are_manifests(corpus, tmp_path, kind, monkeypatch):
     assert found.labels("mood") == ["calm"] * 3
     if kind != "webdataset":
         assert found.labels("year") == [1990, 1993, 1996]
-    monkeypatch.setattr("groundbass.data.hf_dataset._track", None)  # headers are read once
+    monkeypatch.setattr("groundbass.data.storage.hf_dataset._track", None)  # headers are read once
     assert len(open_data(folder)) == 3
     found.select([2, 0]).write(tmp_path / "some.parquet")
     some = open_data(tmp_path / "some.parquet")

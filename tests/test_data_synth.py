@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy.signal import hilbert
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
 from groundbass.data.synth import labels, plan, render, score, technique, theory
 from groundbass.data.synth.corpus import make_clip, synth
 from groundbass.data.synth.plan import SPLITS, Clip

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 
-from groundbass.data import audio, mp3
-from groundbass.data.scan import Skipped, scan, scan_folder
+from groundbass.data.audio import mp3
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.scan import Skipped, scan, scan_folder
 from groundbass.data.track import Manifest, Track
 
 Sound = Callable[..., npt.NDArray[np.float32]]

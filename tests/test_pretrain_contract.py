@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import groundbass.pretrain.train as train_module
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.crops import Batch, Crops, loader
 from groundbass.data.track import Manifest, Track
 from groundbass.models.encoder import load_encoder

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest, Track
 from groundbass.pretrain.distributed import SyncBatchNorm, gather, ranks, synchronise_batch_norm
 from groundbass.pretrain.launch import environment as launch_environment

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import CropConfig, Crops, loader
-from groundbass.data.scan import scan_folder
 from groundbass.data.track import Manifest
 from groundbass.pretrain.recipe import addresses, find
-from groundbass.pretrain.watch import Watch
+from groundbass.pretrain.run.alarms import Watch
 
 RATE = 24_000
 DEBUG = [a for a in addresses() if a.endswith("_debug") and getattr(find(a).objective, "tokenizer", None) != ""]

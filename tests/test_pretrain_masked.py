@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import Batch
-from groundbass.data.scan import scan_folder
 from groundbass.data.track import Manifest
-from groundbass.pretrain.masking import Masking
 from groundbass.pretrain.objective import TrainingStopped, draw_seeds
 from groundbass.pretrain.objectives import masked, tokenizer
 from groundbass.pretrain.objectives.masked import MASK, Masked, MaskedConfig, gradient_shares
+from groundbass.pretrain.objectives.parts.masking import Masking
 from groundbass.pretrain.recipe import Recipe
 from groundbass.pretrain.targets.codec import CodecSettings
 from groundbass.pretrain.targets.codes import CodeHeadSettings

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from groundbass.pretrain.masking import Masking, cell_mask, fairseq_mask, noise_fill, normal, span_mask, uniform
 from groundbass.pretrain.objective import draw_seeds
+from groundbass.pretrain.objectives.parts.masking import (
+    Masking,
+    cell_mask,
+    fairseq_mask,
+    noise_fill,
+    normal,
+    span_mask,
+    uniform,
+)
 
 
 def seeds(count: int, stream: int = 0) -> torch.Tensor:

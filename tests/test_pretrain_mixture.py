@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from groundbass.pretrain.mixture import Mixture, draw_segments, mix
 from groundbass.pretrain.objective import draw_seeds
+from groundbass.pretrain.objectives.parts.noise_mixture import Mixture, draw_segments, mix
 
 
 def mix_by_loop(waveform: Tensor, seeds: Tensor, valid: Tensor, settings: Mixture) -> Tensor:

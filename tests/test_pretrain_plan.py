@@ -16,16 +16,18 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import EncodecConfig, EncodecModel
 
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest, Track
 from groundbass.models.transformer import Block
-from groundbass.pretrain import bench, cost, plan
-from groundbass.pretrain.cost import GIB, Case, largest_micro, memory, total
-from groundbass.pretrain.count import Count, LiveBytes, count, kept, kept_share, run
-from groundbass.pretrain.flops import flop_counter
-from groundbass.pretrain.fused import fused_attention
+from groundbass.pretrain import bench
+from groundbass.pretrain.cost import formulas as cost
+from groundbass.pretrain.cost import plan
+from groundbass.pretrain.cost.count import Count, LiveBytes, count, kept, kept_share, run
+from groundbass.pretrain.cost.formulas import GIB, Case, largest_micro, memory, total
+from groundbass.pretrain.cost.fused_attention import fused_attention
 from groundbass.pretrain.objective import Loss
 from groundbass.pretrain.recipe import Recipe, addresses, find
+from groundbass.pretrain.run.flops import flop_counter
 from groundbass.pretrain.train import train
 
 DEBUG = [address for address in addresses() if address.endswith("_debug")]
@@ -363,7 +365,7 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = EncodecConfig(num_filters=4, hidden_size=8, codebook_dim=8, codebook_size=16, num_lstm_layers=1)
-    monkeypatch.setattr("groundbass.pretrain.count.EncodecConfig", lambda: small)
+    monkeypatch.setattr("groundbass.pretrain.cost.count.EncodecConfig", lambda: small)
     words = ["--objective.codec.weight", "1", "--objective.codec.codebooks", "2", "--objective.codec.codebook-size"]
     live = told(capsys, "masked.mert_debug", *words, "16")
     assert any("facebook/encodec_24khz" in note for note in live["notes"])

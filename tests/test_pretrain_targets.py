@@ -14,8 +14,8 @@ from nnAudio.features.cqt import CQT1992v2
 from torch.nn import functional
 from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from groundbass.data import audio
-from groundbass.data.scan import scan_folder
+from groundbass.data.audio import read as audio
+from groundbass.data.collections.scan import scan_folder
 from groundbass.data.track import Manifest
 from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig, ResidualQuantizer
 from groundbass.pretrain.objective import TrainingStopped

@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from groundbass import load_encoder
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.crops import Batch
 from groundbass.data.track import Manifest, Track
 from groundbass.models.beats import BeatsModel
 from groundbass.models.beats_tokenizer import BeatsQuantizer
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.command import _plan
-from groundbass.pretrain.distillation import Distillation
 from groundbass.pretrain.iterate import iterate
 from groundbass.pretrain.objective import TrainingStopped, draw_seeds, example_index
 from groundbass.pretrain.objectives import latent, tokenizer, tokens
+from groundbass.pretrain.objectives.distillation import Distillation
 from groundbass.pretrain.objectives.latent import Latent, draw_blocks, over_clip
 from groundbass.pretrain.objectives.tokens import Tokens, draw_kept, hidden_patches
 from groundbass.pretrain.recipe import find

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import groundbass.pretrain.train as train_module
-from groundbass.data.audio import write
+from groundbass.data.audio.read import write
 from groundbass.data.crops import Batch, CropConfig
 from groundbass.data.track import Manifest, Track
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
-from groundbass.pretrain import checkpoint
 from groundbass.pretrain.command import main
 from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
 from groundbass.pretrain.objectives.contrastive import Contrastive
 from groundbass.pretrain.recipe import Optim, Recipe, find
+from groundbass.pretrain.run import checkpoint
 from groundbass.pretrain.train import train
 
 SAMPLES = 20736  # SampleCNN's window at 8 kHz
@@ -465,7 +465,7 @@ def test_the_command_trains_a_folder_and_repeats_from_recipe_json(
 @pytest.mark.gpu
 def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Path) -> None:
     from groundbass.data.crops import Crops, loader
-    from groundbass.pretrain.prefetch import on_device
+    from groundbass.pretrain.run.prefetch import on_device
 
     crops = Crops(Manifest.open(manifest), CropConfig(8000, SAMPLES), 0)
     device = torch.device("cuda")

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundbass.data.audio import write
-from groundbass.data.scan import scan_folder
+from groundbass.data.audio.read import write
+from groundbass.data.collections.scan import scan_folder
 from groundbass.models.encoder import load_encoder, weights_hash
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.clock import SECTIONS
 from groundbass.pretrain.command import main
 from groundbass.pretrain.recipe import find
 from groundbass.pretrain.train import train
-from groundbass.probe.report import report
+from groundbass.probe.report.command import report
 
 RATE = 24_000
 
@@ -158,7 +158,7 @@ def test_flops_are_those_of_a_step(music: Path, tmp_path: Path) -> None:
     line = lines(tmp_path / "run" / "timing.jsonl")[-1]
     objective: Any = recipe.objective.build().train()
     from groundbass.data.track import Manifest
-    from groundbass.pretrain.dryrun import random_batches
+    from groundbass.pretrain.run.dryrun import random_batches
 
     batch = next(random_batches(recipe, Manifest.open(music)))
     with FlopCounterMode(display=False) as counter:

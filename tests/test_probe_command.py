@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import command, result
-from groundbass.probe.baselines import LogMel, constant
+from groundbass.probe import command
+from groundbass.probe.baselines.simple import LogMel, constant
 from groundbass.probe.contract import problems
-from groundbass.probe.features import FeatureStore
 from groundbass.probe.fit import fit
-from groundbass.probe.report import collect, markdown, report, row, verdict
+from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.report import result
+from groundbass.probe.report.command import collect, markdown, report, row, verdict
 from groundbass.probe.task import questions
 
 RATE = 8000
@@ -332,7 +333,7 @@ def test_log_mel_keeps_the_contract_except_the_rate():
 def test_command_line_words(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import torch\nfrom groundbass.probe.baselines import LogMel\nclass Mine(LogMel):\n    fingerprint = None\n"
+        "import torch\nfrom groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel):\n    fingerprint = None\n"
     )
     with pytest.raises(ValueError, match="Which task"):
         command.main([f"{file}:Mine"])
@@ -358,7 +359,7 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     manifest = corpus[::2]
     manifest.write(tmp_path / "data/synth/manifest.parquet")
     file = tmp_path / "mine.py"
-    file.write_text("from groundbass.probe.baselines import LogMel\nclass Mine(LogMel):\n    pass\n")
+    file.write_text("from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel):\n    pass\n")
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
     (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
     known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}

@@ -16,11 +16,11 @@ import soundfile as sf
 import torch
 
 import groundbass
-from groundbass.probe import embed as command
-from groundbass.probe import embedding
-from groundbass.probe.embed import embed
-from groundbass.probe.embedding import Embedding, chosen_layers, parts, pieces
-from groundbass.probe.similar import Index, Place, similar
+from groundbass.probe.apply import embed as command
+from groundbass.probe.apply import embedding
+from groundbass.probe.apply.embed import embed
+from groundbass.probe.apply.embedding import Embedding, chosen_layers, parts, pieces
+from groundbass.probe.apply.similar import Index, Place, similar
 
 RATE, HOP = 16_000, 160
 CODE = '''

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
-from groundbass.probe.features import FeatureStore, forget
-from groundbass.probe.windows import cut, jobs, plan
+from groundbass.probe.listen.features import FeatureStore, forget
+from groundbass.probe.listen.windows import cut, jobs, plan
 
 RATE = 8000
 
@@ -193,7 +193,7 @@ def resident():
 def test_large_stores_are_not_kept_in_memory(corpus, tmp_path, monkeypatch):
     """What was written and read is let go of, and nothing is lost by it."""
     wanted = store(tmp_path / "a").clips(Ruler(), corpus[0])
-    monkeypatch.setattr("groundbass.probe.features.LARGE_BYTES", 0)
+    monkeypatch.setattr("groundbass.probe.listen.features.LARGE_BYTES", 0)
     np.testing.assert_array_equal(store(tmp_path / "b").clips(Ruler(), corpus[0]), wanted)
     array = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (16, 2**20))
     array[:] = 3

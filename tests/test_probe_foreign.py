@@ -25,7 +25,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
 from groundbass.probe import command
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

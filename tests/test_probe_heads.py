@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from groundbass.probe.heads import basis, logistic, ridge
+from groundbass.probe.heads.linear import basis, logistic, ridge
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import r2_score, roc_auc_score
 
 from groundbass.probe import metrics
-from groundbass.probe.bootstrap import Interval, draw, interval, mark
+from groundbass.probe.report.bootstrap import Interval, draw, interval, mark
 
 
 def example(kind, clips=60, seed=0):

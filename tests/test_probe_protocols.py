@@ -7,9 +7,11 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsClassifier
 
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import few_shot, marble, metrics
-from groundbass.probe.baselines import constant
+from groundbass.probe import metrics
+from groundbass.probe.baselines.simple import constant
+from groundbass.probe.curves import few_shot
 from groundbass.probe.fit import WEIGHTED, Features, answer, candidates, fit, items_of, lesson_of, loss
+from groundbass.probe.heads import marble
 from groundbass.probe.metrics import KEYS
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import comparison, long_table, result
 from groundbass.probe.fit import fit
-from groundbass.probe.report import collect, distinct, report, sections_of
+from groundbass.probe.report import comparison, long_table, result
+from groundbass.probe.report.command import collect, distinct, report, sections_of
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 

@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from groundbass.probe.baselines.hand_crafted import (
+    Chroma,
+    Mfcc,
+    Tzanetakis,
+    beat_histogram,
+    pitch_histogram,
+    rhythm,
+    timbre,
+)
 from groundbass.probe.contract import problems
-from groundbass.probe.decoding import peaks, track_beats, viterbi
-from groundbass.probe.descriptors import Chroma, Mfcc, Tzanetakis, beat_histogram, pitch_histogram, rhythm, timbre
-from groundbass.probe.frames import chord_classes, chord_spans
-from groundbass.probe.robustness import LEVELS, Degradation
+from groundbass.probe.curves.robustness import LEVELS, Degradation
+from groundbass.probe.heads.decoding import peaks, track_beats, viterbi
+from groundbass.probe.heads.frames import chord_classes, chord_spans
 
 RATE = 22_050
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from groundbass.data import audio
+from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.splits import grouped, official, rotating, split
 from groundbass.probe.task import available, describe, find_tasks, questions

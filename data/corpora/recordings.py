@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .. import mp3
-from ..audio import open_audio
+from ..audio import mp3
+from ..audio.read import open_audio
+from ..audio.truncation import what_is_cut
+from ..collections.scan import find_audio
 from ..parallel import in_order
-from ..scan import find_audio
 from ..track import Track, cache_folder
-from ..truncation import what_is_cut
 from .corpus import Corpus, Entry
 
 REMEMBERED = ".groundbass-audio.parquet"

@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from .. import audio
+from ..audio import read as audio
 from ..track import Manifest, Track
 from .labels import music_labels
 from .plan import PARTS, SECONDS, SPLITS, Clip, plan, rng_of

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...data.augment import clmr_chain
+from ...data.augment.chain import clmr_chain
 from ...data.crops import Batch, CropConfig
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section

@@ -26,10 +26,10 @@ from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..masking import uniform
 from ..objective import Loss, Objective, TrainingStopped, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
+from .parts.masking import uniform
 from .tokens import BeatsShape, check_rate, hidden_patches, take
 
 if TYPE_CHECKING:

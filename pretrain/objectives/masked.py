@@ -26,8 +26,6 @@ from ...models.conformer import ConformerConfig, ConformerModel
 from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
-from ..masking import Masking, noise_fill
-from ..mixture import Mixture, mix
 from ..objective import Loss, Objective, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codec import CodecSettings
@@ -37,6 +35,8 @@ from ..targets.kmeans import KMeansSettings
 from ..targets.random_projection import RandomProjectionSettings
 from ..targets.rvq import RVQSettings
 from ..targets.target import FrameGrid, Metrics, Target
+from .parts.masking import Masking, noise_fill
+from .parts.noise_mixture import Mixture, mix
 
 if TYPE_CHECKING:
     from ...data.crops import Batch

@@ -10,7 +10,7 @@ residual by residual; then the maps follow the gradient of reconstruction + comm
 codebooks exponential averages of what they were chosen for, summed over ranks. Codewords that nobody chooses are moved
 onto current residuals.
 
-`beats_*`: BEATs' tokenizers, distilled from an encoder; the module is `pretrain/distillation.py`.
+`beats_*`: BEATs' tokenizers, distilled from an encoder; the module is `pretrain/objectives/distillation.py`.
 
     groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · minutes
     groundbass pretrain tokenizer.muq_rvq --data MANIFEST --run RUN           one GPU · about an hour
@@ -31,14 +31,14 @@ from torch.nn import functional
 from ...data.crops import CropConfig, Crops, loader
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig, StackedMel
 from ...models.transformer import time_mask
-from ..distillation import UNTRAINED, DistillationConfig
 from ..distributed import all_reduce_sum, gather, overwrite, read, whole
-from ..masking import uniform
 from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.target import Metrics
 from . import tokens
+from .distillation import UNTRAINED, DistillationConfig
+from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.crops import Batch

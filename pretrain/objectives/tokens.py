@@ -28,10 +28,10 @@ from ...models.beats_tokenizer import BeatsQuantizer, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..clock import section
-from ..masking import uniform
 from ..objective import Loss, Objective, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
+from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.crops import Batch

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, DacModel, EncodecModel
 
-from ...data import audio
+from ...data.audio import read as audio
 from ...data.track import Manifest, Track
 from .codes import CodeHead, CodeHeadSettings
 from .target import FrameGrid, Target

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...data.audio import SUFFIXES
-from ...data.scan import scan_folder
+from ...data.audio.read import SUFFIXES
+from ...data.collections.scan import scan_folder
 from ...data.track import Manifest
 from ..metrics import key_name
 from ..splits import split

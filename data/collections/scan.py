@@ -1,0 +1,315 @@
+"""From a folder of audio to a manifest: every file is decoded once, and what is no use is left out with its reason."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile as sf
+import tyro
+from tqdm import tqdm
+
+from ..audio.read import SUFFIXES, blocks, mix, open_audio
+from ..audio.truncation import what_is_cut
+from ..parallel import cores, in_order
+from ..track import Manifest, Track
+
+MIN_SECONDS = 0.1
+SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
+BLOCK = 1 << 18  # samples decoded at a time
+LABELS = "labels.csv"
+HELD_OUT = {"test", "valid", "validation", "val", "dev", "eval"}  # names of folders beside train
+Reason = Literal["unreadable", "truncated", "silent", "too short", "nan", "duplicate"]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is left out: `path` relative to the folder, `reason` in one word or two, `detail` in a sentence."""
+
+    path: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """What FOLDER/labels.csv said: rows, rows that name no kept track, and tracks without a row."""
+
+    rows: int
+    without_audio: list[str]
+    unlabelled: list[str]
+
+
+def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, workers: int | None = None) -> None:
+    """Write a manifest of all audio below a folder.
+
+    Files that are unreadable, truncated, silent, under 0.1 s, not a number or duplicates are left out and listed with
+    the reason in OUT.skipped.csv. A labels.csv in the folder (column `path`; `split` and `artist` if you have them;
+    any other column is a label) goes into the manifest.
+
+    Args:
+        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth; hidden files are ignored.
+        out: the Parquet manifest to write.
+        workers: processes that decode; one per CPU core by default.
+    """
+    _check_out(out)
+    manifest, skipped, rows = _scan(folder, workers, progress=True)
+    listed = out.with_suffix(".skipped.csv")
+    _write_skipped(skipped, listed)
+    if not len(manifest):
+        raise ValueError(f"none of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
+    manifest.write(out)
+    print("\n".join(_summary(manifest, skipped, rows, out, listed)))
+    others = Counter(
+        path.suffix.lower() for path in Path(folder).rglob("*") if path.suffix.lower() in OTHER_AUDIO and path.is_file()
+    )
+    if others:
+        told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
+        print(f"not read: {told} (no free decoder here; convert them, e.g. ffmpeg -i song.m4a song.flac)")
+
+
+OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".dsf")
+"""Music that libsndfile can't decode."""
+
+
+def scan_folder(
+    folder: str | Path, workers: int | None = None, progress: bool = True
+) -> tuple[Manifest, list[Skipped]]:
+    """All tracks below `folder` in the order of their paths, and what was left out.
+
+    Raises FileNotFoundError or NotADirectoryError where there is no such folder, ValueError where it holds no audio
+    or its labels.csv can't be understood.
+    """
+    manifest, skipped, _ = _scan(Path(folder), workers, progress)
+    return manifest, skipped
+
+
+def find_audio(folder: Path) -> list[str]:
+    """POSIX paths, relative to `folder`, of all files with an audio suffix, sorted.
+
+    Hidden files and folders are left out (`._x.mp3` is no music); links to folders are followed, each folder once.
+    """
+    if not folder.is_dir():
+        problem = "is no folder" if folder.exists() else "does not exist"
+        raise FileNotFoundError(f"{folder} {problem}: give the folder that holds your audio files")
+    found, seen = [], set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
+        names = (name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
+        found += [Path(here, name).relative_to(folder).as_posix() for name in names]
+    if not found:
+        raise ValueError(f"there is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}")
+    return sorted(found)
+
+
+def examine(root: Path, path: str) -> Track | Skipped:
+    """Decode one file to its end. Memory is bounded by a block, whatever the file's length."""
+    file = root / path
+    skipped = partial(Skipped, path)
+    try:
+        if file.stat().st_size == 0:
+            return skipped("unreadable", "the file is empty (0 bytes)")
+        with open_audio(file) as opened:
+            promised, rate, channels, kind = opened.frames, opened.samplerate, opened.channels, opened.format
+        samples, peak, finite, broken = _decode(file)
+        digest = _hash(file)
+    except (OSError, ValueError) as error:
+        return skipped("unreadable", str(error))
+    if broken:
+        return skipped("truncated" if samples or promised else "unreadable", broken)
+    if cut := what_is_cut(file, kind, samples, promised, rate):
+        return skipped("truncated", cut)
+    if samples < MIN_SECONDS * rate:
+        return skipped("too short", f"{samples / rate:.3f} s, at least {MIN_SECONDS} s are needed")
+    if not finite:
+        return skipped("nan", "it holds samples that are not a number or infinite")
+    if peak < SILENCE:
+        return skipped("silent", f"the peak of its mono mix is {peak:.1e} of full scale")
+    return Track(path, path, samples, rate, channels, digest)
+
+
+def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, list[Skipped], LabelRows | None]:
+    paths = find_audio(folder)
+    table = _read_labels(folder / LABELS)  # before the long work: a mistake in it shows at once
+    tracks: list[Track] = []
+    skipped: list[Skipped] = []
+    first: dict[str, str] = {}
+    for result in _examine_all(folder, paths, workers, progress):
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        elif result.hash in first:
+            skipped.append(Skipped(result.path, "duplicate", f"the same bytes as {first[result.hash]}"))
+        else:
+            first[result.hash] = result.path
+            tracks.append(result)
+    rows = None
+    if table is not None:
+        tracks, rows = _label(tracks, table)
+    return Manifest.from_tracks(tracks, folder), skipped, rows
+
+
+def _examine_all(folder: Path, paths: list[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
+    """Results in the order of `paths`. Processes, since decoders hold their locks longer than threads like."""
+    workers = min(workers or cores(), len(paths))
+    at_once = max(1, min(16, len(paths) // (4 * workers)))
+    bar = partial(tqdm, total=len(paths), desc="scan", unit="file", disable=not progress)
+    yield from bar(in_order(partial(examine, folder), paths, workers, at_once))
+
+
+def _decode(file: Path) -> tuple[int, float, bool, str]:
+    """(samples, peak of the mono mix, all finite, the decoder's complaint if it broke off)."""
+    samples, peak, finite = 0, 0.0, True
+    try:
+        for block in blocks(file, BLOCK):
+            samples += len(block)
+            loudest = float(np.abs(mix(block)).max(initial=0.0))  # nan and inf get through
+            finite = finite and math.isfinite(loudest) and bool(np.isfinite(block).all())
+            peak = max(peak, loudest)
+    except sf.LibsndfileError as error:
+        return samples, peak, finite, f"decoding breaks off after {samples} samples: {error.error_string}"
+    return samples, peak, finite, ""
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(file, "rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
+    """labels.csv as {path: {column: value}}; None where there is none."""
+    if not file.is_file():
+        return None
+    with open(file, newline="", encoding="utf-8-sig") as opened:
+        reader = csv.DictReader(opened)
+        columns = list(reader.fieldnames or [])
+        if "path" not in columns:
+            raise ValueError(
+                f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, each file's place "
+                "relative to the folder."
+            )
+        rows = list(reader)
+    if any(None in row for row in rows):
+        raise ValueError(f"{file} has a row with more cells than columns: put quotes around cells that hold commas")
+    paths = [Path(row["path"]).as_posix() for row in rows]
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"{file} names {twice[0]} more than once: keep one row per file")
+    typed: dict[str, list[Any]] = {}
+    for name in columns:
+        cells = [row[name] or None for row in rows]
+        if name and name != "path":
+            typed[name] = cells if name in ("split", "artist") else _typed(cells)
+    return {path: {name: values[i] for name, values in typed.items()} for i, path in enumerate(paths)}
+
+
+def _typed(cells: list[str | None]) -> list[Any]:
+    """A column's values: all integers, all numbers, all JSON lists, or else text. An empty cell is None."""
+    filled = [cell for cell in cells if cell]
+    for parse in (_integer, _number, _json_list):
+        try:
+            for cell in filled:
+                parse(cell)
+        except ValueError:
+            continue
+        return [parse(cell) if cell else None for cell in cells]
+    return [cell or None for cell in cells]
+
+
+def _integer(cell: str) -> int:
+    if str(int(cell)) != cell.strip():  # 007 is a name
+        raise ValueError(cell)
+    return int(cell)
+
+
+def _number(cell: str) -> float:
+    if "_" in cell or re.match(r"0\d", cell.strip(" +-")):
+        raise ValueError(cell)
+    return float(cell)
+
+
+def _json_list(cell: str) -> list[Any]:
+    value = json.loads(cell)
+    if not isinstance(value, list):
+        raise ValueError(cell)
+    return value
+
+
+def _label(tracks: list[Track], table: dict[str, dict[str, Any]]) -> tuple[list[Track], LabelRows]:
+    """Tracks with what the table says of them: `split` and `artist` are fields, the rest are labels."""
+    labelled = []
+    for track in tracks:
+        row = {name: value for name, value in table.get(track.path, {}).items() if value is not None}
+        labelled.append(replace(track, split=row.pop("split", None), artist=row.pop("artist", None), labels=row))
+    names = {track.path for track in tracks}
+    unlabelled = [track.path for track in tracks if track.path not in table]
+    return labelled, LabelRows(len(table), [path for path in table if path not in names], unlabelled)
+
+
+def _check_out(out: Path) -> None:
+    """Fail before hours of decoding, not after them."""
+    if out.suffix != ".parquet":
+        raise ValueError(f"{out} must end in .parquet, as manifests do")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder: give the name of the Parquet file to write")
+    probe = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"{out} can't be written ({error.strerror}): choose a folder that you may write to") from error
+
+
+def _write_skipped(skipped: list[Skipped], file: Path) -> None:
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(beside, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(("path", "reason", "detail"))
+        writer.writerows((item.path, item.reason, item.detail) for item in skipped)
+    beside.replace(file)
+
+
+def _summary(
+    manifest: Manifest, skipped: list[Skipped], rows: LabelRows | None, out: Path, listed: Path
+) -> Iterator[str]:
+    seconds = manifest.seconds()
+    rates = ", ".join(f"{rate} Hz" for rate, _ in Counter(manifest.column("sample_rate").tolist()).most_common(4))
+    total = len(manifest) + len(skipped)
+    yield f"{len(manifest)} of {total} files kept, {_duration(float(seconds.sum()))} ({rates}): {out}"
+    if skipped:
+        counts = ", ".join(f"{count} {reason}" for reason, count in Counter(x.reason for x in skipped).most_common())
+        yield f"{len(skipped)} skipped ({counts}): {listed}"
+    if rows is not None:
+        yield f"{LABELS}: {rows.rows} rows, labels {', '.join(manifest.label_names) or 'none'}"
+        if rows.without_audio:
+            yield f"  {len(rows.without_audio)} rows name no kept file, the first is {rows.without_audio[0]}"
+        if rows.unlabelled:
+            yield f"  {len(rows.unlabelled)} kept files have no row, the first is {rows.unlabelled[0]}"
+    tops = {path.partition("/")[0] for path in manifest.column("path").tolist()}
+    if "train" in tops and (held_out := tops & HELD_OUT):
+        yield f"train/ and {sorted(held_out)[0]}/ are both in it: to keep a test set unheard, scan train/ alone"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,213 @@
+"""How fast `pretrain` is, each number against a reference measured in the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from unittest.mock import patch
+
+import torch
+import torchaudio
+from torch import Tensor
+
+from ...models.mert import MertConfig
+from ..objective import draw_seeds
+from ..objectives import masked
+from ..objectives.parts.noise_mixture import Mixture, draw_segments, mix
+from ..objectives.tokens import Tokens, beats_iter1, take
+from ..recipe import Recipe
+from ..run.hardware import peak_flops
+from ..targets.cqt import CQTSettings
+from ..targets.rvq import RVQSettings
+from .parts import Bench, Row, peak_memory, row
+
+
+def mert() -> list[Row]:
+    """A step of masked pretraining and its parts: `mert_tiny` on a CPU, `mert_95m` with Mel-RVQ + CQT on a GPU.
+
+    Rows: seconds of audio per second of the full step; seconds per step of data wait, targets, front end, transformer,
+    backward and optimiser; utilisation (GPU: analytic FLOPs over the vendor's dense bf16 peak); peak memory; and
+    `noise_mixture` (against a loop over items), `attention` (against softmax written out), `targets` (a step without
+    targets over a step with them: its ratio is the share of the step that isn't targets).
+    """
+    bench = Bench(_recipe())
+    step = bench.seconds(bench.step)
+    audio = bench.batch.waveform.numel() / bench.recipe.crops.sample_rate
+    rows = [row("step", audio / step, "s of audio/s"), row("step_seconds", step, "s")]
+    rows += [row(f"part_{name}", value, "s") for name, value in bench.parts().items()]
+    if bench.device.type == "cuda":
+        forward = flops(bench.objective.encoder.config, bench.recipe.crops.crop_samples) * len(bench.batch.waveform)
+        rows += _utilisation(bench, step, forward)
+    rows.append(row("peak_memory", peak_memory(bench.device), "GiB"))
+    rows.append(_mixture_row(bench))
+    rows.append(_attention_row(bench, step))
+    without = bench.without_targets()
+    rows.append(
+        row("targets", without / step, "step without / step with", "the same step without targets", without / step)
+    )
+    return rows
+
+
+def train() -> list[Row]:
+    """The training loop: what it costs beyond the arithmetic, and on a GPU what full sizes reach.
+
+    Rows: `loop` (our loop against a bare PyTorch loop around the same module, data and loader, in turns); `data_wait`
+    (share of a step); `checkpoint` and `checkpoint_share` (of the recipe's time); `two_ranks` (CPU: two ranks with a
+    thread each against one with two, at the same batch over all); `switch_…` (a step with fused AdamW, in bf16, with
+    activations computed again, compiled, against one without); `checkpoint_full` (weights and optimiser's state of
+    `mert_95m` with checksums, against a plain write). On a GPU, in bf16, plain and compiled, for MERT 95M and 330M,
+    BEATs base, EAT base and CLMR base: seconds of audio per second, utilisation of the dense peak, peak memory.
+    """
+    from .train import rows
+
+    return rows()
+
+
+def _recipe() -> Recipe:
+    """The recipe that is measured; full size on a GPU, with the targets that need no download."""
+    if not torch.cuda.is_available():
+        return dataclasses.replace(masked.mert_tiny(), batch_size=8)
+    recipe = masked.mert_95m()
+    objective = dataclasses.replace(
+        recipe.objective,
+        codec=dataclasses.replace(recipe.objective.codec, weight=0.0),
+        rvq=RVQSettings(weight=1.0, stack=2),
+        cqt=CQTSettings(weight=1.0),
+        encoder=dataclasses.replace(recipe.objective.encoder, attention_dropout=0.1),
+    )
+    return dataclasses.replace(recipe, objective=objective, batch_size=64, micro_batch=64)
+
+
+def beats() -> list[Row]:
+    """A step of BEATs base, iteration 1, on 10-second clips: 4 on a CPU, a micro-batch of 35 in bf16 on a GPU.
+
+    Rows: `step` (seconds of audio per second), utilisation (GPU: analytic FLOPs over the dense bf16 peak), peak
+    memory; `kept_patches` (the step whose encoder hears the kept quarter against the same step over all patches, the
+    hidden ones set to 0); `fbank` (the batched filter bank against torchaudio's, clip by clip).
+    """
+    recipe = beats_iter1()
+    count = 35 if torch.cuda.is_available() else 4
+    recipe = dataclasses.replace(recipe, batch_size=count, micro_batch=count)
+    bench = Bench(recipe if torch.cuda.is_available() else dataclasses.replace(recipe, precision="no"))
+    step = bench.seconds(bench.step, rounds=2)
+    rows = [row("step", count * recipe.crop_seconds / step, "s of audio/s"), row("step_seconds", step, "s")]
+    if bench.device.type == "cuda":
+        rows += _utilisation(bench, step, beats_flops(bench.objective, recipe.crops.crop_samples) * count)
+    rows.append(row("peak_memory", peak_memory(bench.device), "GiB"))
+    with patch.object(bench.objective, "_encode", _encode_all(bench.objective)):
+        every = bench.seconds(bench.step, rounds=2)
+    rows.append(row("kept_patches", step, "s per step", "the encoder over all patches", every / step))
+    return [*rows, _fbank_row(bench)]
+
+
+def _encode_all(objective: Tokens) -> Callable[..., Tensor]:
+    """The encoder over whole clips, what isn't heard set to 0; gives the kept patches, as `Tokens` wants them."""
+
+    def encode(tokens: Tensor, positions: Tensor, mask: Tensor, total: int) -> Tensor:
+        index = positions[..., None].expand_as(tokens)
+        grid = tokens.new_zeros(len(tokens), total, tokens.shape[2]).scatter(1, index, tokens)
+        return take(objective.encoder.encode(grid)[-1], positions)
+
+    return encode
+
+
+def beats_flops(objective: Tokens, samples: int) -> float:
+    """Multiply-adds × 2 of one clip's forward pass: patch embedding, encoder on the kept patches, label predictor."""
+    config = objective.encoder.config
+    dim, total = config.hidden_size, config.times(samples) * config.bands
+    kept = round(total * (1 - objective.config.hidden))
+
+    def blocks(tokens: int, layers: int) -> float:
+        return 2.0 * layers * tokens * (4 * dim * dim + 2 * dim * config.intermediate_size + 2 * tokens * dim)
+
+    patches = 2.0 * total * config.patch_dim * (config.patch_size**2 + dim)
+    positions = 2.0 * total * dim * (dim // config.conv_pos_groups) * config.conv_pos
+    labels = 2.0 * (kept * dim * dim + (total - kept) * dim * objective.config.codes)
+    predictor = blocks(total, objective.config.predictor_layers) + labels
+    return patches + positions + blocks(kept, config.num_hidden_layers) + predictor
+
+
+def _fbank_row(bench: Bench) -> Row:
+    waveform = torch.cat([bench.batch.waveform.flatten(0, 1)] * (16 // len(bench.batch.waveform) or 1))
+
+    def loop() -> Tensor:
+        return torch.stack([
+            torchaudio.compliance.kaldi.fbank(clip[None] * 2**15, num_mel_bins=128, sample_frequency=16_000)
+            for clip in waveform
+        ])  # fmt: skip
+
+    ours, theirs = bench.seconds(lambda: bench.objective.encoder.filter_bank(waveform)), bench.seconds(loop)
+    return row("fbank", ours, f"s for {len(waveform)} clips of 10 s", "torchaudio clip by clip", theirs / ours)
+
+
+def flops(config: MertConfig, samples: int) -> float:
+    """Multiply-adds × 2 of one clip's forward pass through the encoder, convolutions included."""
+    frames, dim = config.frames(samples), config.hidden_size
+    total, length, inputs = 0.0, samples, 1
+    if config.frontend == "conv":
+        for outputs, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+            length = (length - kernel) // stride + 1
+            total += 2.0 * length * inputs * outputs * kernel
+            inputs = outputs
+    else:
+        for divisor, inputs in ((2, 1), (4, config.mel_channels)):
+            cells = frames * 4 // divisor * (config.mel_bins // divisor)
+            total += 2.0 * cells * inputs * config.mel_channels * 9
+    total += 2.0 * frames * config.feature_dim * dim
+    if config.positions == "conv":
+        total += 2.0 * frames * dim * (dim // config.num_conv_pos_embedding_groups) * config.num_conv_pos_embeddings
+    block = 4 * dim * dim + 2 * dim * config.intermediate_size + 2 * frames * dim
+    return total + 2.0 * frames * block * config.num_hidden_layers
+
+
+def _utilisation(bench: Bench, step: float, forward: float) -> list[Row]:
+    """FLOPs of forward and backward (3 × forward, of the whole batch) over the step's seconds and the device's peak."""
+    name = torch.cuda.get_device_name()
+    peak = peak_flops("bf16")
+    rate = 3 * forward / step
+    rows = [row("flops", rate / 1e12, "TFLOP/s")]
+    return rows if peak is None else [*rows, row("utilisation", rate / peak, f"of {name}'s dense bf16 peak")]
+
+
+def _mixture_row(bench: Bench) -> Row:
+    """The vectorised mixture against the published way, a loop over items and segments."""
+    waveform = bench.batch.waveform.flatten(0, 1)
+    seeds = draw_seeds(0, torch.arange(len(waveform), device=bench.device), 0)
+    settings = Mixture()
+
+    def loop() -> Tensor:
+        valid = torch.full((len(waveform),), waveform.shape[1], device=bench.device)
+        segments = draw_segments(seeds, valid, settings)
+        mixed = waveform.clone()
+        for item in range(len(waveform)):
+            others = torch.cat([waveform[:item], waveform[item + 1 :]]).flatten()
+            for number in range(settings.segments[1]):
+                length = int(segments.length[item, number])
+                source, target = int(segments.source[item, number]), int(segments.target[item, number])
+                mixed[item, target : target + length] += others[source : source + length]
+        return mixed
+
+    ours, theirs = bench.seconds(lambda: mix(waveform, seeds)), bench.seconds(loop)
+    return row("noise_mixture", ours, "s", "a loop over items and segments", theirs / ours)
+
+
+def _attention_row(bench: Bench, step: float) -> Row:
+    """The full step with scaled_dot_product_attention against the step with softmax(QK)V written out."""
+    with _naive_attention():
+        naive = bench.seconds(bench.step)
+    return row("attention", step, "s per step", "softmax attention written out", naive / step)
+
+
+@contextlib.contextmanager
+def _naive_attention() -> Iterator[None]:
+    def naive(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+    ) -> Tensor:
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        return torch.dropout(scores.softmax(-1), dropout_p, True) @ value
+
+    with patch("torch.nn.functional.scaled_dot_product_attention", naive):
+        yield

@@ -1,0 +1,157 @@
+"""What a run writes about itself: recipe.json at its start, loss.jsonl and timing.jsonl on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...data.track import Manifest
+from ..recipe import Recipe, differences, resolved
+from .hardware import hardware
+
+SCHEMA = 1
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "soundfile", "soxr", "nnAudio", "deepspeed")
+
+
+def describe(
+    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str
+) -> dict[str, Any]:
+    """The contents of recipe.json: what is needed to repeat the run, and to know whether it was."""
+    return {
+        "schema": SCHEMA,
+        "address": address,
+        "overrides": list(overrides),
+        "recipe": resolved(recipe),
+        "manifest": {
+            "path": str(data) if "://" in str(data) else str(Path(data).resolve()),
+            "hash": manifest_hash(manifest),
+            "tracks": len(manifest),
+            "hours": float(manifest.seconds().sum()) / 3600,
+        },
+        "versions": versions(),
+        "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
+        "git": _git_hash(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result, this package and Python first."""
+    found = {"python": platform.python_version()}
+    for name in ("groundbass", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def manifest_hash(manifest: Manifest) -> str:
+    """blake2b over the tracks' keys, content hashes and weights in their order: what a crop can depend on."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("key", "hash", "weight"):
+        if name not in manifest.table.column_names:
+            continue
+        for value in manifest.table.column(name).to_pylist():
+            digest.update(f"{value}\n".encode())
+    return digest.hexdigest()
+
+
+def check_same(run: Path, new: dict[str, Any]) -> dict[str, Any] | None:
+    """What recipe.json says of this run, which `run` already holds; None where it holds none.
+
+    Raises ValueError, saying what differs, where it holds another one.
+    """
+    path = run / "recipe.json"
+    if not path.exists():
+        if (run / "config.json").exists():
+            raise ValueError(
+                f"{run} is a published model, not a run: choose another --run (--init {run} begins with its weights)."
+            )
+        return None
+    try:
+        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        differ = differences(old["recipe"], new["recipe"])
+        if old["manifest"]["hash"] != new["manifest"]["hash"]:
+            differ.append(f"manifest: {old['manifest']['path']} there, {new['manifest']['path']} here, other tracks")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} can't be read ({error}); choose another --run folder.") from error
+    if differ:
+        shown = "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
+        raise ValueError(
+            f"{run} holds another run ({old.get('address')}): {shown}. Only steps, logging and workers may differ when "
+            "a run goes on; choose another --run folder."
+        )
+    return old
+
+
+def check_teachers(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse to go on with a teacher that has changed since the run began.
+
+    Raises:
+        ValueError: its hash in recipe.json is another one.
+    """
+    changed = [name for name, told in (old.get("objective") or {}).items() if new["objective"].get(name) != told]
+    if changed:
+        raise ValueError(
+            f"{run} was begun with another {changed[0]} than the one that is there now ({old['objective'][changed[0]]} "
+            f"then, {new['objective'].get(changed[0])} now): what it has learned would not fit. Put the old one back, "
+            "or choose another --run folder."
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside and rename."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+class Lines:
+    """A JSON-lines file that can be cut back to a step, so that a resumed run's file equals an undisturbed one's."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Keep the whole lines up to `step`; 0 begins anew."""
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        part = path.with_name(f".{path.name}.part")
+        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(part, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add a line and hand it to the system at once."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that end in a newline: a killed process may have left half a one."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _git_hash() -> str | None:
+    """The commit of the clone that this package runs from, with ``+changes`` where files differ; None outside one."""
+    folder = Path(__file__).parent.parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -1,0 +1,303 @@
+"""`groundbass embed ENCODER FILES…`: anyone's audio as a table of vectors, in Parquet or NumPy's .npz.
+
+Parts of about ten minutes of sound are written beside the table as they are done, so a killed job goes on; the last
+one joins them. What can't be read is left out, counted and listed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+from tqdm import tqdm
+
+from ...data.audio.read import SUFFIXES
+from ...data.collections.scan import find_audio
+from ...data.storage.shards import open_data
+from ...data.track import Manifest
+from ...models.encoder import Encoder, load_encoder
+from ..listen.features import digest, identity
+from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of, parts
+
+VERSION = 1
+METADATA = b"groundbass"
+LAYER = "layer_"  # columns are named layer_<number>
+
+
+def embed(
+    encoder: tyro.conf.Positional[str],
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
+    *,
+    out: Path,
+    layers: tuple[int, ...] | Literal["all"] = (-1,),
+    unit: Unit = "track",
+    pooling: Literal["mean", "mean+std"] = "mean",
+    window_seconds: float = 10.0,
+    overlap_seconds: float = 0.0,
+    device: str | None = None,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    batch_seconds: float = 80.0,
+    workers: int = 2,
+    force: bool = False,
+) -> None:
+    """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
+
+    The same command goes on where it was killed. Files that can't be read are left out and listed in
+    OUT.skipped.csv. `pandas.read_parquet(OUT)` and `datasets` open the table; numpy.load opens an .npz.
+
+    Args:
+        encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
+        sources: audio files, folders (at any depth), manifests or shards.
+        out: X.parquet, or X.npz.
+        layers: which layers, 0 being the front end; negative numbers count from the end; all. A model card or
+            `groundbass report` says which layer suits which task.
+        unit: one vector per track, per window, or per frame.
+        pooling: of the frames of a track or window: mean, or mean and standard deviation (twice as wide).
+        window_seconds: longer tracks are heard in equal windows of at most this length.
+        overlap_seconds: what neighbouring windows share, so that no frame lies at an edge.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
+        dtype: of the weights; vectors are float32 in any case.
+        batch_seconds: of sound per call of the encoder; less needs less memory.
+        workers: threads that decode.
+        force: replace OUT where it is another table.
+    """
+    if out.suffix not in (".parquet", ".npz"):
+        raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
+    if batch_seconds <= 0:
+        raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    heard = load_encoder(encoder, device, {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype])
+    asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
+    refused: dict[str, str] = {}
+    manifest = gather(sources, refused)
+    manifest.check_rate(heard.sample_rate)
+    about = describe(heard, encoder, asked, dtype)
+    key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
+    if _finished(out, key, force):
+        print(f"{out} is there already, from the same files, encoder and settings.")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.parts")
+    plan = list(parts(manifest, heard, asked))
+    done = _begun(folder, key, len(plan))
+    with tqdm(total=_seconds(plan, heard.sample_rate), unit="s", desc="embed", unit_scale=True) as bar:
+        bar.update(_seconds(plan[:done], heard.sample_rate))
+        failures: list[tuple[str, str]] = []
+        made = embed_parts(
+            heard, manifest, plan[done:], asked, device=device, batch_seconds=batch_seconds, workers=workers,
+            failed=lambda row, why: failures.append((manifest[row].path, why)), heard=bar.update,
+        )  # fmt: skip
+        for number, rows in enumerate(made, done):
+            table = _table(rows, manifest, asked, asked.width(heard.dim), failures)
+            _write_beside(folder / f"{number:06d}.parquet", table)
+            failures.clear()
+    skipped = [*refused.items(), *_failed(folder, len(plan))]
+    rows_written = _join(folder, len(plan), out, about | {"key": key}, asked, heard)
+    _list(skipped, out.with_name(f"{out.name}.skipped.csv"))
+    shutil.rmtree(folder)
+    print(
+        f"{out}: {rows_written:,} rows from {len(manifest) - len(dict(skipped)) + len(refused):,} tracks, "
+        f"{', '.join(f'{LAYER}{layer}' for layer in asked.layers)} of {asked.width(heard.dim)} numbers."
+    )
+    if skipped:
+        print(
+            f"{len(dict(skipped))} tracks could not be read, wholly or in part: {out}.skipped.csv has the reasons.",
+            file=sys.stderr,
+        )
+    if not rows_written:
+        raise ValueError(f"nothing could be read: the first reason is: {skipped[0][1]}")
+
+
+def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
+    """Files and folders as tracks from their headers; or the one manifest (or shards) that was given."""
+    if not sources:
+        raise ValueError("Which audio? Give files, folders, a manifest or shards.")
+    for source in sources:
+        if (source.suffix == ".parquet" and source.is_file()) or (
+            source.is_dir() and any(source.glob("shard-*.parquet"))
+        ):
+            if len(sources) > 1:
+                raise ValueError(f"{source} is a manifest or shards: give it alone.")
+            return open_data(source)
+    files: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            files += [source / name for name in find_audio(source)]
+        elif not source.is_file():
+            raise FileNotFoundError(f"There is no file or folder {source}.")
+        elif source.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{source} is no audio file that can be read; those end in {', '.join(SUFFIXES)}.")
+        else:
+            files.append(source)
+    files = list(dict.fromkeys(files))
+    manifest = manifest_of(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
+    if not len(manifest):
+        raise ValueError(f"none of the {len(files)} files can be read: {next(iter(refused.values()))}")
+    return manifest
+
+
+def describe(encoder: Encoder, name: str, asked: Embedding, dtype: str) -> dict[str, Any]:
+    """What a table says about itself, in its metadata."""
+    place = str(Path(name).resolve()) if Path(name).exists() else name
+    about = {"kind": "embeddings", "version": VERSION, "encoder": place, "dtype": dtype}
+    return about | {"identity": identity(encoder), "asked": asked.to_json()}
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """The metadata of a table. Raises FileNotFoundError, or ValueError where it is none of ours."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}: `groundbass embed ENCODER FILES --out {path}` makes one.")
+    about: dict[str, Any] = {}
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as held:
+                about = json.loads(str(held["about"])) if "about" in held else {}
+        else:
+            about = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"))
+    except (OSError, ValueError, zipfile.BadZipFile):
+        about = {}
+    if about.get("kind") != "embeddings":
+        raise ValueError(
+            f"{path} is no table of embeddings: `groundbass embed ENCODER FILES --out X.parquet` makes one."
+        )
+    return about
+
+
+def _finished(out: Path, key: str, force: bool) -> bool:
+    if not out.exists():
+        return False
+    try:
+        if read_about(out).get("key") == key:
+            return True
+    except ValueError:
+        pass
+    if force:
+        return False
+    raise FileExistsError(f"{out} exists and holds something else; choose another --out, or replace it with --force.")
+
+
+def _begun(folder: Path, key: str, number: int) -> int:
+    """How many parts are done; a folder of other files or settings is cleared."""
+    note = folder / "key"
+    if not note.is_file() or note.read_text() != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        note.write_text(key)
+    done = 0
+    while done < number and (folder / f"{done:06d}.parquet").is_file():
+        done += 1
+    if done:
+        print(f"going on after {done} of {number} parts", file=sys.stderr)
+    return done
+
+
+def _seconds(plan: Sequence[list[Piece]], rate: int) -> float:
+    return sum(window.samples for part in plan for piece in part for window in piece.windows) / rate
+
+
+def _schema(asked: Embedding, width: int) -> pa.Schema:
+    fields = [("path", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
+    return pa.schema([*fields, *((f"{LAYER}{layer}", pa.list_(pa.float32(), width)) for layer in asked.layers)])
+
+
+def _table(
+    rows: list[Rows], manifest: Manifest, asked: Embedding, width: int, failures: list[tuple[str, str]]
+) -> pa.Table:
+    schema = _schema(asked, width).with_metadata({METADATA: json.dumps({"failed": failures})})
+    if not rows:
+        return schema.empty_table()
+    values = np.concatenate([part.values for part in rows])
+    files = type(manifest) is Manifest  # shards have no files
+    tracks = [manifest[part.row] for part in rows]
+    names = [str(manifest.path_of(track)) if files else track.path for track in tracks]
+    columns = [
+        pa.array(np.repeat(np.array(names, dtype=object), [len(part.start) for part in rows]), pa.string()),
+        pa.array(np.concatenate([part.start for part in rows])),
+        pa.array(np.concatenate([part.end for part in rows])),
+        *(
+            pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(values[:, k]).reshape(-1), width)
+            for k in range(len(asked.layers))
+        ),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _write_beside(path: Path, table: pa.Table) -> None:
+    beside = path.with_name(f".{path.name}")
+    pq.write_table(table, beside)
+    os.replace(beside, path)
+
+
+def _parts(folder: Path, number: int) -> Iterator[pq.ParquetFile]:
+    for k in range(number):
+        yield pq.ParquetFile(folder / f"{k:06d}.parquet")
+
+
+def _failed(folder: Path, number: int) -> list[tuple[str, str]]:
+    found = []
+    for part in _parts(folder, number):
+        found += json.loads(part.schema_arrow.metadata[METADATA])["failed"]
+    return [(path, why) for path, why in found]
+
+
+def _join(folder: Path, number: int, out: Path, about: dict[str, Any], asked: Embedding, encoder: Encoder) -> int:
+    """All parts as one file, written beside and renamed; the number of rows."""
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    schema = _schema(asked, asked.width(encoder.dim)).with_metadata({METADATA: json.dumps(about)})
+    try:
+        if out.suffix == ".npz":
+            rows = _join_npz(folder, number, beside, about, schema)
+        else:
+            rows = 0
+            with pq.ParquetWriter(beside, schema) as writer:
+                for part in _parts(folder, number):
+                    rows += part.metadata.num_rows
+                    writer.write_table(part.read().replace_schema_metadata(schema.metadata))
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return rows
+
+
+def _join_npz(folder: Path, number: int, beside: Path, about: dict[str, Any], schema: pa.Schema) -> int:
+    """One column in memory at a time."""
+    rows = 0
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in schema.names:
+            column = pa.chunked_array(
+                [c for part in _parts(folder, number) for c in part.read([name])[name].chunks], schema.field(name).type
+            )
+            rows = len(column)
+            if name.startswith(LAYER):
+                width = schema.field(name).type.list_size
+                flat = [chunk.flatten().to_numpy() for chunk in column.chunks] or [np.empty(0, np.float32)]
+                array = np.concatenate(flat).reshape(-1, width)
+            else:
+                array = np.array(column.to_pylist(), dtype=str if name == "path" else np.float64)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        with archive.open("about.npy", "w") as file:
+            np.lib.format.write_array(file, np.array(json.dumps(about)), allow_pickle=False)
+    return rows
+
+
+def _list(skipped: Sequence[tuple[str, str]], path: Path) -> None:
+    """OUT.skipped.csv where there is something to list."""
+    path.unlink(missing_ok=True)
+    if skipped:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "reason"])
+            writer.writerows(skipped)

@@ -1,0 +1,263 @@
+"""`groundbass similar TABLE FILE…`: the recordings nearest to a file, in the terminal and on a page with players."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sklearn.neighbors import NearestNeighbors
+
+from ...data.audio import read as audio
+from ...models.encoder import load_encoder
+from ..listen.features import identity
+from .embed import LAYER, read_about
+from .embedding import Embedding, embed_parts, manifest_of, parts
+
+TEMPLATE = Path(__file__).with_name("similar.html")
+PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stretch of a recording, in s."""
+
+    path: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A recording near to a query: the stretches that are most alike, and the cosine of their vectors."""
+
+    found: Place
+    query: Place
+    similarity: float
+
+
+def similar(
+    table: tyro.conf.Positional[Path],
+    files: tyro.conf.Positional[tuple[Path, ...]],
+    *,
+    k: int = 10,
+    layer: int | None = None,
+    encoder: str | None = None,
+    page: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
+
+    Vectors are standardised over the table, then compared by their cosine, exactly. Files in the table are looked up;
+    others are embedded first, with the table's own encoder and settings.
+
+    Args:
+        table: what `groundbass embed ENCODER FOLDER --out X.parquet` wrote, per track or per window (then the most
+            similar moments are found).
+        files: recordings to search for.
+        k: how many to show for each.
+        layer: which of the table's layers; its last by default.
+        encoder: where the table's encoder lies now, if it was moved.
+        page: also write this page (.html), to listen.
+        device: where files that aren't in the table are embedded.
+    """
+    if not files:
+        raise ValueError("Similar to what? Give one or more audio files.")
+    if k < 1:
+        raise ValueError(f"--k must be at least 1, not {k}.")
+    if page is not None and page.suffix != ".html":
+        raise ValueError(f"--page {page}: it is a page, so its name ends in .html.")
+    about = read_about(table)
+    places, vectors = read_vectors(table, about, layer)
+    index = Index(places, vectors)
+    answers = []
+    console = Console()
+    for file in files:
+        query = index.rows_of(file)
+        if query is None:
+            asked, values = _embedded(file, about, encoder, device, layer)
+        else:
+            asked, values = [places[row] for row in query], vectors[query]
+        hits = index.nearest(asked, values, k)
+        answers.append((file, hits))
+        console.print(f"nearest to {file}, in {index.folder or table}", highlight=False, markup=False, soft_wrap=True)
+        console.print(_table(hits, index.folder))
+    if page is not None:
+        told = f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
+        write_page(page, answers, told, index.folder)
+        console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple[list[Place], Vectors]:
+    """A table's places and the vectors of one layer, [rows, width]."""
+    if about["asked"]["unit"] == "frame":
+        raise ValueError(f"{table} has a row per frame; embed with --unit track or --unit window to search.")
+    name = f"{LAYER}{_layer(about, layer)}"
+    if table.suffix == ".npz":
+        with np.load(table) as held:
+            columns = [held[key].tolist() for key in ("path", "start", "end")]
+            vectors = held[name]
+    else:
+        read = pq.read_table(table, columns=["path", "start", "end", name])
+        columns = [read[key].to_pylist() for key in ("path", "start", "end")]
+        flat = read[name].combine_chunks().flatten().to_numpy()
+        vectors = flat.reshape(len(columns[0]), -1)
+    if len(vectors) < 2:
+        raise ValueError(f"{table} has {len(vectors)} rows; a search needs at least two.")
+    return [Place(*row) for row in zip(*columns)], vectors
+
+
+def _layer(about: dict[str, Any], layer: int | None) -> int:
+    layers: list[int] = about["asked"]["layers"]
+    if layer is None:
+        return layers[-1]
+    if layer not in layers:
+        raise ValueError(f"--layer {layer}: the table has {', '.join(map(str, layers))}.")
+    return layer
+
+
+class Index:
+    """Standardised vectors and where they come from."""
+
+    def __init__(self, places: Sequence[Place], vectors: Vectors) -> None:
+        self.places = list(places)
+        self.names = list(dict.fromkeys(place.path for place in places))
+        self.folder = _common_folder(self.names)
+        self._rows: dict[str, list[int]] = {}
+        for row, place in enumerate(places):
+            self._rows.setdefault(os.path.realpath(place.path), []).append(row)
+        self.mean = vectors.mean(axis=0, dtype=np.float64)
+        spread = vectors.std(axis=0, dtype=np.float64)
+        self.scale = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)  # constants say nothing
+        self.search = NearestNeighbors(metric="cosine", algorithm="brute").fit(self._standard(vectors))
+
+    def _standard(self, vectors: Vectors) -> Vectors:
+        return ((vectors - self.mean) / self.scale).astype(np.float32)
+
+    def rows_of(self, file: Path) -> list[int] | None:
+        """The rows of a file that is in the table."""
+        return self._rows.get(os.path.realpath(file))
+
+    def nearest(self, asked: Sequence[Place], vectors: Vectors, k: int) -> list[Hit]:
+        """The k nearest recordings other than the asked one, each by its most similar stretch, the nearest first."""
+        own = os.path.realpath(asked[0].path)
+        number = min(len(self.places), len(self._rows.get(own, ())) + k)
+        best: dict[str, Hit] = {}
+        while True:  # rows of one recording may fill the list, so that it has to grow
+            distances, rows = self.search.kneighbors(self._standard(vectors), n_neighbors=number)
+            best.clear()
+            for query, line in enumerate(zip(distances, rows)):
+                for distance, row in zip(*line):
+                    found = self.places[int(row)]
+                    hit = Hit(found, asked[query], 1 - float(distance))
+                    old = best.get(found.path)
+                    if os.path.realpath(found.path) != own and (old is None or hit.similarity > old.similarity):
+                        best[found.path] = hit
+            if len(best) >= k or number == len(self.places):
+                return sorted(best.values(), key=lambda hit: -hit.similarity)[:k]
+            number = min(len(self.places), 2 * number)
+
+
+def _embedded(
+    file: Path, about: dict[str, Any], encoder: str | None, device: str, layer: int | None
+) -> tuple[list[Place], Vectors]:
+    """A file that isn't in the table, by the table's encoder and settings."""
+    manifest = manifest_of([file], {})
+    heard = load_encoder(encoder or about["encoder"], device, "float32")
+    if identity(heard) != about["identity"]:
+        raise ValueError(
+            f"{encoder or about['encoder']} isn't the encoder that made the table (its weights have changed, or it is "
+            "another one); embed the folder again, or say where the old one lies with --encoder."
+        )
+    asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
+    found = [
+        rows
+        for part in embed_parts(heard, manifest, list(parts(manifest, heard, asked)), asked, device=device)
+        for rows in part
+    ]
+    places = [Place(str(file), float(s), float(e)) for rows in found for s, e in zip(rows.start, rows.end)]
+    return places, np.concatenate([rows.values[:, 0] for rows in found])
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The deepest folder that holds all of them, with its slash; empty where there is none."""
+    try:
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # absolute and relative names
+        return ""
+    return os.path.join(folder, "") if folder else ""
+
+
+def _table(hits: Sequence[Hit], folder: str) -> Table:
+    view = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    view.add_column("", justify="right")
+    view.add_column("similarity", justify="right")
+    view.add_column("recording", overflow="fold")
+    view.add_column("s", justify="right", no_wrap=True)
+    for rank, hit in enumerate(hits, 1):
+        span = f"{hit.found.start:.1f}–{hit.found.end:.1f}"
+        view.add_row(f"{rank}", f"{hit.similarity:.3f}", escape(hit.found.path.removeprefix(folder)), span)
+    return view
+
+
+def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about: str, folder: str) -> None:
+    """A page with a player for every recording; it refers to the files where they are, relative to the page."""
+    body = []
+    for file, hits in answers:
+        body.append(f"<h2>{html.escape(file.name)}</h2>")
+        if not hits:
+            body.append("<p class='soft'>The table holds no other recording.</p>")
+            continue
+        body.append(f"<div class='query'>{_player(page, hits[0].query)}</div><ol>")
+        for rank, hit in enumerate(hits, 1):
+            width = max(0.0, min(1.0, hit.similarity)) * 100
+            span = f"{hit.found.start:.1f}–{hit.found.end:.1f} s"
+            place, _, name = hit.found.path.removeprefix(folder).rpartition("/")
+            body.append(
+                f"<li><b>{rank}</b><p><strong>{html.escape(name)}</strong> <span class='soft'>{html.escape(place)}"
+                f"</span><br><span class='soft'>similarity {hit.similarity:.3f} at {span}</span>"
+                f"<span class='bar'><i style='width:{width:.1f}%'></i></span></p>"
+                f"<div>{_player(page, hit.found)}</div></li>"
+            )
+        body.append("</ol>")
+    title = "Similar recordings"
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        title=title, about=html.escape(about), body="\n".join(body)
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    beside = page.with_name(f".{page.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, page)
+
+
+def _player(page: Path, place: Place) -> str:
+    """An audio element that plays the stretch; what browsers don't decode is written as FLAC in PAGE.files/."""
+    source = Path(place.path)
+    if not source.is_file():
+        return "<span class='soft'>the file isn't there any more</span>"
+    part = f"#t={place.start:.2f},{place.end:.2f}"
+    if source.suffix.lower() not in PLAYABLE:
+        folder = page.with_suffix(".files")
+        folder.mkdir(parents=True, exist_ok=True)
+        rate = audio.info(source).sample_rate
+        first = round(place.start * rate)
+        sound = audio.read(source, None, first, round(place.end * rate) - first)
+        source = folder / f"{source.name}.{first}.flac"
+        audio.write(source, sound, rate)
+        part = ""
+    link = quote(Path(os.path.relpath(source.resolve(), page.parent.resolve())).as_posix()) + part
+    return f"<audio controls preload='metadata' src='{html.escape(link)}'></audio><span class='soft'></span>"

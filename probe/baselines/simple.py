@@ -1,0 +1,98 @@
+"""What no learning reaches: a constant, statistics of a log-mel spectrogram, a random copy of the same encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...data.audio import read as audio
+from ...data.track import Manifest
+from ...models.encoder import Encoder, calibrate_batch_norm, random_copy
+from ...models.frontends import mel_filterbank
+from .. import metrics
+from ..fit import Choice, Outcome
+from ..task import Task
+
+CALIBRATION_CLIPS = 64
+CALIBRATION_SECONDS = 5.0
+
+
+def constant(task: Task) -> Outcome:
+    """The best answer that doesn't listen: the commonest class, the key with the best mean score, shares of tags, mean
+    numbers.
+
+    All learned on each fold's training tracks.
+    """
+    guesses, choices = [], []
+    for fold in task.folds:
+        targets = task.targets[fold.train]
+        if task.kind in ("classes", "key"):
+            counts = np.bincount(targets, minlength=len(task.classes)).astype(np.float64)
+            gain = counts @ metrics.key_scores(list(task.classes)) if task.kind == "key" else counts
+            answer = np.eye(len(task.classes))[int(gain.argmax())]
+        else:
+            answer = targets.astype(np.float64).mean(0)
+        guesses.append(np.tile(answer, (len(fold.test), 1)))
+        choices.append(Choice(-1, float("nan"), float("nan")))
+    rows = np.concatenate([fold.test for fold in task.folds])
+    return Outcome(rows, task.targets[rows], np.concatenate(guesses), tuple(choices), ())
+
+
+class LogMel:
+    """A log-mel spectrogram in an encoder's clothes: 24 kHz, 128 mel bands up to 12 kHz, 50 frames per second, one
+    layer.
+    """
+
+    sample_rate = 24_000
+    dim = 128
+    layers = 1
+    window = 1024
+    hop = 480
+    frame_rate = 50.0
+    fingerprint = "log-mel, 24000 Hz, 128 HTK bands, window 1024, hop 480, log(power + 1e-5), version 1"
+
+    def __init__(self) -> None:
+        self.bands = mel_filterbank(self.sample_rate, self.window, self.dim)
+
+    def valid_frames(self, valid: Tensor) -> Tensor:
+        """valid: [batch] samples -> [batch] frames whose middle lies in them."""
+        return torch.div(valid - 1, self.hop, rounding_mode="floor") + 1
+
+    def hidden_states(self, waveform: Tensor, valid: Tensor | None = None, sample_rate: int | None = None) -> Tensor:
+        """waveform: [batch, samples] -> [batch, 1, frames, 128] log energies."""
+        if sample_rate not in (None, self.sample_rate):
+            raise ValueError(f"The log-mel baseline hears {self.sample_rate} Hz, not {sample_rate}.")
+        hann = torch.hann_window(self.window, device=waveform.device)
+        padded = torch.nn.functional.pad(
+            waveform, (self.window // 2, self.window // 2)
+        )  # zeros: a clip ends in silence
+        spectrum = torch.stft(padded, self.window, self.hop, window=hann, center=False, return_complex=True)
+        energy = spectrum.abs().square().transpose(1, 2) @ self.bands.to(waveform.device)
+        frames = int(self.valid_frames(torch.tensor([waveform.shape[1]]))[0])
+        return (energy + 1e-5).log()[:, None, :frames]
+
+
+def untrained(encoder: Encoder, task: Task, seed: int, device: str) -> Encoder:
+    """A copy of the encoder with fresh weights, its batch norm calibrated on training clips of the task."""
+    copy = random_copy(encoder, seed)
+    calibrate_batch_norm(copy, training_clips(task.manifest, task.folds[0].train, encoder.sample_rate, seed, device))
+    return copy
+
+
+def training_clips(
+    manifest: Manifest, rows: npt.NDArray[np.int64], sample_rate: int, seed: int, device: str
+) -> Iterator[Tensor]:
+    """The middles of some training tracks, in batches of one length: [batch, samples]."""
+    chosen = np.random.default_rng(seed).permutation(rows)[:CALIBRATION_CLIPS]
+    samples = round(CALIBRATION_SECONDS * sample_rate)
+    batch = torch.zeros(len(chosen), samples)
+    for number, row in enumerate(np.sort(chosen)):
+        track = manifest[int(row)]
+        start = max(0, (round(track.seconds * sample_rate) - samples) // 2)
+        waveform = audio.read(manifest.path_of(track), sample_rate, start, samples)
+        batch[number] = torch.from_numpy(np.resize(waveform, samples).copy())  # a short note is repeated, not padded
+    yield from batch.to(device).split(16)

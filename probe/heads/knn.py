@@ -1,0 +1,65 @@
+"""The `knn` protocol: the answers of the nearest training clips by cosine distance, on every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from ..fit import Array, Floats, Head, Lesson, Rows
+from .linear import standardisation
+
+NEIGHBOURS = (1, 3, 5, 10, 20, 50)
+PRIOR = 1e-3  # weight of the training shares: an answer that no neighbour gives stays possible
+
+
+def nearest(lesson: Lesson) -> Iterator[Head]:
+    """Heads of every layer and number of neighbours; features are standardised on the training clips first."""
+    counts = [number for number in NEIGHBOURS if number <= len(lesson.train)]
+    for layer in lesson.layers:
+        index = _Index(lesson, layer, max(counts))
+        for number in counts:
+
+            def respond(array: Floats, items: Rows, number: int = number, index: _Index = index) -> Array:
+                return index.answers(index.neighbours(array, items)[:, :number])
+
+            yield Head(layer, float(number), 0, respond)
+
+
+class _Index:
+    """The training clips of one layer, and what they answer."""
+
+    def __init__(self, lesson: Lesson, layer: int, most: int) -> None:
+        targets = lesson.targets[lesson.train]
+        self.kind, self.layer = lesson.kind, layer
+        self.table = np.eye(lesson.outputs)[targets] if self.kind in ("classes", "key") else targets.astype(np.float64)
+        train = lesson.array[layer][lesson.train]
+        self.mean, self.scale = (part.float().numpy() for part in standardisation(torch.from_numpy(train)))
+        # on the unit sphere the nearest by Euclid are the nearest by angle, and scikit-learn needs no large table
+        self.search = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(self._directions(train))
+        self.last: tuple[int, bytes, Rows] | None = None
+
+    def neighbours(self, array: Floats, items: Rows) -> Rows:
+        """[items, most], nearest first; the search is kept for the next, smaller number of neighbours."""
+        if self.last is None or self.last[:2] != (id(array), items.tobytes()):
+            found = self.search.kneighbors(self._directions(array[self.layer][items]), return_distance=False)
+            self.last = id(array), items.tobytes(), found
+        return self.last[2]
+
+    def _directions(self, features: Floats) -> Floats:
+        """features: [items, dim], changed in place -> standardised and of length 1."""
+        features -= self.mean
+        features /= self.scale
+        features /= np.sqrt(np.einsum("nd,nd->n", features, features))[:, None].clip(1e-12)
+        return features
+
+    def answers(self, chosen: Rows) -> Array:
+        """[items, neighbours] -> log shares of the votes, their logits for tags, or mean numbers."""
+        votes = self.table[chosen].mean(1)
+        if self.kind == "numbers":
+            return np.asarray(votes)
+        votes = (1 - PRIOR) * votes + PRIOR * self.table.mean(0)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(votes) - (np.log1p(-votes) if self.kind == "tags" else 0.0))
