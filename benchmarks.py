@@ -1,4 +1,4 @@
-"""`groundbass bench`: finds the functions in the folders' `bench.py`, runs them, prints a table or JSON lines."""
+"""`groundbass bench`: finds the functions in the folders' `bench` rooms, runs them, prints a table or JSON lines."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FOLDERS = ("data", "models", "pretrain", "probe")
 
 
 def available() -> dict[str, str]:
-    """Return {benchmark name: folder}, read from the files without importing them."""
+    """Return {benchmark name: folder}, read from the folders' `bench` rooms without importing them."""
     found = {}
     for folder in FOLDERS:
-        path = Path(__file__).parent / folder / "bench.py"
+        path = Path(__file__).parent / folder / "bench" / "__init__.py"
         if path.exists():
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -30,7 +30,7 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     """Run the named benchmarks, one after the other.
 
     Raises:
-        ValueError: a name that no folder's `bench.py` has.
+        ValueError: a name that no folder's `bench` room has.
     """
     known = available()
     if not names:

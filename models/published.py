@@ -20,6 +20,7 @@ from typing import Annotated
 
 import torch
 import tyro
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -51,6 +52,24 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
     with _beside(folder) as part:
         _write(model, part, card)
         _replace(folder, part)
+
+
+def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
+    """Whether a published folder is there and holds exactly these weights. weights: by name, on the CPU."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").is_file():
+        return False
+    found: set[str] = set()
+    try:
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
+                    if name not in weights or not torch.equal(opened.get_tensor(name), weights[name]):
+                        return False
+                    found.add(name)
+    except SafetensorError:
+        return False
+    return found == set(weights)
 
 
 def publish(

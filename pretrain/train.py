@@ -32,12 +32,14 @@ from accelerate.utils import (
     ProjectConfiguration,
     broadcast_object_list,
 )
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.crops import Batch, Crops, loader
 from ..data.storage.shards import open_data
 from ..data.track import Manifest
-from ..models.published import write_encoder
+from ..models.published import holds_weights, write_encoder
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective, draw_seed
@@ -121,7 +123,7 @@ def train(
     training = Training(recipe, accelerator, objective, model, optimizer)
     say(_announcement(recipe, address, manifest, crops, training, run))
 
-    # 6. Where to go on.
+    # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
     if first >= recipe.steps:
         say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")
@@ -251,8 +253,22 @@ def _resume(training: Training, run: Path, say: Any) -> int:
         training.optimizer.load_state_dict(state["optimizer"])
         if training.accelerator.scaler is not None:
             training.accelerator.scaler.load_state_dict(state["scaler"])
+    with distributed.main_first():
+        if training.accelerator.is_main_process:
+            _publish(training.objective.encoder, saved.weights(), run)
     say(f"Going on from {saved.folder}.")
     return saved.step
+
+
+def _publish(encoder: PreTrainedModel, state: dict[str, Tensor], run: Path) -> None:
+    """Make RUN/encoder that of the objective's `state`, whole and on the CPU; it is left alone where it is already."""
+    weights = {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
+    if holds_weights(run / "encoder", weights):
+        return
+    with torch.random.fork_rng(devices=[]):
+        copy = type(encoder)(encoder.config)
+    copy.load_state_dict(weights)
+    write_encoder(copy, run / "encoder")
 
 
 def _save(training: Training, run: Path, step: int) -> float:
@@ -273,16 +289,14 @@ def _save(training: Training, run: Path, step: int) -> float:
         with checkpoint.complete(part, step):
             shutil.copy(run / "recipe.json", part)
             checkpoint.write_weights(part, state)
-            if training.sharded:
-                encoder = type(encoder)(encoder.config)
-                encoder.load_state_dict(
-                    {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
-                )
-            else:
+            if not training.sharded:
                 scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
                 checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
             checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every)
-            write_encoder(encoder, run / "encoder")
+            if training.sharded:
+                _publish(encoder, state, run)
+            else:
+                write_encoder(encoder, run / "encoder")
     accelerator.wait_for_everyone()
     return time.perf_counter() - began
 

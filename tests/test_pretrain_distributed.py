@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -438,6 +439,12 @@ def test_fsdp2_resumes_and_goes_on_with_another_number_of_ranks(
         launch([*command, "--steps", "2"], **environment("fsdp2"))
         launch(command, world, **environment("fsdp2"))
         assert [line["loss"] for line in lines(run)] == pytest.approx([line["loss"] for line in lines(alone)], rel=1e-5)
+    published = run / "encoder" / "model.safetensors"
+    expected = published.read_bytes()
+    shutil.rmtree(run / "encoder")  # as a kill between checkpoint and encoder leaves it
+    launch(on("fsdp2", [*parity_command(address, alone.parent), "--optim.decay-steps", "4", "--run", str(run)]), 2,
+           **environment("fsdp2"))  # fmt: skip
+    assert published.read_bytes() == expected
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,10 @@ def test_a_run_trains_its_tokenizer_first_and_finds_it_again(corpus: Path, tmp_p
     waveform = make_batch().waveform[:, 0]
     assert torch.equal(named.targets(waveform, torch.zeros(4), []), fitted.targets(waveform, torch.zeros(4), []))
     assert named.provenance() == fitted.provenance()
+    expected = (folder / "encoder" / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "encoder")  # as a kill between its last checkpoint and its encoder could leave it
+    objective_after_prepare(recipe, corpus, tmp_path / "run")
+    assert (folder / "encoder" / "model.safetensors").read_bytes() == expected
 
 
 def objective_after_prepare(recipe: Recipe, corpus: Path, run: Path) -> Any:

@@ -25,6 +25,7 @@ from groundbass.pretrain.cost import plan
 from groundbass.pretrain.cost.count import Count, LiveBytes, count, kept, kept_share, run
 from groundbass.pretrain.cost.formulas import GIB, Case, largest_micro, memory, total
 from groundbass.pretrain.cost.fused_attention import fused_attention
+from groundbass.pretrain.launch import FOLDER
 from groundbass.pretrain.objective import Loss
 from groundbass.pretrain.recipe import Recipe, addresses, find
 from groundbass.pretrain.run.flops import flop_counter
@@ -308,7 +309,7 @@ def test_offloading_sends_gradients_and_weights_over_the_bus(strategy: Any, time
 
 
 def test_strategies_are_the_files_that_launch_them() -> None:
-    files = {file.stem for file in (Path(cost.__file__).parent / "launch").glob("*.yaml")}
+    files = {file.stem for file in FOLDER.glob("*.yaml")}
     assert set(cost.STRATEGIES) == files - {"cpu", "one_gpu"}
 
 

@@ -135,6 +135,35 @@ def test_contrast_resumes_to_the_bit(manifest: Path, tmp_path: Path) -> None:
     assert (tmp_path / "twice/loss.jsonl").read_bytes() == (tmp_path / "straight/loss.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("steps", [6, 4], ids=["goes on", "is done"])
+@pytest.mark.parametrize("left", ["stale", "none"])
+def test_a_kill_between_checkpoint_and_encoder_leaves_no_stale_encoder(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, left: str
+) -> None:
+    """The encoder is that of the checkpoint before anything else happens, also where all steps are done."""
+    run, first = tmp_path / "run", 2 if left == "stale" else 0
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if first:
+        train(toy(steps=first), manifest, run)
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "write_encoder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(toy(steps=4, checkpoint_every=4), manifest, run)
+    assert (run / "checkpoints/step_4").is_dir() and (run / "encoder").exists() == bool(first)
+    monkeypatch.setattr(train_module, "dry_run", killed)  # the next thing that happens in a run with steps to do
+    if steps == 4:
+        assert train(toy(), manifest, run) == 4
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(toy(steps=steps), manifest, run)
+    saved = load_file(run / "checkpoints/step_4/weights.safetensors")
+    published = load_file(run / "encoder/model.safetensors")
+    assert published and all(torch.equal(saved[f"encoder.{name}"], value) for name, value in published.items())
+
+
 def test_a_run_leaves_what_it_promises(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     recipe = contrastive(checkpoint_every=1, keep_last=2, trackers=("tensorboard",))

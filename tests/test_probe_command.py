@@ -333,7 +333,8 @@ def test_log_mel_keeps_the_contract_except_the_rate():
 def test_command_line_words(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import torch\nfrom groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel):\n    fingerprint = None\n"
+        "import torch\nfrom groundbass.probe.baselines.simple import LogMel\n"
+        "class Mine(LogMel):\n    fingerprint = None\n"
     )
     with pytest.raises(ValueError, match="Which task"):
         command.main([f"{file}:Mine"])

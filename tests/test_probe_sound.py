@@ -145,6 +145,17 @@ def test_descriptors_keep_the_contract_except_the_rate():
     assert found.shape == (2, 1, 1, 30) and torch.isfinite(found).all()
 
 
+@pytest.mark.parametrize("samples", [512, 1024, 20 * 512, 20 * 512 - 1, 20 * 512 + 1, 1, 511, 513])
+def test_descriptors_hear_clips_of_any_length(samples):
+    """A clip of whole hops gives the transform one frame more than the clip has middles."""
+    sound = torch.from_numpy(music())[: 20 * 512 + 1].repeat(2, 1)
+    for descriptor in (Mfcc(), Chroma(), Tzanetakis()):
+        alone = descriptor.hidden_states(sound[:1, :samples])
+        assert alone.shape[2] == int(descriptor.valid_frames(torch.tensor([samples]))[0])
+        padded = descriptor.hidden_states(sound, torch.tensor([samples, sound.shape[1]]))
+        assert torch.equal(padded[:1, :, : alone.shape[2]], alone) and not padded[0, :, alone.shape[2] :].any()
+
+
 @pytest.mark.parametrize("kind", LEVELS)
 def test_damage_is_repeatable_keeps_the_length_and_grows(kind):
     sound = music(2.0)

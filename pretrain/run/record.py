@@ -144,7 +144,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _git_hash() -> str | None:
     """The commit of the clone that this package runs from, with ``+changes`` where files differ; None outside one."""
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2]
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")

@@ -95,7 +95,7 @@ class RVQTarget(Target):
             return
         folder = run / "tokenizer"
         recipe = self.recipe()
-        if not (folder / "done").exists():
+        if not (folder / "done").exists() or not (folder / "encoder" / "config.json").is_file():
             with main_first():
                 if not (folder / "manifest.parquet").exists():
                     folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +104,9 @@ class RVQTarget(Target):
                     beside.rename(folder / "manifest.parquet")
             if train(recipe, folder / "manifest.parquet", folder, root=manifest.root) < recipe.steps:
                 raise SystemExit(STOPPED)  # a SIGTERM came: the same command goes on
-            with main_first():
-                (folder / "done").touch()
         self._teacher = (load_tokenizer(str(folder), self.grid),)
+        with main_first():
+            (folder / "done").touch()  # only what could be loaded is done
 
     def recipe(self) -> Recipe:
         """Return the recipe of the tokenizer that is trained where none is named."""

@@ -39,8 +39,8 @@ class _Descriptor:
         frames = self.valid_frames(torch.tensor(lengths))
         result = torch.zeros(len(waveform), 1, int(frames.max()), self.dim)
         for row, samples in enumerate(lengths):
-            found = self.describe(waveform[row, :samples].cpu())
-            result[row, 0, : len(found)] = found[: int(frames[row])]
+            found = self.describe(waveform[row, :samples].cpu())[: int(frames[row])]  # a last one lies past the end
+            result[row, 0, : len(found)] = found
         return result.to(waveform.device)
 
     def describe(self, waveform: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def _marble_rows(task: Task, features: npt.NDArray[np.float32]) -> list[Row]:
 
 def _one_process(folder: Path, layer: int, rate: float) -> float:
     files = [str(folder / name) for name in ("features.npy", "targets.npy", "rows.npz")]
-    script = str(Path(__file__).with_name("bench_head.py"))
+    script = str(Path(__file__).with_name("head.py"))
     command = [sys.executable, script, *files, str(layer), str(rate), "0"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["valid"])

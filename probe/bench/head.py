@@ -1,6 +1,6 @@
 """The reference of `groundbass bench probe`: one MARBLE head in a process of its own, as anyone would write it.
 
-Usage: python bench_head.py FEATURES.npy TARGETS.npy ROWS.npz LAYER RATE SEED; prints JSON {"valid", "epochs"}. Layer -1
+Usage: python head.py FEATURES.npy TARGETS.npy ROWS.npz LAYER RATE SEED; prints JSON {"valid", "epochs"}. Layer -1
 is the learned weighted sum. The rules are those of `marble.py`; the seed is drawn in the same order.
 """
 
