@@ -285,11 +285,17 @@ OBJECTIVES = {
     "tokenizer.beats_tokenizer_debug": ["--objective.revive-below", "0.95"],  # codewords move within four steps
     "tokenizer.mel_rvq_debug": ["--objective.revive-every", "1"],
     "latent.eat_debug": [],
+    "masked.muq_debug": [],
+    "tokenizer.muq_rvq_debug": [],
+    "masked.omar_debug": [],
 }
+# a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
+BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
 # ratios of two sums over a rank's part of the batch, logged as their mean: they say about the same only
 BY_PARTS = {"coverage", "cqt/unexplained", "spread"}
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-ONE_EACH = set(zip(OBJECTIVES, ("ddp", "zero3", "zero1", "fsdp2", "zero2", "ddp", "zero3"), strict=True))
+_TESTED = ("ddp", "zero3", "zero1", "fsdp2", "zero2", "ddp", "zero3", "ddp", "fsdp2", None)  # None: in the grid alone
+ONE_EACH = set(zip(OBJECTIVES, _TESTED, strict=True))
 GRID = [
     pytest.param(address, strategy, marks=pytest.mark.slow if (address, strategy) in ONE_EACH else pytest.mark.soak)
     for address in OBJECTIVES
@@ -371,7 +377,7 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
     states = [load_file(run / "checkpoints/step_4/weights.safetensors") for run in (tmp_path / "two", alone)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        if not (chaotic and name.endswith(".0.bias")):  # before a batch norm: their gradient is rounding noise
+        if not BEFORE_NORM.search(name):
             assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-2 if chaotic else 1e-4), name
 
 
