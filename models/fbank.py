@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,16 +53,25 @@ class KaldiFbank(nn.Module):
         frame_shift: ms.
         low: Hz of the lowest filter's lower corner.
         scale: factor on the waveform first; Kaldi expects 16-bit integers, so 2^15.
+        window: "povey", Kaldi's default, or "hann", its `hanning`.
     """
 
     window: Tensor
     triangles: Tensor
 
     def __init__(
-        self, sample_rate: int, mel_bins: int, frame_length: float, frame_shift: float, low: float, scale: float
+        self,
+        sample_rate: int,
+        mel_bins: int,
+        frame_length: float,
+        frame_shift: float,
+        low: float,
+        scale: float,
+        window: Literal["povey", "hann"] = "povey",
     ) -> None:
         super().__init__()
         self.sample_rate, self.mel_bins, self.low, self.scale = sample_rate, mel_bins, low, scale
+        self.shape = window
         self.length = int(sample_rate * frame_length * 0.001)
         self.shift = int(sample_rate * frame_shift * 0.001)
         self.n_fft = 2 ** math.ceil(math.log2(self.length))
@@ -72,7 +82,10 @@ class KaldiFbank(nn.Module):
         """The buffers' values, computed afresh on the CPU (a model built on the meta device has none)."""
         with torch.device("cpu"):
             triangles = mel_triangles(self.mel_bins, self.n_fft, self.sample_rate, self.low)
-            return {"window": povey_window(self.length), "triangles": triangles}
+            window = (
+                povey_window(self.length) if self.shape == "povey" else torch.hann_window(self.length, periodic=False)
+            )
+            return {"window": window, "triangles": triangles}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KaldiFbank:
         """Follow the model to another device, but not to another dtype; fill the tables on leaving the meta device."""

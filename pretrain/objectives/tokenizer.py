@@ -31,7 +31,7 @@ from torch.nn import functional
 from ...data.crops import CropConfig, Crops, loader
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig, StackedMel
 from ...models.transformer import time_mask
-from ..distributed import all_reduce_sum, gather, overwrite, read, whole
+from ..distributed import all_reduce_sum, gather, overwrite, read
 from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
@@ -306,8 +306,7 @@ class MuqRVQ(Objective):
         order = keys.argsort()[torch.arange(dead.shape[1], device=keys.device) % count]
         for number, book in enumerate(self.encoder.chain):
             words: Tensor = book.codewords  # type: ignore[assignment]
-            with whole(words):
-                overwrite(words, torch.where(dead[number, :, None], fresh[order, number], read(words)))
+            overwrite(words, torch.where(dead[number, :, None], fresh[order, number], read(words)))
         self.stale.masked_fill_(dead, 0)
 
 
