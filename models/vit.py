@@ -293,20 +293,24 @@ class ViTModel(PreTrainedModel):
         found = sine_positions(times, self.config.rows, self.config.hidden_size, tokens.device)
         return tokens + found.to(tokens.dtype)
 
-    def encode(self, tokens: Tensor, mask: Tensor | None = None, keep_all: bool = False) -> tuple[Tensor, ...]:
+    def encode(
+        self, tokens: Tensor, mask: Tensor | None = None, keep_all: bool = False, blocks: nn.Module | None = None
+    ) -> tuple[Tensor, ...]:
         """Run the blocks over placed tokens, or any of them.
 
         Args:
             tokens: [batch, n, hidden_size] from `place`.
             mask: [batch, n] bool, True for valid tokens; None: all.
             keep_all: the state before the blocks and after each, else the last one only.
+            blocks: a teacher's in place of the model's own.
 
         Returns:
             Hidden states [batch, 1 + n, hidden_size]; the first token is the class token.
         """
         start = self.class_token.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         mask = None if mask is None else F.pad(mask, (1, 0), value=True)
-        states: tuple[Tensor, ...] = self.encoder(torch.cat([start, tokens], 1), mask, keep_all=keep_all)
+        through = self.encoder if blocks is None else blocks
+        states: tuple[Tensor, ...] = through(torch.cat([start, tokens], 1), mask, keep_all=keep_all)
         return states
 
     def forward(
