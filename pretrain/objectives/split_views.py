@@ -346,5 +346,5 @@ def places(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Where bool [batch, tokens] is True: int64 [batch, most] in rising order, bool [batch, most] False for padding."""
     count = chosen.sum(1)
     most = max(1, int(count.max()))
-    order = (~chosen).to(torch.int8).argsort(1, stable=True)[:, :most]
+    order = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, :most]
     return order, torch.arange(most, device=chosen.device) < count[:, None]
