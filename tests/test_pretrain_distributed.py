@@ -285,17 +285,34 @@ OBJECTIVES = {
     "tokens.beats_iter1_debug": [],
     "tokenizer.beats_tokenizer_debug": ["--objective.revive-below", "0.95"],  # codewords move within four steps
     "tokenizer.mel_rvq_debug": ["--objective.revive-every", "1"],
-    "latent.eat_debug": [],
+    "latent.eat_beats_debug": [],
     "masked.muq_debug": [],
     "tokenizer.muq_rvq_debug": [],
     "masked.omar_debug": [],
+    "latent.eat_debug": [],
+    "latent.matpac_debug": [],
+    "latent.m2d_debug": [],
 }
 # a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
 BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
 # ratios of two sums over a rank's part of the batch, logged as their mean: they say about the same only
 BY_PARTS = {"coverage", "cqt/unexplained", "spread"}
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-_TESTED = ("ddp", "zero3", "zero1", "fsdp2", "zero2", "ddp", "zero3", "ddp", "fsdp2", None)  # None: in the grid alone
+_TESTED = (
+    "ddp",
+    "zero3",
+    "zero1",
+    "fsdp2",
+    "zero2",
+    "ddp",
+    "zero3",
+    "ddp",
+    "fsdp2",
+    None,
+    "ddp",
+    "zero3",
+    None,
+)  # None: in the grid alone
 ONE_EACH = set(zip(OBJECTIVES, _TESTED, strict=True))
 GRID = [
     pytest.param(address, strategy, marks=pytest.mark.slow if (address, strategy) in ONE_EACH else pytest.mark.soak)
@@ -383,11 +400,11 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
 
 
 HALF = [
-    pytest.param("latent.eat_debug", "zero2", marks=pytest.mark.slow),
+    pytest.param("latent.eat_beats_debug", "zero2", marks=pytest.mark.slow),
     pytest.param("tokenizer.beats_tokenizer_debug", "fsdp2", marks=pytest.mark.slow),
     *(
         pytest.param(address, strategy, marks=pytest.mark.soak)
-        for address in ("latent.eat_debug", "masked.bestrq_debug", "tokens.beats_iter1_debug")
+        for address in ("latent.eat_beats_debug", "masked.bestrq_debug", "tokens.beats_iter1_debug")
         for strategy in ("zero1", "zero3", "fsdp2")
     ),
 ]
@@ -418,7 +435,7 @@ NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["masked.mert_debug", "latent.eat_debug"])
+@pytest.mark.parametrize("address", ["masked.mert_debug", "latent.eat_beats_debug"])
 def test_a_run_goes_on_with_another_number_of_ranks(
     tmp_path: Path, one_rank: Callable[[str], Path], address: str
 ) -> None:
@@ -438,7 +455,7 @@ def test_fsdp2_resumes_and_goes_on_with_another_number_of_ranks(
     tmp_path: Path, one_rank: Callable[[str], Path]
 ) -> None:
     """PyTorch's sharded checkpoints are read by any number of ranks."""
-    address = "latent.eat_debug"
+    address = "latent.eat_beats_debug"
     alone = one_rank(address)
     for world in (2, 4):
         run = tmp_path / f"on_{world}"
@@ -471,8 +488,8 @@ def test_micro_batches_of_padded_crops_weigh_exactly(tmp_path: Path, strategy: s
 
 @pytest.mark.soak
 def test_zero_refuses_another_number_of_ranks(tmp_path: Path, one_rank: Callable[[str], Path]) -> None:
-    alone = one_rank("latent.eat_debug")
-    command = [*parity_command("latent.eat_debug", alone.parent), "--run", str(tmp_path / "run")]
+    alone = one_rank("latent.eat_beats_debug")
+    command = [*parity_command("latent.eat_beats_debug", alone.parent), "--run", str(tmp_path / "run")]
     launch([*command, "--steps", "2"], **environment("zero2"))
     with pytest.raises(AssertionError, match=r"written by 2 ranks under DeepSpeed and can't be loaded by 1: launch"):
         launch(command, world=1, **environment("zero2"))
