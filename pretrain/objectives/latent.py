@@ -2,11 +2,11 @@
 
 EAT (Chen et al. 2024, arXiv:2401.03497), after data2vec 2.0 (Baevski et al. 2022). A teacher, the exponential average
 of the encoder's weights, hears whole clips once; the encoder hears several small, differently masked parts of each
-clip, so that one teacher pass serves many steps of learning; a light convolutional decoder fills in the rest. EAT claims
-BEATs' quality at about a fifteenth of the cost. `eat_*` is the published one, `eat_beats_*` a variant: BEATs' encoder
-(relative bias instead of absolute positions, so that clips of any length can be heard), block outputs as targets, a
-learned embedding at hidden places, the mean of the heard patches where EAT has a class token, a clip-level loss of
-weight 1.
+clip, so that one teacher pass serves many steps of learning; a light convolutional decoder fills in the rest. EAT
+claims BEATs' quality at about a fifteenth of the cost. `eat_*` is the published one, `eat_beats_*` a variant: BEATs'
+encoder (relative bias instead of absolute positions, so that clips of any length can be heard), block outputs as
+targets, a learned embedding at hidden places, the mean of the heard patches where EAT has a class token, a clip-level
+loss of weight 1.
 
 `m2d_*` and `matpac_*`, where the teacher hears the hidden patches alone, are `split_views.py`'s.
 
@@ -542,8 +542,7 @@ _DEBUG_VIT: dict[str, Any] = {
 def eat_beats_base() -> Recipe:
     """EAT on BEATs' encoder: 16 masks of 80 %, 10-second crops.
 
-    groundbass pretrain latent.eat_beats_base --data MANIFEST --run RUN · published: 4 RTX 3090 for about 58 hours (10 epochs
-    of AudioSet), effective batch 48 clips
+    groundbass pretrain latent.eat_beats_base --data MANIFEST --run RUN · as `eat_base`
     """
     return Recipe(
         objective=LatentConfig(encoder=BeatsShape(hidden_dropout=0.0, attention_dropout=0.0)),
