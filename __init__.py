@@ -24,7 +24,9 @@ if TYPE_CHECKING:
             ...
 
 
-def load_encoder(name_or_path: str | Path, device: Any = "cpu", dtype: Any = None) -> LoadedEncoder:
+def load_encoder(
+    name_or_path: str | Path, device: Any = "cpu", dtype: Any = None, *, trust_remote_code: bool = False
+) -> LoadedEncoder:
     """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, or
     one of Microsoft's BEATs files (`.pt`).
 
@@ -36,15 +38,17 @@ def load_encoder(name_or_path: str | Path, device: Any = "cpu", dtype: Any = Non
         name_or_path: where it lives.
         device: where it shall compute.
         dtype: of the weights, as torch.dtype or its name; None for float32. Answers are float32 in any case.
+        trust_remote_code: run the Python that a folder or Hub model brings. Our own models never need it.
 
     Raises:
         FileNotFoundError: no such folder, file or model, or a folder that lacks config or weights.
-        ValueError: weights that don't fit the config, broken files, an unsupported kind of model, no such device.
+        ValueError: code that isn't trusted, weights that don't fit the config, broken files, an unsupported kind of
+            model, no such device.
     """
     from .models import encoder as models  # on first use, so that `import groundbass` doesn't wait for torch
     from .probe.apply.embedding import embed
 
-    loaded: Any = models.load_encoder(name_or_path, device, dtype)
+    loaded: Any = models.load_encoder(name_or_path, device, dtype, trust_remote_code=trust_remote_code)
     if not hasattr(loaded, "embed"):  # models can't decode files, so this door adds what needs both
         type(loaded).embed = embed
     return loaded

@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from .batch import Batch, Example, collate
-
-if TYPE_CHECKING:
-    from .crops import Crops
+from .crops import Crops
 
 BAD_SHARE = 0.01
 PREFETCH = 2  # batches in advance per worker

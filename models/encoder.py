@@ -69,20 +69,28 @@ class Encoder(Protocol):
         ...
 
 
-def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: Any = None) -> Encoder:
+def load_encoder(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: Any = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Encoder:
     """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, or
     one of Microsoft's BEATs files (`.pt`).
 
-    A folder's own code (`auto_map`) is run where the model isn't one of ours; code from the Hub is never run unseen.
+    Python code is run from a file that is named, as in `file.py:Class`, and nowhere else unless it is trusted.
 
     Args:
         name_or_path: where it lives.
         device: where it shall compute.
         dtype: of the weights, as torch.dtype or its name; None for float32. Hidden states are float32 in any case.
+        trust_remote_code: run the Python that a folder or Hub model brings (`auto_map`). Our own models never need it.
 
     Raises:
         FileNotFoundError: no such folder, file or model, or a folder that lacks config or weights.
-        ValueError: weights that don't fit the config, broken files, an unsupported kind of model, no such device.
+        ValueError: code that isn't trusted, weights that don't fit the config, broken files, an unsupported kind of
+            model, no such device.
     """
     name, device = str(name_or_path), _device(device)
     file, _, class_name = name.rpartition(":")
@@ -99,8 +107,8 @@ def load_encoder(name_or_path: str | Path, device: str | torch.device = "cpu", d
     if path.is_file():
         raise ValueError(f"{name} is a file; give the folder that holds config.json, or a class as {name}:Class.")
     if path.is_dir():
-        return load_folder(find_folder(path), device, dtype, trust=True)
-    return load_folder(download(name), device, dtype, trust=False)
+        return load_folder(find_folder(path), device, dtype, trust=trust_remote_code)
+    return load_folder(download(name), device, dtype, trust=trust_remote_code)
 
 
 def random_copy(encoder: Encoder, seed: int = 0) -> Encoder:

@@ -1,7 +1,8 @@
-"""Kaldi's log-mel filter bank, for a whole batch at once on its device: the front end of BEATs.
+"""Kaldi's log-mel filter bank, for a whole batch at once on its device: the front end of BEATs and of AST.
 
 The numbers are those of `torchaudio.compliance.kaldi.fbank` with its defaults and no dither, clip by clip: whole frames
-only, mean removed per frame, pre-emphasis 0.97, Povey window, power spectrum, HTK-like mel triangles, natural log.
+only, mean removed per frame, pre-emphasis 0.97, Povey's window (or Hann's), power spectrum, HTK-like mel triangles,
+natural log.
 This file is published with the models, so it imports torch only.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class KaldiFbank(nn.Module):
         frame_shift: ms.
         low: Hz of the lowest filter's lower corner.
         scale: factor on the waveform first; Kaldi expects 16-bit integers, so 2^15.
-        window: "povey", Kaldi's default, or "hann", its `hanning`.
+        povey: Povey's window, Kaldi's default; False: Hann's, symmetric.
     """
 
     window: Tensor
@@ -67,11 +67,11 @@ class KaldiFbank(nn.Module):
         frame_shift: float,
         low: float,
         scale: float,
-        window: Literal["povey", "hann"] = "povey",
+        povey: bool = True,
     ) -> None:
         super().__init__()
         self.sample_rate, self.mel_bins, self.low, self.scale = sample_rate, mel_bins, low, scale
-        self.shape = window
+        self.povey = povey
         self.length = int(sample_rate * frame_length * 0.001)
         self.shift = int(sample_rate * frame_shift * 0.001)
         self.n_fft = 2 ** math.ceil(math.log2(self.length))
@@ -82,10 +82,8 @@ class KaldiFbank(nn.Module):
         """The buffers' values, computed afresh on the CPU (a model built on the meta device has none)."""
         with torch.device("cpu"):
             triangles = mel_triangles(self.mel_bins, self.n_fft, self.sample_rate, self.low)
-            window = (
-                povey_window(self.length) if self.shape == "povey" else torch.hann_window(self.length, periodic=False)
-            )
-            return {"window": window, "triangles": triangles}
+            hann = torch.hann_window(self.length, periodic=False, dtype=torch.float32)
+            return {"window": povey_window(self.length) if self.povey else hann, "triangles": triangles}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KaldiFbank:
         """Follow the model to another device, but not to another dtype; fill the tables on leaving the meta device."""

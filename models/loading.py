@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -92,17 +93,14 @@ def load_folder(
     folder: Path, device: torch.device, dtype: torch.dtype | None, *, trust: bool
 ) -> ModelEncoder | HuggingFaceEncoder:
     """The encoder in a folder with config.json and weights."""
-    config = _read_config(folder)
+    config = read_config(folder)
     _check_files(folder)
     if config.get("model_type") == PUBLIC_MERT:  # its own remote code doesn't load with today's transformers
         mert: Any = load_mert_folder(folder)  # transformers' decorator hides the type of `to`
         return ModelEncoder(mert.to(device=device, dtype=dtype or torch.float32))
-    ours = _our_class(config)
-    if ours is None and "auto_map" in config and not trust:
-        raise ValueError(
-            f"the model {folder} from the Hub comes with its own Python code, which is not run unseen; download it "
-            "with `hf download`, read the code, and give the folder."
-        )
+    ours = find_our_class(config)
+    if ours is None and not trust:
+        _refuse_code(folder, config)
     with quiet():
         try:
             model, report = (ours or AutoModel).from_pretrained(
@@ -113,11 +111,15 @@ def load_folder(
                 local_files_only=True,
                 **({} if ours else {"trust_remote_code": trust}),
             )
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, RuntimeError, UnpicklingError) as error:
             raise ValueError(
                 f"{folder} (model type {config.get('model_type')!r}) could not be loaded by transformers: "
                 f"{str(error).partition(chr(10))[0]}"
             ) from error
+    classifier = getattr(model.config, "classifier", None)
+    if ours is not None and classifier:  # the encoder alone, as it was before it got heads
+        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not str(key).startswith("heads.")]
+        forget_heads(model.config)
     _check_report(folder, model, report, strict=ours is not None)
     model = model.to(device)
     if all(hasattr(model, part) for part in ("frame_rate", "dim", "layers", "valid_frames")):
@@ -125,13 +127,29 @@ def load_folder(
     return HuggingFaceEncoder(model, _extractor(folder, trust))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
+    """Raise where a folder that isn't trusted would have its own Python run, of the model or of what prepares sound."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            config = config | {"auto_map": config.get("auto_map") or _read_json(folder / name).get("auto_map")}
+    if config.get("auto_map"):
+        raise ValueError(
+            f"{folder.absolute()} (model type {config.get('model_type')!r}) brings its own Python code, and none of it "
+            "was run: read its .py files, and trust them with --trust-remote-code (trust_remote_code=True in Python)."
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so nothing tells what model it is.")
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); the folder is damaged, write it again.") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__} instead of settings by name; write the folder again.")
@@ -151,15 +169,29 @@ def _check_files(folder: Path) -> None:
             raise ValueError(f"{file} is truncated or damaged ({error}); copy or write it again.") from error
 
 
-def _our_class(config: dict[str, Any]) -> Any:
+def find_our_class(config: dict[str, Any]) -> Any:
     """Our own class for a config that one of our models wrote: the module's name is the address, as published."""
-    module_name, _, class_name = str(config.get("auto_map", {}).get("AutoModel", "")).rpartition(".")
+    module_name, _, class_name = str(_mapped(config).get("AutoModel", "")).rpartition(".")
     if not module_name.isidentifier() or not (Path(__file__).parent / f"{module_name}.py").is_file():
         return None
     module = importlib.import_module(f".{module_name}", __package__)
     found = getattr(module, class_name, None)
     known = getattr(getattr(found, "config_class", None), "model_type", None)
     return found if known == config.get("model_type") else None
+
+
+def forget_heads(config: Any) -> None:
+    """Make a classifier's config its encoder's again."""
+    for name, value in config.classifier.get("encoder", {}).items():
+        setattr(config, name, {int(k): v for k, v in value.items()} if name == "id2label" and value else value)
+    for name in ("classifier", "thresholds"):
+        if hasattr(config, name):
+            delattr(config, name)
+
+
+def _mapped(config: dict[str, Any]) -> dict[str, Any]:
+    found = config.get("auto_map")
+    return found if isinstance(found, dict) else {}
 
 
 def _check_report(folder: Path, model: Any, report: dict[str, Any], *, strict: bool) -> None:

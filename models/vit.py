@@ -197,9 +197,7 @@ class ViTModel(PreTrainedModel):
         length, shift = config.frame_samples, config.shift_samples
         if config.frontend == "kaldi":
             per_ms = 1000.0 / rate
-            self.filter_bank: nn.Module = KaldiFbank(
-                rate, bins, length * per_ms, shift * per_ms, low, 1.0, window="hann"
-            )
+            self.filter_bank: nn.Module = KaldiFbank(rate, bins, length * per_ms, shift * per_ms, low, 1.0, povey=False)
         else:
             self.filter_bank = SlaneyFbank(rate, bins, length, shift, low)
         size = (config.patch_frames, config.patch_bins)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -17,11 +17,12 @@ import tyro
 from ..data.collections import mixed as mixture
 from ..data.storage.hf_dataset import is_dataset
 from ..data.storage.shards import is_sharded, open_data
+from ..data.track import metadata_of, place_from
 from . import distributed
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
-from .run.record import write_json
+from .run.record import manifest_hash, write_json
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -134,13 +135,18 @@ def _overrides(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def manifest_of(data: Path, run: Path) -> Path:
+def scanned_once(data: Path, run: Path) -> Path:
     """The manifest; a folder of audio is scanned into the run first, once; shards and data sets are manifests."""
     if not data.is_dir() or is_sharded(data) or is_dataset(data):
         return data
     found = run / "manifest.parquet"
     distributed.join()
     with distributed.main_first():
+        if found.exists() and (begun := folder_of(found)) != data.resolve():
+            raise ValueError(
+                f"{run} was begun on the audio in {begun}; it can't go on with {data}. Give the same --data, or "
+                f"another --run; where the audio has moved, --data {found} --root {data}."
+            )
         if not found.exists():
             from ..data.collections.scan import scan
 
@@ -148,6 +154,11 @@ def manifest_of(data: Path, run: Path) -> Path:
             with redirect_stdout(sys.stderr):
                 scan(data, found)
     return found
+
+
+def folder_of(manifest: Path) -> Path:
+    """The folder whose audio a manifest lists."""
+    return Path(place_from(str(metadata_of(manifest).get("root", ".")), manifest)).resolve()
 
 
 def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] = "bytes") -> Path | str:
@@ -163,7 +174,7 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
         return urls[0]
     parts = [mixture.parse(word) for word in data]
     if len(parts) == 1:
-        return manifest_of(parts[0].path, run)
+        return scanned_once(parts[0].path, run)
     for part in parts:
         if part.path.is_dir():
             raise ValueError(f"{part.path} is a folder: several --data are manifests (groundbass data scan makes one).")
@@ -201,22 +212,28 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
     kept, listed = run / "manifest.avoiding.parquet", run / "avoided.json"
     distributed.join()
     with distributed.main_first():
+        whole = open_data(manifest, root)
         if kept.exists():
-            told = json.loads(listed.read_text(encoding="utf-8"))["avoid"]
-            if told != list(avoid):
+            told = json.loads(listed.read_text(encoding="utf-8"))
+            if told["avoid"] != list(avoid):
                 raise ValueError(
-                    f"{run} was begun avoiding {', '.join(told)}; it can't go on avoiding {', '.join(avoid)}. Give the "
-                    "same --avoid, or another --run."
+                    f"{run} was begun avoiding {', '.join(told['avoid'])}; it can't go on avoiding {', '.join(avoid)}. "
+                    "Give the same --avoid, or another --run."
+                )
+            if told.get("of", manifest_hash(whole)) != manifest_hash(whole):
+                raise ValueError(
+                    f"{run} was begun on {told['data']}, and {manifest} holds other tracks; give the same --data, or "
+                    "another --run."
                 )
             return kept
         run.mkdir(parents=True, exist_ok=True)
-        whole = open_data(manifest, root)
-        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_of(place)).hits]
+        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_at(place)).hits]
         rest = overlap.without(whole, hits)
         if not len(rest):
             raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")
         beside = listed.with_name(f".{listed.name}")
-        content = {"avoid": list(avoid), "hits": [asdict(hit) for hit in hits]}
+        content: dict[str, Any] = {"avoid": list(avoid), "data": str(manifest), "of": manifest_hash(whole)}
+        content["hits"] = [asdict(hit) for hit in hits]
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         beside.replace(listed)
         rest.write(kept)

@@ -21,11 +21,13 @@ from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .contract import attributes, problems
 from .curves import few_shot, robustness
+from .curves.robustness import kinds_of
 from .fit import Features, Outcome, Protocol, fit
 from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
-from .report.command import said, table
+from .report.naming import distinct
+from .report.tables import said, table
 from .splits import Fold
 from .task import Task, available, find_tasks
 
@@ -34,7 +36,7 @@ FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tra
 Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
 BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
 FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
-Damage = Literal["noise", "low-pass", "gain", "reverb", "clipping", "resampling"]
+Damage = str  # one of `robustness.LEVELS`, or all
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def probe(
     store: Path | None = None,
     device: str | None = None,
     workers: int = 2,
+    trust_remote_code: bool = False,
 ) -> None:
     """Ask a frozen encoder what it learned: heads on every layer, beside baselines, with 95 % intervals.
 
@@ -114,13 +117,14 @@ def probe(
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
         few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
             curve of five draws each.
-        robustness: also test the trained head on damaged audio: noise low-pass gain reverb clipping resampling.
+        robustness: also test the trained head on damaged audio: all, or some of noise mp3 low-pass reverb clipping …
         baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
         workers: threads that decode.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     asked = [*addresses, *tasks]
     if not asked:
@@ -141,7 +145,7 @@ def probe(
             raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
     else:
         here = []
-    heard = load_encoder(encoder, device=device)
+    heard = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
     wrong = attributes(heard).failed
     if wrong:
         raise ValueError(f"{encoder} breaks the encoder's contract: {'; '.join(wrong)}.")
@@ -156,10 +160,11 @@ def probe(
                 raise
             missing.append(f"{address}: {reason}")  # of all that is there, one broken corpus costs itself alone
     settings = Settings(
-        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), robustness
+        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness)
     )
     try:
-        run_tasks(heard, encoder, found, out or default_out(encoder), keep, settings)
+        place = out or default_out(encoder)
+        run_tasks(heard, encoder, distinct(found, place), place, keep, settings)
     finally:
         for sentence in missing:
             print(f"not probed: {sentence}", file=sys.stderr)
@@ -240,8 +245,9 @@ def run_tasks(
 
 def _curves(record: dict[str, Any]) -> tuple[list[int], list[Damage]]:
     """The few-shot numbers and the kinds of damage that a result has."""
-    damages = (record.get("robustness") or {}).get("kinds") or {}
-    return [point["shots"] for point in record.get("few_shot") or []], list(damages)
+    damages = record.get("robustness") or {}
+    tried = [*(damages.get("kinds") or {}), *damages.get("left_out", ())]
+    return [point["shots"] for point in record.get("few_shot") or []], tried
 
 
 def evaluate(
@@ -311,7 +317,7 @@ def _baseline(
         if task.kind == "classes":
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
-    heard: Encoder = baselines.LogMel() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
+    heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
 
 
@@ -372,14 +378,15 @@ def show(results: Sequence[dict[str, object]], folder: Path) -> None:
     )
 
 
-def check(encoder: tyro.conf.Positional[str], *, device: str = "cpu") -> None:
+def check(encoder: tyro.conf.Positional[str], *, device: str = "cpu", trust_remote_code: bool = False) -> None:
     """Explain what is wrong with an encoder: shapes, rates, padding, determinism, gradients.
 
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
         device: cpu or cuda.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
-    found = problems(load_encoder(encoder, device=device), device)
+    found = problems(load_encoder(encoder, device=device, trust_remote_code=trust_remote_code), device)
     for line in found.passed:
         print(f"  ok   {line}")
     for line in found.failed:

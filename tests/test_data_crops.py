@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from groundbass.data.audio import read as audio
+from groundbass.data.batch import Batch, key_id
 from groundbass.data.collections.scan import scan_folder
-from groundbass.data.crops import Batch, CropConfig, Crops, key_id, loader, permute
+from groundbass.data.crops import CropConfig, Crops, permute
+from groundbass.data.loader import loader
 from groundbass.data.track import Manifest, Track
 
 Sound = Callable[..., npt.NDArray[np.float32]]

@@ -18,7 +18,8 @@ import soundfile as sf
 from groundbass.cli import main
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.scan import scan_folder
-from groundbass.data.crops import CropConfig, Crops, loader
+from groundbass.data.crops import CropConfig, Crops
+from groundbass.data.loader import loader
 from groundbass.data.storage import sharding
 from groundbass.data.storage.sharding import write_shards
 from groundbass.data.storage.shards import INDEX, OURS, Shards, is_sharded, open_data

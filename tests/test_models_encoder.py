@@ -1,6 +1,7 @@
 """Loading encoders from everywhere, listening through one door, and every way it can go wrong."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from groundbass.models.encoder import (
     random_copy,
     weights_hash,
 )
-from groundbass.models.layers import resample
+from groundbass.models.layers import convert_rate
 from groundbass.models.published import write_encoder
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 
@@ -263,7 +264,7 @@ def test_other_rates_are_resampled() -> None:
 def test_resample_against_soxr_and_torchaudio(source: int, target: int) -> None:
     time = np.arange(source) / source
     sweep = (0.5 * np.sin(2 * np.pi * (100 * time + 0.5 * 2500 * time**2))).astype(np.float32)  # 100 to 2,600 Hz
-    ours = resample(torch.from_numpy(sweep)[None], source, target)[0]
+    ours = convert_rate(torch.from_numpy(sweep)[None], source, target)[0]
     assert len(ours) == -(-len(sweep) * target // source)
     reference = soxr.resample(sweep, source, target, quality="VHQ")
     inner = slice(1000, -1000)
@@ -278,14 +279,14 @@ def test_resample_against_soxr_and_torchaudio(source: int, target: int) -> None:
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,
     )
-    torch.testing.assert_close(resample(noise, source, target), peer.float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(convert_rate(noise, source, target), peer.float(), atol=1e-5, rtol=1e-4)
 
 
 def test_resample_removes_what_would_alias() -> None:
     time = torch.arange(44_100, dtype=torch.float64) / 44_100
     tone = torch.sin(2 * torch.pi * 10_000 * time).float()  # above the 8 kHz that 16 kHz can hold
-    assert resample(tone, 44_100, 16_000)[500:-500].abs().max() < 1e-5
-    assert resample(tone, 44_100, 44_100) is tone
+    assert convert_rate(tone, 44_100, 16_000)[500:-500].abs().max() < 1e-5
+    assert convert_rate(tone, 44_100, 44_100) is tone
 
 
 # --- from everywhere --------------------------------------------------------------------------------------------------
@@ -318,7 +319,10 @@ def test_the_folders_own_code_runs_where_the_model_is_not_ours(tmp_path: Path) -
     config["auto_map"] = {key: value.replace("samplecnn.", "newcnn.") for key, value in config["auto_map"].items()}
     (tmp_path / "new" / "config.json").write_text(json.dumps(config))
     waveform = torch.randn(1, 400)
-    encoder = load_encoder(tmp_path / "new")
+    with pytest.raises(ValueError, match=r"new .*brings its own Python code, and none of it was run.*--trust-remote-c"):
+        load_encoder(tmp_path / "new")
+    assert not any("newcnn" in name for name in sys.modules)
+    encoder = load_encoder(tmp_path / "new", trust_remote_code=True)
     assert isinstance(encoder, ModelEncoder) and not isinstance(encoder.model, SampleCNNModel)
     torch.testing.assert_close(encoder.hidden_states(waveform), ModelEncoder(samplecnn()).hidden_states(waveform))
 
@@ -477,7 +481,7 @@ def test_wrong_waveforms_are_refused_in_a_sentence(waveform: Any, valid: Tensor 
 @pytest.mark.parametrize(("source", "target"), [(0, 16000), (-1, 16000), (22050.5, 16000), (44101, 16000)])
 def test_impossible_rates_are_refused_in_a_sentence(source: Any, target: int) -> None:
     with pytest.raises(ValueError, match=r"positive whole rates|common rate"):
-        resample(torch.zeros(1, 500), source, target)
+        convert_rate(torch.zeros(1, 500), source, target)
 
 
 def damage_truncated(folder: Path) -> None:

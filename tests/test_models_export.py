@@ -19,7 +19,7 @@ from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain.recipe import find
 
-KINDS = ("samplecnn", "clmr", "mert", "mel", "beats", "patch_codes", "mel_codes")
+KINDS = ("samplecnn", "clmr", "mert", "mel", "beats", "patch_codes", "mel_codes", "cpc")
 BEATS: dict[str, Any] = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "patch_dim": 16,
     "conv_pos": 16, "conv_pos_groups": 2,
@@ -36,6 +36,8 @@ def model(kind: str) -> torch.nn.Module:
         return BeatsQuantizer(BeatsQuantizerConfig(BEATS))
     if kind == "mel_codes":
         return MelQuantizer(MelQuantizerConfig(latent=8, codebooks=2))
+    if kind == "cpc":
+        return find("predictive.cpc_debug").objective.build().encoder
     if kind == "mel":
         return find("masked.mert_debug").objective.build().encoder
     if kind == "mert":

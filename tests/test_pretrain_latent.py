@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from groundbass.data.crops import Batch
-from groundbass.pretrain.objective import TrainingStopped, draw_seeds, example_index
+from groundbass.data.batch import Batch
+from groundbass.data.draws import draw_seeds, normal
+from groundbass.pretrain.objective import TrainingStopped, example_index
 from groundbass.pretrain.objectives import latent
 from groundbass.pretrain.objectives.latent import Eat, draw_blocks, draw_blocks_as_published
-from groundbass.pretrain.objectives.parts.masking import normal
 from groundbass.pretrain.objectives.split_views import HIDE, SplitViews, places
 from groundbass.pretrain.objectives.tokens import draw_kept, hidden_patches
 from groundbass.pretrain.recipe import Recipe, find

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from groundbass.data.crops import Batch
+from groundbass.data.batch import Batch
 from groundbass.models.quantizers import MuqQuantizer, MuqQuantizerConfig
+from groundbass.pretrain.objective import Objective
 from groundbass.pretrain.objectives import masked, tokenizer
 from groundbass.pretrain.objectives.masked import MaskedConfig
 from groundbass.pretrain.optim import build as build_optimizer
@@ -165,7 +166,9 @@ def test_vectors_decay_where_the_recipe_says_so() -> None:
     for everything in (False, True):
         torch.nn.init.ones_(layer.bias), torch.nn.init.ones_(layer.weight)
         layer.weight.grad, layer.bias.grad = torch.zeros(3, 3), torch.zeros(3)
-        build_optimizer(Optim(lr=0.1, weight_decay=0.5, decay_all=everything), layer).step()
+        objective = Objective()
+        objective.layer = layer
+        build_optimizer(Optim(lr=0.1, weight_decay=0.5, decay_all=everything), objective).step()
         assert layer.weight.detach().eq(0.95).all()
         assert layer.bias.detach().eq(0.95 if everything else 1.0).all()
 

@@ -24,13 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import groundbass.pretrain.train as train_module
 from groundbass.data.audio.read import write
-from groundbass.data.crops import Batch, CropConfig
+from groundbass.data.batch import Batch
+from groundbass.data.crops import CropConfig
 from groundbass.data.track import Manifest, Track
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain.command import main
 from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
-from groundbass.pretrain.objectives.contrastive import Contrastive
+from groundbass.pretrain.objectives.contrastive import ContrastiveConfig
 from groundbass.pretrain.recipe import Optim, Recipe, find
 from groundbass.pretrain.run import checkpoint
 from groundbass.pretrain.train import train
@@ -85,7 +86,7 @@ def toy(event: Callable[[Objective, Batch], Tensor | None] | None = None, step: 
 
 
 def contrastive(**changes: Any) -> Recipe:
-    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False)
+    objective = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False)
     return dataclasses.replace(find("contrastive.clmr_debug"), objective=objective, steps=4, **changes)
 
 
@@ -153,7 +154,7 @@ def test_a_kill_between_checkpoint_and_encoder_leaves_no_stale_encoder(
         with pytest.raises(KeyboardInterrupt):
             train(toy(steps=4, checkpoint_every=4), manifest, run)
     assert (run / "checkpoints/step_4").is_dir() and (run / "encoder").exists() == bool(first)
-    monkeypatch.setattr(train_module, "dry_run", killed)  # the next thing that happens in a run with steps to do
+    monkeypatch.setattr(train_module, "trial_step", killed)  # the next thing that happens in a run with steps to do
     if steps == 4:
         assert train(toy(), manifest, run) == 4
     else:
@@ -193,7 +194,7 @@ def test_the_dry_run_leaves_no_trace(manifest: Path, tmp_path: Path, monkeypatch
     for recipe, name in ((toy(objective=Toy(dropout=0.5)), "toy"), (contrastive(), "contrast")):
         train(recipe, manifest, tmp_path / name)
         with monkeypatch.context() as patched:
-            patched.setattr(train_module, "dry_run", lambda *_: torch.rand(3))
+            patched.setattr(train_module, "trial_step", lambda *_: torch.rand(3))
             train(recipe, manifest, tmp_path / f"{name}-without")
         assert weights(tmp_path / name, 4) == weights(tmp_path / f"{name}-without", 4)
         assert (tmp_path / name / "loss.jsonl").read_bytes() == (tmp_path / f"{name}-without/loss.jsonl").read_bytes()
@@ -493,7 +494,8 @@ def test_the_command_trains_a_folder_and_repeats_from_recipe_json(
 
 @pytest.mark.gpu
 def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Path) -> None:
-    from groundbass.data.crops import Crops, loader
+    from groundbass.data.crops import Crops
+    from groundbass.data.loader import loader
     from groundbass.pretrain.run.prefetch import on_device
 
     crops = Crops(Manifest.open(manifest), CropConfig(8000, SAMPLES), 0)
@@ -502,3 +504,19 @@ def test_batches_copied_ahead_are_the_same_batches(manifest: Path, tmp_path: Pat
     for expected, found in zip(itertools.islice(loader(crops, 2, workers=0), 20), ahead):
         assert found.waveform.is_cuda and torch.equal(found.waveform.cpu(), expected.waveform)
         assert found.keys == expected.keys
+
+
+def test_a_run_on_a_folder_refuses_another_folder(manifest: Path, tmp_path: Path) -> None:
+    """The audio is listed in the run when it begins: another --data would be passed over without a word."""
+    for name in ("first", "second"):
+        shutil.copytree(manifest.parent, tmp_path / name)
+        (tmp_path / name / "manifest.parquet").unlink()
+    words = ["contrastive.clmr_debug", "--steps", "1", "--workers", "0", "--run", str(tmp_path / "run"), "--trackers"]
+    assert main([*words, "--data", str(tmp_path / "first")]) == 0
+    with pytest.raises(ValueError, match=r"was begun on the audio in .*first; it can't go on with .*second"):
+        main([*words, "--data", str(tmp_path / "second"), "--steps", "2"])
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"where the audio has moved, --data .*manifest\.parquet --root"):
+        main([*words, "--data", str(tmp_path / "moved"), "--steps", "2"])
+    told = ["--data", str(tmp_path / "run" / "manifest.parquet"), "--root", str(tmp_path / "moved")]
+    assert main([*words, *told, "--steps", "2"]) == 0

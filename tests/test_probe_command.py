@@ -12,12 +12,14 @@ import torch
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import command
-from groundbass.probe.baselines.simple import LogMel, constant
+from groundbass.probe.baselines.simple import LogMelBaseline, constant
 from groundbass.probe.contract import problems
 from groundbass.probe.fit import fit
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report import result
-from groundbass.probe.report.command import collect, markdown, report, row, verdict
+from groundbass.probe.report.command import report
+from groundbass.probe.report.sections import collect
+from groundbass.probe.report.tables import markdown, row, verdict
 from groundbass.probe.task import questions
 
 RATE = 8000
@@ -327,14 +329,14 @@ def test_check_explains_what_is_wrong(encoder, complaint):
 
 
 def test_log_mel_keeps_the_contract_except_the_rate():
-    assert [line for line in problems(LogMel()).failed if "24000 Hz" not in line] == []
+    assert [line for line in problems(LogMelBaseline()).failed if "24000 Hz" not in line] == []
 
 
 def test_command_line_words(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import torch\nfrom groundbass.probe.baselines.simple import LogMel\n"
-        "class Mine(LogMel):\n    fingerprint = None\n"
+        "import torch\nfrom groundbass.probe.baselines.simple import LogMelBaseline\n"
+        "class Mine(LogMelBaseline):\n    fingerprint = None\n"
     )
     with pytest.raises(ValueError, match="Which task"):
         command.main([f"{file}:Mine"])
@@ -360,7 +362,9 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     manifest = corpus[::2]
     manifest.write(tmp_path / "data/synth/manifest.parquet")
     file = tmp_path / "mine.py"
-    file.write_text("from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel):\n    pass\n")
+    file.write_text(
+        "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline):\n    pass\n"
+    )
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
     (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
     known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}
@@ -383,3 +387,33 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no corpus to probe with"):
         command.main(words)
+
+
+def test_two_folders_of_one_name_have_two_results(tmp_path):
+    """`folder:A/test folder:B/test`: neither is written over the other, in one start or in two."""
+    for place, level in (("a", 0.1), ("b", 0.4)):
+        folder = tmp_path / place / "test"
+        rows = ["path,kind"]
+        for number in range(12):
+            t = np.arange(RATE) / RATE
+            sound = level * np.sin(2 * np.pi * (300 + 900 * (number % 2)) * t + number).astype(np.float32)
+            audio.write(folder.mkdir(parents=True, exist_ok=True) or folder / f"{number}.wav", sound, RATE)
+            rows.append(f"{number}.wav,{'xy'[number % 2]}")
+        (folder / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "mine.py").write_text(
+        "from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel): pass\n"
+    )
+    words = [f"{tmp_path / 'mine.py'}:Mine", "--label", "kind", "--baselines", "constant"]
+    words += ["--store", str(tmp_path / "store"), "--out"]
+    one, other = (f"folder:{tmp_path / place / 'test'}" for place in "ab")
+    assert command.main([words[0], one, other, *words[1:], f"{tmp_path / 'once'}"]) == 0
+    for address in (one, other, one):
+        assert command.main([words[0], address, *words[1:], f"{tmp_path / 'twice'}"]) == 0
+    for out in ("once", "twice"):
+        found = {
+            path.stem: json.loads(path.read_text())["address"] for path in (tmp_path / out).glob("*test_kind.json")
+        }
+        assert {name: address.split(" --")[0] for name, address in found.items()} == {
+            "test_kind": one,
+            "b_test_kind": other,
+        }

@@ -260,13 +260,15 @@ def test_similar_finds_the_tone_in_and_outside_the_table(encoder, tmp_path, caps
     similar(tmp_path / "x.parquet", (tmp_path / "music/0_300.wav",), k=2)
     found = capsys.readouterr().out
     assert "2_300" in found and "4_300" in found and "1_1000" not in found
-    similar(tmp_path / "x.parquet", (tmp_path / "asked/0_1000.wav",), k=2)
+    with pytest.raises(ValueError, match="say where the encoder lies with --encoder"):  # a table's word isn't run
+        similar(tmp_path / "x.parquet", (tmp_path / "asked/0_1000.wav",), k=2)
+    similar(tmp_path / "x.parquet", (tmp_path / "asked/0_1000.wav",), k=2, encoder=encoder)
     found = capsys.readouterr().out
     assert "1_1000" in found and "3_1000" in found
     text = (tmp_path / "bands.py").read_text()
     (tmp_path / "bands.py").write_text(text.replace("/ 80", "/ 81"))
     with pytest.raises(ValueError, match="isn't the encoder that made the table"):
-        similar(tmp_path / "x.parquet", (tmp_path / "asked/0_1000.wav",))
+        similar(tmp_path / "x.parquet", (tmp_path / "asked/0_1000.wav",), encoder=encoder)
     with pytest.raises(FileNotFoundError, match="groundbass embed"):
         similar(tmp_path / "y.parquet", (tmp_path / "asked/0_1000.wav",))
     with pytest.raises(ValueError, match="no table of embeddings"):

@@ -14,7 +14,8 @@ import pytest
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.fit import fit
 from groundbass.probe.report import comparison, long_table, result
-from groundbass.probe.report.command import collect, distinct, report, sections_of
+from groundbass.probe.report.command import report
+from groundbass.probe.report.sections import collect, distinct, sections_of
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 

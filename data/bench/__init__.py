@@ -22,7 +22,7 @@ from ..audio.read import write
 from ..augment.chain import clmr_chain
 from ..collections.scan import scan_folder
 from ..crops import CropConfig, Crops
-from ..crops import loader as load
+from ..loader import loader as load
 from ..track import Manifest
 from .corpora import corpus_figures, million_figures, overlap_figures
 

@@ -20,7 +20,8 @@ import soundfile as sf
 import tyro
 from tqdm import tqdm
 
-from ..audio.read import SUFFIXES, blocks, mix, open_audio
+from ..audio.files import find_audio
+from ..audio.read import blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..parallel import cores, in_order
 from ..track import Manifest, Track
@@ -95,28 +96,6 @@ def scan_folder(
     return manifest, skipped
 
 
-def find_audio(folder: Path) -> list[str]:
-    """POSIX paths, relative to `folder`, of all files with an audio suffix, sorted.
-
-    Hidden files and folders are left out (`._x.mp3` is no music); links to folders are followed, each folder once.
-    """
-    if not folder.is_dir():
-        problem = "is no folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"{folder} {problem}: give the folder that holds your audio files")
-    found, seen = [], set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:
-            continue
-        seen.add(real)
-        names = (name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
-        found += [Path(here, name).relative_to(folder).as_posix() for name in names]
-    if not found:
-        raise ValueError(f"there is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}")
-    return sorted(found)
-
-
 def examine(root: Path, path: str) -> Track | Skipped:
     """Decode one file to its end. Memory is bounded by a block, whatever the file's length."""
     file = root / path
@@ -127,7 +106,7 @@ def examine(root: Path, path: str) -> Track | Skipped:
         with open_audio(file) as opened:
             promised, rate, channels, kind = opened.frames, opened.samplerate, opened.channels, opened.format
         samples, peak, finite, broken = _decode(file)
-        digest = _hash(file)
+        digest = file_hash(file)
     except (OSError, ValueError) as error:
         return skipped("unreadable", str(error))
     if broken:
@@ -177,7 +156,7 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     try:
         for block in blocks(file, BLOCK):
             samples += len(block)
-            loudest = float(np.abs(mix(block)).max(initial=0.0))  # nan and inf get through
+            loudest = float(np.abs(to_mono(block)).max(initial=0.0))  # nan and inf get through
             finite = finite and math.isfinite(loudest) and bool(np.isfinite(block).all())
             peak = max(peak, loudest)
     except sf.LibsndfileError as error:
@@ -185,7 +164,8 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     return samples, peak, finite, ""
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """blake2b of a file's bytes, hex: what manifests know it by."""
     digest = hashlib.blake2b(digest_size=16)
     with open(file, "rb") as opened:
         while chunk := opened.read(1 << 20):

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..audio import mp3
+from ..audio.files import find_audio
 from ..audio.read import open_audio
 from ..audio.truncation import what_is_cut
-from ..collections.scan import find_audio
 from ..parallel import in_order
 from ..track import Track, cache_folder
 from .corpus import Corpus, Entry

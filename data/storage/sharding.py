@@ -83,12 +83,13 @@ def write_shards(
 ) -> list[str]:
     """See `shard`; returns sentences. Raises ValueError where `out` holds shards of something else."""
     manifest.check_rate(sample_rate)
-    groups = plan(manifest, sample_rate, shard_mb)
+    groups = shard_rows(manifest, sample_rate, shard_mb)
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
     digest = _plan_digest(manifest, job, groups)
     (out / STAMPS).mkdir(parents=True, exist_ok=True)
     _check_plan(out, digest)
     if (out / INDEX).is_file():
+        _tidy(out)
         return [f"{out} is finished already: {len(Shards.open_folder(out))} tracks."]
     items = ((number, rows, manifest.select(rows)) for number, rows in enumerate(groups))
     results = []
@@ -107,7 +108,7 @@ def write_shards(
     return _finish(manifest, job, digest, results)
 
 
-def plan(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
+def shard_rows(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
     """Rows per shard, in the manifest's order: each shard holds about the same seconds."""
     if not len(manifest):
         raise ValueError("the manifest holds no track: there is nothing to shard")
@@ -241,7 +242,7 @@ def _encoded(tracks: Manifest, row: int, sample_rate: int, start: int, samples: 
 
 
 def _finish(manifest: Manifest, job: _Job, digest: str, results: list[dict[str, Any]]) -> list[str]:
-    """Write the index, then remove what only unfinished work needs."""
+    """Write the index, then tidy up."""
     out = job.out
     places = [(row, n, first, chunks) for n, result in enumerate(results) for row, first, chunks in result["tracks"]]
     skipped = {key: why for result in results for key, why in result["skipped"].items()}
@@ -266,15 +267,20 @@ def _finish(manifest: Manifest, job: _Job, digest: str, results: list[dict[str, 
         beside.replace(index)
     finally:
         beside.unlink(missing_ok=True)
-    shutil.rmtree(out / STAMPS)
-    for left in out.glob(".shard-*"):  # of killed runs
-        left.unlink(missing_ok=True)
+    _tidy(out)
     size = sum(result["shard"]["size"] for result in results)
     hours = float(manifest.select(rows).seconds().sum()) / 3600
     sentences = [f"{out}: {len(rows)} tracks, {hours:.2f} h, in {len(results)} shards of {size / 1e6:.0f} MB in all."]
     if skipped:
         sentences.append(f"{len(skipped)} tracks were left out, see {out / OURS / 'skipped.json'}.")
     return [*sentences, f"Next: groundbass pretrain RECIPE --data {out} --run RUN"]
+
+
+def _tidy(out: Path) -> None:
+    """Remove what only unfinished work needs, and what killed runs left."""
+    shutil.rmtree(out / STAMPS, ignore_errors=True)
+    for left in (*out.glob(".shard-*"), *(out / OURS).glob(".*.json.*"), *(out / OURS).glob(".*.parquet.*")):
+        left.unlink(missing_ok=True)
 
 
 def _write_text(path: Path, content: str) -> None:

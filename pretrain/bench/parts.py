@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from ...data.audio.read import write
+from ...data.batch import Batch
 from ...data.collections.scan import scan_folder
-from ...data.crops import Batch, Crops, loader
+from ...data.crops import Crops
+from ...data.loader import loader
 from .. import optim
 from ..recipe import Recipe
-from ..run.dryrun import random_batches
+from ..run.trial_step import random_batches
 
 
 class Row(TypedDict):

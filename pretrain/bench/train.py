@@ -21,7 +21,8 @@ import torch
 
 from ...data.audio.read import write
 from ...data.collections.scan import scan_folder
-from ...data.crops import CropConfig, Crops, loader
+from ...data.crops import CropConfig, Crops
+from ...data.loader import loader
 from ...data.track import Manifest
 from .. import optim
 from ..objectives import contrastive, latent, masked, tokens

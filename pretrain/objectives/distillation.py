@@ -20,19 +20,20 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.beats import BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, ranks
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..targets.codes import LabelCounts
-from .parts.masking import uniform
+from ..targets.first_crops import first_crops, k_means
 from .tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 UNTRAINED = "untrained"
@@ -161,7 +162,7 @@ class Distillation(Objective):
     def _taught(self, waveform: Tensor, mask: Tensor | None) -> Tensor:
         """What the teacher says: [batch, tokens, dim], or logits [batch, classes]."""
         teacher = self._teacher[0]
-        hidden = teacher.encode(teacher.embed(teacher.fbank(waveform)), mask=mask)[-1]
+        hidden = teacher.encode(teacher.embed_patches(teacher.fbank(waveform)), mask=mask)[-1]
         return hidden if self.config.target == "hidden" else teacher.logits(hidden, mask)
 
     @torch.no_grad()
@@ -221,8 +222,6 @@ class Distillation(Objective):
         Raises:
             ValueError: no teacher, one of another front end, or one whose output has another width.
         """
-        from .tokenizer import first_crops, k_means
-
         self._teacher = (load_teacher(self.config, self.encoder.beats),)
         model, config = self.encoder, self.config
         batch = first_crops(manifest, model.beats.config.sample_rate, config.first_crops, self.seed)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.draws import draw_seeds
 from ...models.transformer import Transformer, time_mask
 from ...models.vit import ViTConfig, ViTModel, sine_positions
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, TrainingStopped, draw_seeds, example_index
+from ..objective import Loss, Objective, TrainingStopped, example_index
 from .tokens import check_rate, draw_kept, hidden_patches, take
 
 if TYPE_CHECKING:

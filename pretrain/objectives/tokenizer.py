@@ -28,20 +28,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...data.crops import CropConfig, Crops, loader
-from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig, StackedMel
+from ...data.crops import CropConfig
+from ...data.draws import draw_seed, draw_seeds, uniform
+from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, overwrite, read
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
+from ..targets.first_crops import first_crops, k_means, valid_mel
 from ..targets.target import Metrics
 from . import tokens
 from .distillation import UNTRAINED, DistillationConfig
-from .parts.masking import uniform
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 REVIVE = 132  # stream of draws
@@ -321,36 +322,6 @@ def _lay_principal_axes(model: MelQuantizer, frames: Tensor) -> None:
     model.project.bias.copy_(-mean @ axes)
     model.reconstruct.weight.copy_(axes)
     model.reconstruct.bias.copy_(mean)
-
-
-def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm on points [n, dim]: centres [count, dim] and each point's centre int64 [n].
-
-    Centres start on random points (with repetition where there are fewer points than centres); one that loses all its
-    points moves onto a random point.
-    """
-    start = torch.randperm(len(points), generator=generator)
-    centres = points[start[torch.arange(count) % len(points)]].clone()
-    for _ in range(rounds):
-        nearest = (centres.square().sum(1) - 2 * points @ centres.T).argmin(1)
-        uses = torch.bincount(nearest, minlength=count).to(points.dtype)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        fresh = points[torch.randint(len(points), (count,), generator=generator)]
-        centres = torch.where((uses > 0)[:, None], sums / uses.clamp(min=1)[:, None], fresh)
-    return centres, (centres.square().sum(1) - 2 * points @ centres.T).argmin(1)
-
-
-def first_crops(manifest: Manifest, sample_rate: int, count: int, seed: int) -> Batch:
-    """Read five-second crops to measure on: the first batch of a run of that seed."""
-    crops = Crops(manifest, CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
-    return next(loader(crops, count, workers=0))
-
-
-def valid_mel(features: StackedMel, batch: Batch) -> Tensor:
-    """Mel frames [n, mels] in dB of a batch's valid samples."""
-    mel: Tensor = features.decibels(batch.waveform.flatten(0, 1))
-    hop = features.hop // features.stack
-    return mel[time_mask(batch.valid.flatten() // hop, mel.shape[1])]
 
 
 def muq_rvq() -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ...data.crops import Batch
+from ...data.batch import Batch
 
 
 def on_device(batches: Iterator[Batch], device: torch.device, ahead: bool) -> Iterator[Batch]:

@@ -20,7 +20,8 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from tqdm import trange
 
-from ...data.crops import CropConfig, Crops, loader
+from ...data.crops import CropConfig, Crops
+from ...data.loader import loader
 from ...data.track import Manifest
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask

@@ -21,13 +21,13 @@ from torch.nn import functional
 from ...models.quantizers import FLOOR, StackedMel
 from ...models.transformer import time_mask
 from ..distributed import main_first
-from ..objectives.tokenizer import first_crops, valid_mel
 from .codes import CodeHead, CodeHeadSettings
 from .cqt import CQT
+from .first_crops import first_crops, valid_mel
 from .target import FrameGrid, Target
 
 if TYPE_CHECKING:
-    from ...data.crops import Batch
+    from ...data.batch import Batch
     from ...data.track import Manifest
 
 Feature = Literal["mel", "cqt", "waveform"]

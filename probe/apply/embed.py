@@ -29,7 +29,7 @@ from ...data.storage.shards import open_data
 from ...data.track import Manifest
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import digest, identity
-from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of, parts
+from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of_files, parts
 
 VERSION = 1
 METADATA = b"groundbass"
@@ -51,6 +51,7 @@ def embed(
     batch_seconds: float = 80.0,
     workers: int = 2,
     force: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
 
@@ -72,13 +73,15 @@ def embed(
         batch_seconds: of sound per call of the encoder; less needs less memory.
         workers: threads that decode.
         force: replace OUT where it is another table.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if out.suffix not in (".parquet", ".npz"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    heard = load_encoder(encoder, device, {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype])
+    weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
+    heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
     refused: dict[str, str] = {}
     manifest = gather(sources, refused)
@@ -142,7 +145,7 @@ def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
         else:
             files.append(source)
     files = list(dict.fromkeys(files))
-    manifest = manifest_of(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
+    manifest = manifest_of_files(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
     if not len(manifest):
         raise ValueError(f"none of the {len(files)} files can be read: {next(iter(refused.values()))}")
     return manifest

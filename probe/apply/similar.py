@@ -22,10 +22,10 @@ from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
-from ...models.encoder import load_encoder
+from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of, parts
+from .embedding import Embedding, embed_parts, manifest_of_files, parts
 
 TEMPLATE = Path(__file__).with_name("similar.html")
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -59,6 +59,7 @@ def similar(
     encoder: str | None = None,
     page: Path | None = None,
     device: str = "cpu",
+    trust_remote_code: bool = False,
 ) -> None:
     """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
 
@@ -71,9 +72,11 @@ def similar(
         files: recordings to search for.
         k: how many to show for each.
         layer: which of the table's layers; its last by default.
-        encoder: where the table's encoder lies now, if it was moved.
+        encoder: where the table's encoder lies now, if it was moved, or isn't a folder of ours: what a table names is
+            looked up in folders only, and never run.
         page: also write this page (.html), to listen.
         device: where files that aren't in the table are embedded.
+        trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if not files:
         raise ValueError("Similar to what? Give one or more audio files.")
@@ -89,7 +92,7 @@ def similar(
     for file in files:
         query = index.rows_of(file)
         if query is None:
-            asked, values = _embedded(file, about, encoder, device, layer)
+            asked, values = _embedded(file, about, layer, _encoder(about, encoder, device, trust_remote_code))
         else:
             asked, values = [places[row] for row in query], vectors[query]
         hits = index.nearest(asked, values, k)
@@ -172,18 +175,28 @@ class Index:
             number = min(len(self.places), 2 * number)
 
 
-def _embedded(
-    file: Path, about: dict[str, Any], encoder: str | None, device: str, layer: int | None
-) -> tuple[list[Place], Vectors]:
-    """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of([file], {})
-    heard = load_encoder(encoder or about["encoder"], device, "float32")
+def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool) -> Encoder:
+    """The encoder that the user names, else the table's, where that is a folder: nothing that a table says is run."""
+    told = str(about["encoder"])
+    if named is None and not Path(told).is_dir():
+        raise ValueError(
+            f"The table was made by {told!r}, which is no folder here; a table may come from anyone, so it is not "
+            "fetched and not run by itself: say where the encoder lies with --encoder."
+        )
+    heard = load_encoder(named or told, device, "float32", trust_remote_code=trust and named is not None)
     if identity(heard) != about["identity"]:
         raise ValueError(
-            f"{encoder or about['encoder']} isn't the encoder that made the table (its weights have changed, or it is "
-            "another one); embed the folder again, or say where the old one lies with --encoder."
+            f"{named or told} isn't the encoder that made the table (its weights have changed, or it is another one); "
+            "embed the folder again, or say where the old one lies with --encoder."
         )
+    return heard
+
+
+def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
+    """A file that isn't in the table, by the table's encoder and settings."""
+    manifest = manifest_of_files([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
+    device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [
         rows
         for part in embed_parts(heard, manifest, list(parts(manifest, heard, asked)), asked, device=device)

@@ -8,8 +8,9 @@ from html import escape
 from typing import Any
 
 from . import comparison, pictures
-from .command import CRAFTED, Record, Section, marks, row, said, short, verdict
 from .result import title
+from .sections import Record, Section
+from .tables import CRAFTED, marks, row, said, short, verdict
 
 STYLE = """
 :root { --ink: #23272e; --soft: #5b626c; --line: #e3e6ea; --paper: #fcfcfb; --blue: #0072b2; }

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .command import crafted
 from .result import title
+from .tables import crafted
 
 Record = dict[str, Any]
 

@@ -1,0 +1,51 @@
+"""Names of results: of two tasks with one name, neither writes over the other's result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..task import Task
+from . import result
+
+
+def distinct(tasks: Sequence[Task], folder: Path) -> list[Task]:
+    """The tasks, of which those that share a name with another one are named by more of their path.
+
+    `folder:A/test` and `folder:B/test` become `test_genre` and `b_test_genre`. Another one is one of other tracks in
+    another place: among the tasks, or among the results that `folder` holds. A corpus that has moved keeps its name.
+    """
+    owner = {
+        str(record["task"]): (_place(str(record.get("address"))), str(record.get("fingerprint")))
+        for record in map(result.read, sorted(folder.glob("*.json")))
+        if record is not None
+    }
+    found = []
+    for task in tasks:
+        mine = _place(task.address), task.fingerprint()
+        for name in _names(task):
+            theirs = owner.setdefault(name, mine)
+            if theirs[0] == mine[0] or theirs[1] == mine[1]:
+                owner[name] = mine
+                found.append(replace(task, name=name))
+                break
+    return found
+
+
+def _names(task: Task) -> Sequence[str]:
+    """The task's name, and longer and longer ones; at last a number."""
+    _, _, place = task.address.partition(":")
+    parents = Path(place.partition(" --label ")[0]).resolve().parent.parts[1:]
+    names = [task.name]
+    for part in reversed(parents):
+        names.append(re.sub(r"\W+", "_", f"{part}_{names[-1]}").strip("_").lower())
+    return [*names, *(f"{task.name}_{number}" for number in range(2, 1000))]
+
+
+def _place(address: str) -> tuple[str, str]:
+    """An address with its path written out, so that `./A` and `A` are one."""
+    kind, _, rest = address.partition(":")
+    path, _, label = rest.partition(" --label ")
+    return f"{kind}:{Path(path).resolve()}", label

@@ -1,0 +1,342 @@
+"""A kill after every single rename, replace and rmtree of every command that writes: the next start ends alike.
+
+Alike means byte for byte what an undisturbed start leaves, with nothing beside it; or a sentence that says what to do.
+A few points of some commands here; all points of all commands in `make soak`, whose table is in pretrain/RESULTS.md.
+A command is one row of COMMANDS.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from groundbass.data.audio.read import write
+from groundbass.pretrain.launch import environment as launch_environment
+
+TESTS = Path(__file__).parent
+RATE = 24_000
+TIMES = ("*timing.jsonl", "*/trackers/*", "*/log.txt", "*alarms.jsonl")  # what depends on the clock
+DEBUG = ["--trackers", "--log-every", "1", "--workers", "0", "--checkpoint-every", "2", "--steps", "4"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command whose every kill point is tried.
+
+    words: of the command; `+` stands between several. ranks, strategy: how it is launched. said: parts of sentences
+    that may be the answer of the next start, in place of an equal result. passing: files that may differ.
+    """
+
+    words: str
+    ranks: int = 1
+    strategy: str = "ddp"
+    said: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
+
+
+def pretrain(address: str, *more: str) -> str:
+    return " ".join(["pretrain", address, "--data", "music.parquet", "--run", "made", *DEBUG, *more])
+
+
+COMMANDS = {
+    "scan": Row("data scan music out.parquet --workers 1"),
+    "shard": Row("data shard music.parquet shards --shard-mb 1 --workers 1"),
+    "overlap": Row("data overlap music.parquet more.parquet --out hits.parquet --exclude rest.parquet --workers 1"),
+    "kmeans": Row("data kmeans music.parquet centres.safetensors --steps 2 --mel-clusters 8 --chroma-clusters 8"),
+    "contrastive": Row(pretrain("contrastive.clmr_debug")),
+    "latent": Row(pretrain("latent.eat_debug")),
+    "mert": Row(pretrain("masked.mert_debug", "--objective.rvq.steps 2")),
+    "bestrq": Row(pretrain("masked.bestrq_debug")),
+    "mel_rvq": Row(pretrain("tokenizer.mel_rvq_debug")),
+    "beats_tokenizer": Row(pretrain("tokenizer.beats_tokenizer_debug", "--objective.teacher run")),
+    "beats_iter1": Row(pretrain("tokens.beats_iter1_debug")),
+    "avoid": Row(pretrain("contrastive.clmr_debug", "--avoid more.parquet")),
+    "mixture": Row(
+        "pretrain contrastive.clmr_debug --data music.parquet=2 more.parquet=1 --run made " + " ".join(DEBUG)
+    ),
+    "folder": Row("pretrain contrastive.clmr_debug --data music --run made " + " ".join(DEBUG)),
+    "iterate": Row(
+        "iterate debug --data music.parquet --run made --encoder-steps 2 --tokenizer-steps 2 --iterations 2"
+    ),
+    "probe_every": Row(
+        pretrain(
+            "contrastive.clmr_debug", "--probe-every 2 --probe-tasks", "'folder:music --label kind --store store'"
+        ),
+        passing=("*/results.*",),
+    ),
+    "embed": Row("embed run music --out table.parquet --device cpu"),
+    "embed_npz": Row("embed run music --out table.npz --unit window --device cpu", passing=("table.npz",)),
+    "probe": Row("probe run folder:music --label kind --out probed --store store --baselines constant mfcc random"),
+    "publish": Row("publish run out", said=("exists and isn't empty; choose another folder, or replace it",)),
+    "publish_force": Row("publish run run_published --force"),
+    "export": Row("export run program.pt2", said=("exists; choose another name, or replace it",)),
+    "report": Row("report probed_before --out page.html"),
+    "two_ranks": Row(pretrain("contrastive.clmr_debug"), ranks=2),
+    "two_ranks_mert": Row(pretrain("masked.mert_debug", "--objective.rvq.steps 2"), ranks=2),
+    "fsdp2": Row(pretrain("latent.eat_debug"), ranks=2, strategy="fsdp2"),
+    "zero1": Row(pretrain("latent.eat_debug"), ranks=2, strategy="zero1"),
+    "zero3": Row(pretrain("latent.eat_debug"), ranks=2, strategy="zero3"),
+}
+# Where a run may wait for ranks: the sharded forms are written in parts that are not byte-equal (pickled metadata).
+SHARDED = ("*/sharded/*", "*/checkpoint.json")
+
+FEW = {"scan": 2, "shard": 3, "contrastive": 4, "mert": 3, "iterate": 3, "embed": 3, "probe": 2, "publish_force": 2}
+
+
+# One process that has imported everything forks the command again and again: [{"kill", "words", "ranks"}] on stdin.
+SERVER = """
+import json, os, sys, time
+import sitecustomize
+import torch, transformers, sklearn, matplotlib, accelerate
+import groundbass.cli as cli
+import groundbass.pretrain.train, groundbass.pretrain.command, groundbass.pretrain.iterate, groundbass.probe.command
+import groundbass.probe.report.command, groundbass.probe.apply.embed, groundbass.models.published
+torch.set_num_threads(1)
+
+def child(asked, rank):
+    os.chdir(asked["folder"])
+    said = os.open("../said.%d" % rank, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1); os.dup2(said, 2)
+    if asked["ranks"] > 1:
+        os.environ.update(asked["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
+        if asked["strategy"] == "fsdp2":
+            from accelerate import PartialState
+            from accelerate.utils import DistributedType
+            from groundbass.pretrain import distributed
+            real = distributed.join
+            def join():
+                state = real()
+                PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+                return state
+            distributed.join = join
+    if asked["kill"] is not None and rank == 0:
+        sitecustomize.arm(asked["kill"], asked["told"])
+    code = 70
+    try:
+        cli.main(asked["words"])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(); sys.stderr.flush()
+        os._exit(code)
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    began = time.monotonic()
+    children = []
+    for rank in range(asked["ranks"]):
+        pid = os.fork()
+        if pid == 0:
+            child(asked, rank)
+        children.append(pid)
+    codes, waiting = {}, list(children)
+    while waiting and time.monotonic() - began < asked["seconds"]:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in waiting:
+            waiting.remove(pid)
+            codes[pid] = -(status & 127) if status & 127 else status >> 8
+        elif not pid:
+            time.sleep(0.005)
+    for pid in waiting:
+        os.kill(pid, 9); os.waitpid(pid, 0); codes[pid] = "hangs"
+    said = [open(os.path.join(asked["folder"], "..", "said.%d" % rank), errors="replace").read()
+            for rank in range(asked["ranks"])]
+    print(json.dumps({"codes": [codes[pid] for pid in children], "said": said}), flush=True)
+"""
+
+
+class Server:
+    """Runs commands of groundbass in forks of one warm process, in the folder `place`/work."""
+
+    def __init__(self, place: Path, **environment: str) -> None:
+        self.place, self.work = place, place / "work"
+        told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
+        told |= {"OMP_NUM_THREADS": "1", "GROUNDBASS_CACHE": str(place / "work" / "cache"), "HF_HUB_OFFLINE": "1"}
+        told |= {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(place / "tmp")}
+        (place / "tmp").mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], env=os.environ | told | environment, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, words: str, row: Row, kill: int | None = None, told: Path | None = None) -> dict[str, Any]:
+        """Codes and words of all ranks. kill: of rank 0, None counts nothing."""
+        import shlex
+
+        asked: dict[str, Any] = {"folder": str(self.work), "words": shlex.split(words), "ranks": row.ranks}
+        asked |= {"kill": kill, "told": None if told is None else str(told), "strategy": row.strategy, "seconds": 300}
+        if row.ranks > 1:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            asked["environment"] = launch_environment(row.strategy) | {
+                "WORLD_SIZE": str(row.ranks), "LOCAL_WORLD_SIZE": str(row.ranks), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port, "ACCELERATE_USE_CPU": str(not row.strategy.startswith("zero")).lower(),
+            }  # fmt: skip
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
+    """{path: digest} of all files that have to be the same."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    names = [(path.relative_to(folder).as_posix(), path) for path in files]
+    kept = [(name, path) for name, path in names if not any(fnmatch.fnmatch(name, word) for word in passing)]
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What commands begin with: music, manifests, a run, what was published and probed of it."""
+    place = tmp_path_factory.mktemp("template")
+    music = place / "work" / "music"
+    music.mkdir(parents=True)
+    rows = ["path,split,kind"]
+    for number in range(12):
+        draw = np.random.default_rng(number)
+        time_ = np.arange(int(5.5 * RATE)) / RATE
+        sound = 0.02 * draw.standard_normal(len(time_)) + 0.2 * np.sin(2 * np.pi * (200 + 900 * (number % 2)) * time_)
+        write(music / f"{number}.wav", sound.astype(np.float32), RATE)
+        rows.append(
+            f"{number}.wav,{('train', 'train', 'valid', 'test')[number % 8 // 2]},{'high' if number % 2 else 'low'}"
+        )
+    (music / "silent.wav").write_bytes(b"")  # something to skip
+    (music / "labels.csv").write_text("\n".join(rows) + "\n")
+    more = place / "work" / "more"
+    more.mkdir()
+    for number in (3, 20, 21):
+        time_ = np.arange(6 * RATE) / RATE
+        write(
+            more / f"{number}.wav", (0.1 * np.random.default_rng(number).standard_normal(len(time_))).astype("f4"), RATE
+        )
+    server = Server(place)
+    for words in (
+        "data scan music music.parquet --workers 1",
+        "data scan more more.parquet --workers 1",
+        "pretrain contrastive.clmr_debug --data music.parquet --run run --steps 2 --workers 0 --trackers",
+        "publish run run_published",
+        "probe run folder:music --label kind --out probed_before --store store_before --baselines constant",
+    ):
+        done = server(words, Row(words))
+        assert done["codes"] == [0], done["said"]
+    server.close()
+    return place / "work"
+
+
+def begin(template: Path, work: Path) -> None:
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(template, work)
+
+
+def sweep(name: str, template: Path, place: Path, few: int | None = None) -> Iterator[dict[str, Any]]:
+    """Every kill point of a command, or `few` of them: what was killed, and how the next start ended."""
+    row = COMMANDS[name]
+    passing = [*TIMES, *row.passing, *(SHARDED if row.strategy != "ddp" else ())]
+    extra = {"DS_ACCELERATOR": "cpu"} if row.strategy.startswith("zero") else {}
+    server = Server(place, GROUNDBASS_COLLECTIVE_MINUTES="0.5", **extra)
+    try:
+        begin(template, server.work)
+        told = place / "told"
+        quiet = server(row.words, row, 0, told)
+        assert quiet["codes"] == [0] * row.ranks, quiet["said"]
+        events = told.read_text().splitlines()
+        expected = state(server.work, passing)
+        points = range(1, len(events) + 1)
+        chosen = (
+            points if few is None else sorted({round(k * (len(events) - 1) / max(1, few - 1)) + 1 for k in range(few)})
+        )
+        for point in chosen:
+            begin(template, server.work)
+            killed = server(row.words, row, point, place / "again")
+            if killed["codes"][0] != -9:
+                yield {"row": name, "kill": point, "event": events[point - 1], "outcome": "not reached", "fine": False,
+                       "said": killed["said"]}  # fmt: skip
+                continue
+            left = sorted((place / "tmp").iterdir())
+            again = server(row.words, row)
+            yield {"row": name, "kill": point, "of": len(events), "event": events[point - 1], "left": len(left),
+                   **judged(again, server.work, expected, passing, row)}  # fmt: skip
+            for path in (place / "tmp").iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    finally:
+        server.close()
+
+
+def judged(
+    again: dict[str, Any], work: Path, expected: dict[str, str], passing: Sequence[str], row: Row
+) -> dict[str, Any]:
+    """How the start after a kill ended: equal, said, or what is wrong."""
+    said = "\n".join(again["said"])
+    if set(again["codes"]) == {2} and "Traceback" not in said and any(words in said for words in row.said):
+        return {"outcome": "said", "fine": True}
+    if set(again["codes"]) != {0}:
+        return {"outcome": f"ends with {again['codes']}", "fine": False, "said": said[-2000:]}
+    found = state(work, passing)
+    differ = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
+    lost, more = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if differ or lost or more:
+        return {"outcome": f"differ: {differ[:4]}, lost: {lost[:4]}, left over: {more[:4]}", "fine": False}
+    return {"outcome": "equal", "fine": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(FEW))
+def test_a_start_after_a_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
+    found = list(sweep(name, template, tmp_path, FEW[name]))
+    assert found and [line for line in found if not line["fine"]] == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_a_start_after_any_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
+    if COMMANDS[name].strategy.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    found = list(sweep(name, template, tmp_path))
+    assert found and [line for line in found if not line["fine"]] == []
+
+
+if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME…]
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        class _Factory:
+            def mktemp(self, name: str) -> Path:
+                (Path(folder) / name).mkdir()
+                return Path(folder) / name
+
+        start = template.__wrapped__(_Factory())  # type: ignore[attr-defined]
+        for chosen_row in sys.argv[1:] or COMMANDS:
+            began = time.monotonic()
+            lines = list(sweep(chosen_row, start, Path(folder) / chosen_row))
+            bad = [line for line in lines if not line["fine"]]
+            equal = sum(line["outcome"] == "equal" for line in lines)
+            print(f"| {chosen_row} | {len(lines)} | {equal} | {len(lines) - equal - len(bad)} | {len(bad)} | "
+                  f"{time.monotonic() - began:.0f} s |", flush=True)  # fmt: skip
+            for line in bad:
+                print("   ", json.dumps(line, ensure_ascii=False), flush=True)
