@@ -59,7 +59,8 @@ class Lesson:
 
     array: [layers, items, dim] of all; train, valid: item numbers; targets: [items, …] as `Task.targets`; outputs: how
     many a head has; layers: which may be read; owner: [items] the track's row; seeds: for protocols that have any.
-    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping.
+    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping; name: of
+    the task.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Lesson:
     layers: Sequence[int]
     seeds: Sequence[int]
     judge: Callable[[Array], tuple[float, float]]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def lesson_of(
     owner = features.owner
     return Lesson(
         task.kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
-        len(task.classes), layers, seeds, judge,
+        len(task.classes), layers, seeds, judge, task.name,
     )  # fmt: skip
 
 
