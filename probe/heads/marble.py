@@ -2,8 +2,9 @@
 
 A head is Linear, ReLU, dropout 0.2, Linear, with 512 hidden units, trained by Adam with batches of 64 at six learning
 rates on every single layer and on a learned, softmax-weighted sum of all layers but the front end's. The learning rate
-halves when the validation score hasn't risen for 5 epochs, training ends after 15 such epochs or 100 in all (`WAITS`
-has MARBLE's own numbers for its tasks), and the best epoch's weights are kept. Features aren't standardised, as in MARBLE's code.
+halves when the validation score hasn't risen for 5 epochs, training ends after 15 such epochs or 100 in all, and the
+best epoch's weights are kept; on MARBLE's own tasks it waits as long as there (`WAITS`). Features aren't standardised,
+as in MARBLE's code.
 
 The heads of one layer share batches, dropout masks and their inputs' products, so that they train as one wide network
 without sharing anything that matters: a head's initialisation, batches and masks depend on the seed alone, and each
@@ -32,7 +33,9 @@ BATCH = 64
 EPOCHS = 100
 PATIENCE = 15  # epochs without a better validation score until the end
 HALVING = 5  # such epochs until the learning rate halves
-WAITS = dict.fromkeys(("emomusic", "giantsteps_key", "gtzan_genre"), (20, 5)) | dict.fromkeys(("mtt_tags", "mtt_tags_filtered", "jamendo_genre", "jamendo_instrument", "jamendo_mood", "jamendo_top50"), (10, 3))  # fmt: skip
+_PATIENT = ("emomusic", "giantsteps_key", "gtzan_genre")
+_TAGS = ("mtt_tags", "mtt_tags_filtered", "jamendo_genre", "jamendo_instrument", "jamendo_mood", "jamendo_top50")
+WAITS = dict.fromkeys(_PATIENT, (20, 5)) | dict.fromkeys(_TAGS, (10, 3))
 """Patience and halving by task, as MARBLE v1's configurations have them; other tasks take the two above."""
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 CHUNK = 4096  # items that are judged at a time
