@@ -71,7 +71,7 @@ def published() -> list[Row]:
     `muq_quantiser` (against a plain loop over codebooks); `visible_patches` (a step of M2D base whose student hears the
     kept 30 % against one that hears all patches); `memory_…` (GiB per GPU of MuQ, MATPAC++ and EAT, counted).
     """
-    from .published import rows
+    from .recipe_parts import rows
 
     return rows()
 
