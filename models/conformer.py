@@ -165,6 +165,13 @@ class RotaryAttention(nn.Module):
         return self.linear_out(mixed.transpose(1, 2).flatten(2))
 
 
+class Pointwise(nn.Conv1d):
+    """A convolution of one tap over [batch, frames, channels], as the matrix product that it is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.squeeze(2))
+
+
 class ConvolutionModule(nn.Module):
     """Layer norm, gated pointwise convolution, depthwise convolution over time, batch norm, swish, pointwise."""
 
@@ -172,19 +179,19 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         dim, kernel = config.hidden_size, config.conv_kernel
         self.layer_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.pointwise_conv1 = nn.Conv1d(dim, 2 * dim, 1, bias=False)
+        self.pointwise_conv1 = Pointwise(dim, 2 * dim, 1, bias=False)
         self.depthwise_conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
         self.batch_norm = nn.BatchNorm1d(dim)
-        self.pointwise_conv2 = nn.Conv1d(dim, dim, 1, bias=False)
+        self.pointwise_conv2 = Pointwise(dim, dim, 1, bias=False)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor, inside: Tensor | None) -> Tensor:
         """hidden: [batch, frames, dim]; inside: [batch, frames] bool, True for sound; None: all."""
-        gated = F.glu(self.pointwise_conv1(self.layer_norm(hidden).transpose(1, 2)), dim=1)
+        gated = F.glu(self.pointwise_conv1(self.layer_norm(hidden)), dim=-1).transpose(1, 2)
         if inside is not None:
             gated = gated.masked_fill(~inside[:, None], 0.0)
         mixed = F.silu(normalise_inside(self.batch_norm, self.depthwise_conv(gated), inside))
-        return self.dropout(self.pointwise_conv2(mixed)).transpose(1, 2)
+        return self.dropout(self.pointwise_conv2(mixed.transpose(1, 2)))
 
 
 class ConformerLayer(nn.Module):
@@ -205,10 +212,10 @@ class ConformerLayer(nn.Module):
 
     def forward(self, hidden: Tensor, attend: Tensor | None, inside: Tensor | None, turn: Rotation) -> Tensor:
         """hidden: [batch, frames, dim]; attend and inside: which frames may be looked at, and are sound."""
-        hidden = hidden + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden))
+        hidden = torch.add(hidden, self.ffn1(self.ffn1_layer_norm(hidden)), alpha=0.5)
         hidden = hidden + self.self_attn_dropout(self.self_attn(self.self_attn_layer_norm(hidden), attend, turn))
         hidden = hidden + self.conv_module(hidden, inside)
-        hidden = hidden + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden))
+        hidden = torch.add(hidden, self.ffn2(self.ffn2_layer_norm(hidden)), alpha=0.5)
         return self.final_layer_norm(hidden)
 
 

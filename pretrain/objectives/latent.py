@@ -30,7 +30,12 @@ from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ...models.vit import ViTModel
 from ..clock import section
+<<<<<<< HEAD
 from ..objective import Loss, Objective, example_index
+=======
+from ..distributed import all_reduce_sum, ranks, whole
+from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped, example_index
+>>>>>>> main
 from ..recipe import Optim, Recipe
 from . import tokens
 from .split_views import SplitConfig, ViTShape, follow, stop_if_collapsed
@@ -44,8 +49,13 @@ NOISE = 100_000  # streams of the decoder's noise, one more for each mask
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class LatentConfig:
     """The variant on BEATs' encoder: what is hidden, how the teacher follows, what the decoder is."""
+=======
+class LatentConfig(ObjectiveConfig):
+    """What is hidden, how the teacher follows, what the decoder is."""
+>>>>>>> main
 
     encoder: BeatsShape = field(default_factory=BeatsShape)
     hidden: float = 0.8

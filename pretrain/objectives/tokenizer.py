@@ -32,8 +32,13 @@ from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig
 from ...models.transformer import time_mask
+<<<<<<< HEAD
 from ..distributed import all_reduce_sum, gather, overwrite, read
 from ..objective import Loss, Objective, example_index
+=======
+from ..distributed import all_reduce_sum, gather
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
+>>>>>>> main
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means, valid_mel
@@ -49,7 +54,7 @@ REVIVE = 132  # stream of draws
 
 
 @dataclass(frozen=True)
-class MelRVQConfig:
+class MelRVQConfig(ObjectiveConfig):
     """Settings of the Mel-RVQ tokenizer."""
 
     sample_rate: int = 24_000
