@@ -10,26 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
-<<<<<<< HEAD
-
-from ..models.beats import BeatsBlock
-from ..models.conformer import ConformerLayer
-from ..models.transformer import Block
-=======
 from transformers import PreTrainedModel
->>>>>>> main
 
 if TYPE_CHECKING:
     from ..data.batch import Batch
     from ..data.track import Manifest
 
 
-<<<<<<< HEAD
-BLOCKS = (Block, BeatsBlock, ConformerLayer)
-
-
-=======
->>>>>>> main
 class TrainingStopped(ValueError):
     """Going on would waste the machine: labels carry no information, the loss is no number. The sentence says which."""
 

@@ -30,12 +30,7 @@ from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ...models.vit import ViTModel
 from ..clock import section
-<<<<<<< HEAD
-from ..objective import Loss, Objective, example_index
-=======
-from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped, example_index
->>>>>>> main
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
 from .split_views import SplitConfig, ViTShape, follow, stop_if_collapsed
@@ -49,13 +44,8 @@ NOISE = 100_000  # streams of the decoder's noise, one more for each mask
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
-class LatentConfig:
-    """The variant on BEATs' encoder: what is hidden, how the teacher follows, what the decoder is."""
-=======
 class LatentConfig(ObjectiveConfig):
-    """What is hidden, how the teacher follows, what the decoder is."""
->>>>>>> main
+    """The variant on BEATs' encoder: what is hidden, how the teacher follows, what the decoder is."""
 
     encoder: BeatsShape = field(default_factory=BeatsShape)
     hidden: float = 0.8
@@ -290,7 +280,7 @@ def draw_blocks(inside: Tensor, rows: int, share: float, block: int, seeds: Tens
 
 
 @dataclass(frozen=True)
-class EatConfig:
+class EatConfig(ObjectiveConfig):
     """EAT as published: what is hidden, how the teacher follows, what each loss weighs."""
 
     encoder: ViTShape = field(

@@ -24,7 +24,7 @@ from ...models.transformer import Transformer, time_mask
 from ...models.vit import ViTConfig, ViTModel, sine_positions
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, TrainingStopped, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped, example_index
 from .tokens import check_rate, draw_kept, hidden_patches, take
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ViTShape:
 
 
 @dataclass(frozen=True)
-class SplitConfig:
+class SplitConfig(ObjectiveConfig):
     """What is hidden, who predicts it, how the teacher follows; the defaults are M2D's."""
 
     encoder: ViTShape = field(default_factory=ViTShape)

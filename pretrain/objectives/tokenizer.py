@@ -32,13 +32,8 @@ from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig
 from ...models.transformer import time_mask
-<<<<<<< HEAD
 from ..distributed import all_reduce_sum, gather, overwrite, read
-from ..objective import Loss, Objective, example_index
-=======
-from ..distributed import all_reduce_sum, gather
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
->>>>>>> main
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means, valid_mel
@@ -207,7 +202,7 @@ class MelRVQ(Objective):
 
 
 @dataclass(frozen=True)
-class MuqRVQConfig:
+class MuqRVQConfig(ObjectiveConfig):
     """Settings of MuQ's tokenizer; the defaults are the published ones."""
 
     sample_rate: int = 24_000
