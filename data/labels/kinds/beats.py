@@ -50,6 +50,10 @@ class Beats(OverTime):
             return [{"name": "peaks", "threshold": level, "usual": usual} for level in THRESHOLDS]
         return [{"name": "tracker", "tightness": value, "usual": usual} for value in TIGHTNESS]
 
+    def untuned(self, labels: Sequence[Any]) -> Settings:
+        """A tracker."""
+        return {"name": "tracker", "tightness": 100.0, "usual": usual_step(labels)}
+
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Beat times in s."""
         if "threshold" in settings:
