@@ -160,6 +160,8 @@ class CqtConfig(PretrainedConfig):
         kernel: taps of a dilated convolution, odd.
         dilations: of the convolutions, one after the other, from the first again if there are more blocks.
         dropout: in the blocks.
+        stem_dropout: probability, in training, that a clip's tonal half is left out of the "conv" stem, and the same
+            for its rhythm half where the tonal one is heard.
         kwargs: what every Hugging Face configuration takes.
 
     Raises:
@@ -190,6 +192,7 @@ class CqtConfig(PretrainedConfig):
         kernel: int = 5,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
         dropout: float = 0.1,
+        stem_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.sample_rate, self.hop = sample_rate, hop
@@ -199,7 +202,8 @@ class CqtConfig(PretrainedConfig):
         self.tonal_channels, self.rhythm_channels = list(tonal_channels), list(rhythm_channels)
         self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
         self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.kernel, self.dilations, self.dropout = kernel, list(dilations), dropout
+        self.kernel, self.dilations = kernel, list(dilations)
+        self.dropout, self.stem_dropout = dropout, stem_dropout
         self._check()
         super().__init__(**kwargs)
 
@@ -404,7 +408,7 @@ class CqtModel(PreTrainedModel):
         else:
             self.tonal = TonalStem(config.seen_bins, config.tonal_channels, dim)
             self.rhythm = RhythmStem(config.rhythm_channels, dim) if config.mel_bins else None
-        self.masked_embed = nn.Parameter(torch.empty(dim))
+        self.masked_spec_embed = nn.Parameter(torch.empty(dim))
         self.encoder = self._make_trunk(config)
         self.post_init()
 
@@ -428,7 +432,7 @@ class CqtModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Kaiming for convolutions with ELU, Xavier for linear layers; `init` leaves loaded weights alone."""
         if isinstance(module, CqtModel):
-            init.normal_(module.masked_embed, std=0.5)
+            init.normal_(module.masked_spec_embed, std=0.5)
         elif isinstance(module, LogMel | LogCQT):
             for name, table in module.tables().items():
                 init.copy_(getattr(module, name), table)
@@ -459,6 +463,15 @@ class CqtModel(PreTrainedModel):
     def layers(self) -> int:
         """Number of hidden states: what the stem says, and the output of every block."""
         return self.config.num_hidden_layers + 1
+
+    @property
+    def mel_hertz(self) -> Tensor:
+        """[mel_bins] where each band of the rhythm picture has its middle."""
+        if self.log_mel is None:
+            return torch.zeros(0)
+        filters = self.log_mel.filters
+        hertz = torch.linspace(0, self.config.sample_rate / 2, len(filters), device=filters.device)
+        return (hertz @ filters) / filters.sum(0).clamp(min=1e-9)
 
     def valid_frames(self, valid: Tensor) -> Tensor:
         """[batch] int64 samples to [batch] int64 whole frames in them."""
@@ -500,11 +513,11 @@ class CqtModel(PreTrainedModel):
         """
         cqt = standardise(self._crop(cqt, shift), inside)
         mel = None if mel is None else standardise(mel, None if inside is None else inside.repeat_interleave(2, 1))
-        dtype = self.masked_embed.dtype
+        dtype = self.masked_spec_embed.dtype
         cqt, mel = cqt.to(dtype), None if mel is None else mel.to(dtype)
         hidden = self._stem(cqt, mel, inside)
         if hidden_frames is not None:
-            hidden = torch.where(hidden_frames[..., None], self.masked_embed, hidden)
+            hidden = torch.where(hidden_frames[..., None], self.masked_spec_embed, hidden)
         states = self.encoder(hidden, inside, keep_all=output_hidden_states)
         return BaseModelOutput(last_hidden_state=states[-1], hidden_states=states if output_hidden_states else None)
 
@@ -513,7 +526,15 @@ class CqtModel(PreTrainedModel):
             hidden: Tensor = self.patches(cqt, mel)
             return hidden
         hidden = self.tonal(cqt, inside)
-        return hidden if self.rhythm is None else hidden + self.rhythm(mel, inside)
+        if self.rhythm is None:
+            return hidden
+        rhythm = self.rhythm(mel, inside)
+        if self.training and self.config.stem_dropout:
+            draws = torch.rand(len(hidden), 1, 1, device=hidden.device)
+            share = self.config.stem_dropout
+            hidden = hidden * (draws >= share)
+            rhythm = rhythm * ((draws < share) | (draws >= 2 * share))
+        return hidden + rhythm
 
     def _crop(self, cqt: Tensor, shift: Tensor | None) -> Tensor:
         """The rows that are seen: up by `shift` bins is a crop that begins as much lower."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
 from ..models.beats import BeatsBlock
+from ..models.cqt import DilatedBlock
 from ..models.transformer import Block
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..data.track import Manifest
 
 
-BLOCKS = (Block, BeatsBlock)
+BLOCKS = (Block, BeatsBlock, DilatedBlock)
 
 
 class TrainingStopped(ValueError):
