@@ -11,7 +11,7 @@ from typing import Literal
 import tyro
 
 from . import distributed
-from .command import manifest_of
+from .command import scanned_once
 from .distributed import STOPPED
 from .recipe import Recipe, find
 from .train import train
@@ -51,7 +51,7 @@ def iterate(
     """
     if iterations < 1:
         raise ValueError(f"--iterations is {iterations}, but there is at least one.")
-    manifest = manifest_of(data, run)
+    manifest = scanned_once(data, run)
     say = print if distributed.join().is_main_process else _silent
     stages = [encoder_stage(size, run, 1)]
     for number in range(2, iterations + 1):

@@ -121,38 +121,3 @@ def example_index(batch: Batch) -> Tensor:
     """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
     views = batch.waveform.shape[1]
     return (batch.index[:, None] * views + torch.arange(views, device=batch.index.device)).flatten()
-
-
-def draw_seeds(seed: int, index: Tensor, stream: int) -> Tensor:
-    """One seed per example, a function of the run's seed, the example and what it is for.
-
-    index: [batch] int64, the global example index (`batch.index`).
-    stream: which draw this is (the view, say): other streams give independent seeds.
-    Returns [batch] int64, not negative. The mixing is splitmix64's finaliser (Steele, Lea, Flood 2014).
-    """
-    state = index.to(torch.int64) * -7046029254386353131 + _mix(seed * 1000003 + stream)
-    state = (state ^ _shift(state, 30)) * -4658895280553007687
-    state = (state ^ _shift(state, 27)) * -7723592293110705685
-    return (state ^ _shift(state, 31)) & 0x7FFFFFFFFFFFFFFF
-
-
-def draw_seed(seed: int, *numbers: int) -> int:
-    """One non-negative 63-bit seed from the run's seed and any numbers (step, micro-batch, rank, …)."""
-    state = _mix(seed)
-    for number in numbers:
-        state = _mix(state ^ _mix(number))
-    return state & 0x7FFFFFFFFFFFFFFF
-
-
-def _shift(state: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's is arithmetic."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(number: int) -> int:
-    """splitmix64 of a Python integer, as a signed 64-bit one."""
-    state = (number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    state ^= state >> 31
-    return state - (1 << 64) if state >> 63 else state

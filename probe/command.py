@@ -315,7 +315,7 @@ def _baseline(
         if task.kind == "classes":
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
-    heard: Encoder = baselines.LogMel() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
+    heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
 
 

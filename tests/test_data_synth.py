@@ -221,7 +221,7 @@ def test_every_part_has_its_labels(corpus: Corpus) -> None:
 
 
 def test_splits_are_disjoint_by_band_and_have_every_class() -> None:
-    clips = plan.plan(1.5, seed=0)
+    clips = plan.plan_clips(1.5, seed=0)
     split_of: dict[str, str] = {}
     for clip in clips:
         assert split_of.setdefault(clip.band, clip.split) == clip.split
@@ -247,7 +247,7 @@ def test_splits_are_disjoint_by_band_and_have_every_class() -> None:
 @pytest.mark.slow
 def test_every_tag_is_in_every_split() -> None:
     found: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    for clip in plan.plan(1.5, seed=0):
+    for clip in plan.plan_clips(1.5, seed=0):
         if clip.part == "music":
             style = STYLES[STYLE_NAMES.index(clip.kind)]
             band = score.draw_band(style, plan.rng_of(0, "band", clip.band))
@@ -413,7 +413,7 @@ def test_the_pitch_label_is_the_measured_pitch(corpus: Corpus) -> None:
 
 
 def test_a_note_clip_sounds_alike_from_its_plan_alone(corpus: Corpus) -> None:
-    clips: list[Clip] = plan.plan(HOURS, SEED, CLIP_SECONDS)
+    clips: list[Clip] = plan.plan_clips(HOURS, SEED, CLIP_SECONDS)
     for track in corpus[1][:: len(corpus[1]) // 5]:
         (clip,) = [clip for clip in clips if clip.path == track.path]
         wave, made = make_clip(clip, SEED)
@@ -509,6 +509,6 @@ def test_free_bands_keep_exact_labels() -> None:
         late = np.abs(place * grid - np.round(place * grid)) / grid * steps.mean()
         assert np.quantile(late, 0.9) < 0.02  # s: looseness, and a tempo that isn't quite steady within a beat
     assert wandered >= 5
-    clip = plan.plan(0.05, 1)[0]
+    clip = plan.plan_clips(0.05, 1)[0]
     free, plain = make_clip(clip, 1, 1.0)[1], make_clip(clip, 1, 0.0)[1]
     assert "style" not in free and plain["style"] == clip.kind

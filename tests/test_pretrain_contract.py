@@ -19,11 +19,12 @@ import groundbass.pretrain.train as train_module
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.crops import Crops
+from groundbass.data.draws import draw_seed
 from groundbass.data.loader import loader
 from groundbass.data.track import Manifest, Track
 from groundbass.models.encoder import load_encoder
 from groundbass.models.published import write_encoder
-from groundbass.pretrain.objective import Loss, Objective, draw_seed
+from groundbass.pretrain.objective import Loss, Objective
 from groundbass.pretrain.optim import build
 from groundbass.pretrain.recipe import Recipe, addresses, find
 from groundbass.pretrain.train import train
@@ -156,7 +157,7 @@ def test_the_dry_run_leaves_no_trace(
 ) -> None:
     recipe = _four_steps(address)
     train(recipe, manifest, tmp_path / "with")
-    monkeypatch.setattr(train_module, "dry_run", lambda *_: False)
+    monkeypatch.setattr(train_module, "trial_step", lambda *_: False)
     train(recipe, manifest, tmp_path / "without")
     _assert_same_run(tmp_path / "with", tmp_path / "without")
 

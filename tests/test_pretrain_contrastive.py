@@ -12,7 +12,7 @@ from torch import Tensor
 from groundbass.data.batch import Batch
 from groundbass.pretrain.objectives.contrastive import (
     Contrastive,
-    ContrastiveObjective,
+    ContrastiveConfig,
     clmr_base,
     clmr_debug,
     contrast,
@@ -20,7 +20,7 @@ from groundbass.pretrain.objectives.contrastive import (
     nt_xent,
 )
 
-CONFIG = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False)
+CONFIG = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -36,7 +36,7 @@ def make_batch(crops: int = 6, seed: int = 0, keys: list[str] | None = None) -> 
     )  # fmt: skip
 
 
-def build(config: Contrastive = CONFIG, seed: int = 0) -> ContrastiveObjective:
+def build(config: ContrastiveConfig = CONFIG, seed: int = 0) -> Contrastive:
     torch.manual_seed(seed)
     objective = config.build()
     objective.train()
@@ -104,7 +104,7 @@ def test_effective_rank_counts_directions() -> None:
     assert float(effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
 
 
-def freeze_batch_norm(objective: ContrastiveObjective, batch: Batch) -> None:
+def freeze_batch_norm(objective: Contrastive, batch: Batch) -> None:
     """Give batch norm this batch's statistics and keep them: in training they would be those of a chunk."""
     for norm in objective.encoder.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
@@ -114,7 +114,7 @@ def freeze_batch_norm(objective: ContrastiveObjective, batch: Batch) -> None:
     objective.encoder.eval()
 
 
-def gradients(objective: ContrastiveObjective, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def gradients(objective: Contrastive, batch: Batch) -> tuple[float, dict[str, Tensor]]:
     objective.zero_grad()
     loss = objective(batch, 0)
     loss.value.backward()
@@ -138,7 +138,7 @@ def test_cached_gradients_are_those_of_the_large_batch() -> None:
 
 
 def test_caching_keeps_fewer_activations() -> None:
-    def kept_bytes(objective: ContrastiveObjective) -> int:
+    def kept_bytes(objective: Contrastive) -> int:
         kept = 0
 
         def note(tensor: Tensor) -> Tensor:

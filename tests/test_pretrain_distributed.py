@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch import nn
 from groundbass.data.batch import Batch
 from groundbass.pretrain.distributed import gather, all_reduce_sum, rank, ranks, synchronise_batch_norm
-from groundbass.pretrain.objectives.contrastive import Contrastive
+from groundbass.pretrain.objectives.contrastive import ContrastiveConfig
 
 dist.init_process_group("gloo")
 found = {}
@@ -65,7 +65,7 @@ for name, shape in (("flat", (6, 5)), ("time", (6, 5, 9))):
 
 for name, chunk in (("contrastive", None), ("cached", 2)):
     torch.manual_seed(2)
-    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False, chunk=chunk).build()
+    objective = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False, chunk=chunk).build()
     if chunk:
         for norm in objective.encoder.modules():
             if isinstance(norm, nn.BatchNorm1d): norm.momentum = 1.0
@@ -204,11 +204,11 @@ def test_contrast_over_two_ranks_is_that_of_the_double_batch(
     two_ranks: list[dict[str, Any]], name: str, chunk: int | None
 ) -> None:
     from groundbass.data.batch import Batch
-    from groundbass.pretrain.objectives.contrastive import Contrastive
+    from groundbass.pretrain.objectives.contrastive import ContrastiveConfig
 
     # weights without near ties: where rounding decides which sample a max-pool takes, gradients below jump by percents
     torch.manual_seed(2)
-    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False).build()
+    objective = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False).build()
     if chunk:
         for norm in objective.encoder.modules():
             if isinstance(norm, nn.BatchNorm1d):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from groundbass.data.draws import draw_seed, draw_seeds
 from groundbass.pretrain.command import main
-from groundbass.pretrain.objective import Objective, draw_seed, draw_seeds
+from groundbass.pretrain.objective import Objective
 from groundbass.pretrain.optim import build, schedule
 from groundbass.pretrain.recipe import Optim, Recipe, addresses, differences, find, resolved
 

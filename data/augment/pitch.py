@@ -43,7 +43,7 @@ def shift_pitch(waveform: Tensor, cents: Tensor, sample_rate: int) -> Tensor:
     order = cents.argsort()  # the longest after resampling first
     waveform, ratio = waveform[order], torch.exp2(cents[order].double() / 1200)
     size = window_samples(sample_rate)
-    moved = resample(waveform, ratio, margin=2 * size)
+    moved = change_speed(waveform, ratio, margin=2 * size)
     return stretch(moved, ratio, waveform.shape[1], size, margin=2 * size)[order.argsort()]
 
 
@@ -59,7 +59,7 @@ def fast_length(samples: int) -> int:
     return next(power * factor for factor in (4, 5, 6, 7, 8) if power * factor >= samples)
 
 
-def resample(waveform: Tensor, ratio: Tensor, margin: int) -> Tensor:
+def change_speed(waveform: Tensor, ratio: Tensor, margin: int) -> Tensor:
     """Read each item `ratio` times as fast: sample m of the result is the input at m * ratio, band-limited.
 
     waveform: [batch, samples]. ratio: [batch] float64, the least first. Returns [batch, length], with at least `margin`

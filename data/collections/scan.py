@@ -21,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from ..audio.files import find_audio
-from ..audio.read import blocks, mix, open_audio
+from ..audio.read import blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..parallel import cores, in_order
 from ..track import Manifest, Track
@@ -156,7 +156,7 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     try:
         for block in blocks(file, BLOCK):
             samples += len(block)
-            loudest = float(np.abs(mix(block)).max(initial=0.0))  # nan and inf get through
+            loudest = float(np.abs(to_mono(block)).max(initial=0.0))  # nan and inf get through
             finite = finite and math.isfinite(loudest) and bool(np.isfinite(block).all())
             peak = max(peak, loudest)
     except sf.LibsndfileError as error:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..audio import read as audio
 from ..track import Manifest, Track
 from .labels import music_labels
-from .plan import PARTS, SECONDS, SHARES, SPLITS, Clip, plan, rng_of
+from .plan import PARTS, SECONDS, SHARES, SPLITS, Clip, plan_clips, rng_of
 from .render import Room, draw_room, render_score
 from .score import Band, ScoreWriter, draw_band
 from .soundfont import SAMPLE_RATE, Sampler, Waveform, soundfont_path
@@ -156,7 +156,7 @@ def synth(
     if partial.exists():  # a run that was stopped
         shutil.rmtree(partial)
     (partial / "audio").mkdir(parents=True)
-    clips = plan(hours, seed, clip_seconds, music, train)
+    clips = plan_clips(hours, seed, clip_seconds, music, train)
     processes = workers or (1 if len(clips) < 100 else os.cpu_count() or 1)
     jobs = [Job(clip, seed, str(partial), variety) for clip in clips]
     tracks: list[Track] = []

@@ -65,7 +65,7 @@ def _rounds(rng: np.random.Generator, size: int) -> Iterator[int]:
         yield from (int(k) for k in rng.permutation(size))
 
 
-def plan(
+def plan_clips(
     hours: float,
     seed: int,
     clip_seconds: float = SECONDS["music"],

@@ -26,15 +26,16 @@ from torch.utils.checkpoint import checkpoint
 from ...data.augment.chain import clmr_chain
 from ...data.batch import Batch
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
-from ..objective import Loss, Objective, draw_seeds
+from ..objective import Loss, Objective
 from ..recipe import Optim, Recipe
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class ContrastiveConfig:
     """Configuration; the defaults are CLMR's (v2)."""
 
     sample_rate: int = 22050
@@ -56,12 +57,12 @@ class Contrastive:
     chunk: int | None = None
     """gradient caching: crops per pass through the encoder; None: the whole micro-batch at once"""
 
-    def build(self) -> ContrastiveObjective:
+    def build(self) -> Contrastive:
         """Draw fresh weights."""
-        return ContrastiveObjective(self)
+        return Contrastive(self)
 
 
-class ContrastiveObjective(Objective):
+class Contrastive(Objective):
     """Two views through augmentation, SampleCNN and projector, contrasted with everything that all ranks hear.
 
     Negatives reach as far as one micro-batch on all ranks: accumulation (`micro_batch`) therefore means fewer
@@ -74,7 +75,7 @@ class ContrastiveObjective(Objective):
 
     encoder: SampleCNNModel
 
-    def __init__(self, config: Contrastive) -> None:
+    def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = SampleCNNModel(
@@ -231,7 +232,7 @@ def clmr_base() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Contrastive(),
+        objective=ContrastiveConfig(),
         crops=CropConfig(sample_rate=22050, crop_samples=59049, views=2),
         optim=Optim(name="adam", lr=3e-4),
         steps=3_890_000,
@@ -251,7 +252,7 @@ def clmr_small() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Contrastive(pitch=False),
+        objective=ContrastiveConfig(pitch=False),
         crops=CropConfig(sample_rate=22050, crop_samples=59049, views=2),
         optim=Optim(name="adam", lr=1e-3, warmup_steps=500, decay="cosine"),
         steps=30_000,
@@ -272,7 +273,7 @@ def clmr_tiny() -> Recipe:
     Command: groundbass pretrain contrastive.clmr_tiny --data MANIFEST --run RUN
     """
     return Recipe(
-        objective=Contrastive(sample_rate=16000, width=0.25, pitch=False, temperature=0.2),
+        objective=ContrastiveConfig(sample_rate=16000, width=0.25, pitch=False, temperature=0.2),
         crops=CropConfig(sample_rate=16000, crop_samples=43740, views=2),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_steps=20, decay="cosine"),
         steps=200,
@@ -286,7 +287,7 @@ def clmr_tiny() -> Recipe:
 def clmr_debug() -> Recipe:
     """CLMR in seconds, for tests: the narrowest SampleCNN at 8 kHz, four crops."""
     return Recipe(
-        objective=Contrastive(sample_rate=8000, width=0.03, projection=8),
+        objective=ContrastiveConfig(sample_rate=8000, width=0.03, projection=8),
         crops=CropConfig(sample_rate=8000, crop_samples=20736, views=2),
         optim=Optim(name="adam", lr=3e-3),
         steps=8,

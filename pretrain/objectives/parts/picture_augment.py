@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....models.cqt import MAX_SHIFT
-from .masking import normal, uniform
+from ....data.draws import normal, uniform
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
 LOWEST = 27.5
