@@ -200,7 +200,7 @@ class Head(nn.Module):
         outputs = len(config.names)
         self.shares = nn.Parameter(torch.zeros(config.mixed)) if config.mixed else None
         attends = config.pooling == "attention" and not self.over_time
-        self.attention = nn.Linear(config.dim, 1) if attends else None
+        self.attention = nn.Linear(config.dim, 1, bias=False) if attends else None  # softmax hears no constant
         self.first = Affine(inputs, config.hidden or outputs)
         self.last = nn.Linear(config.hidden, outputs) if config.hidden else None
 

@@ -48,7 +48,7 @@ from .parts.picture_augment import Changed, PictureAugment, change
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ...data.crops import Batch
+    from ...data.batch import Batch
 
 AUGMENT, PARTNER, SHARE, SPEC, PICTURES = 401, 402, 403, 404, 405  # streams of draws
 UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
