@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
+from ...data.draws import draw_seed, draw_seeds
 from ...data.track import WEIGHT, Manifest
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
 from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
@@ -647,7 +648,9 @@ def synth_tiny() -> Recipe:
     """
     return Recipe(
         objective=Labelled(
-            network=CqtShape(), tasks=_synth_tasks(), pictures=PictureAugment(semitones=6, speed=0.25, colour=1.0)
+            network=CqtShape(stem_dropout=0.1),
+            tasks=_synth_tasks(),
+            pictures=PictureAugment(semitones=6, speed=0.25, colour=1.0),
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=288_000, align=960, epoch="duration"),
         optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02, warmup_steps=30, decay="cosine", clip=2.0),

@@ -2,9 +2,9 @@
 
 The log-CQT and the log-mel picture of a clip are changed alike, in magnitude, as a recording chain would do it: level,
 equaliser, band limits, a missing band, reverberation, compression, a noise floor, and something else that plays along
-quietly in its own time (another clip of the batch, hissing consonants). Transposing is another crop of the log-CQT's rows,
-playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound is
-resampled. What makes a network trained on rendered music hold on recordings is mostly this.
+quietly in its own time (another clip of the batch, hissing consonants). Transposing is another crop of the log-CQT's
+rows, playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound
+is resampled. What makes a network trained on rendered music hold on recordings is mostly this.
 
 Draws of a clip depend on its seed alone, but for the noise, which torch's generator draws as it does for dropout.
 """
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....models.cqt import MAX_SHIFT
 from ....data.draws import normal, uniform
+from ....models.cqt import MAX_SHIFT
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
 LOWEST = 27.5
