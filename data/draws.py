@@ -117,6 +117,11 @@ class Draws:
         radius = torch.sqrt(-2 * torch.log1p(-_to_unit(hashed)))
         return radius * torch.cos(2 * math.pi * _to_unit(hashed << 24))
 
+    def uniforms(self, count: int) -> Tensor:
+        """[batch, count] float32 in [0, 1)."""
+        key = self._next()[:, None]
+        return _to_unit(scramble(key + torch.arange(1, count + 1, device=key.device) * GOLDEN))
+
     def again(self, repeat: int) -> Tensor:
         """[batch] other seeds for a repetition; those of repetition 0 are the seeds themselves."""
         return scramble(self.seeds + signed(repeat * GOLDEN)) if repeat else self.seeds

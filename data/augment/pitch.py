@@ -205,3 +205,30 @@ class _OverlapAdd:
     def result(self) -> Tensor:
         """[batch, samples]; where less than a tenth of a window lies (before the start), the sum fades."""
         return (self.sum / self.weight.clamp_(min=0.1)).flatten(1)
+
+
+def read_at(waveform: Tensor, positions: Tensor) -> Tensor:
+    """The sound between its samples: the low-passed item's cubic spline at its own positions.
+
+    waveform: [batch, samples]. positions: [batch, count] float64 samples from the start; before the start and after the
+    end it is the edge. Returns [batch, count] float32.
+    """
+    fine = _oversample(waveform, waveform.new_ones(len(waveform)))
+    place = (positions.clamp(0, waveform.shape[1] - 1)) * OVERSAMPLING
+    whole = place.long()
+    out = waveform.new_zeros(positions.shape)
+    _interpolate(fine, whole, (place - whole).float(), out)
+    return out
+
+
+def stretch_time(waveform: Tensor, factor: Tensor, sample_rate: int) -> Tensor:
+    """Play each item `factor` times as fast with its pitch kept; what is shorter than the longest ends in silence.
+
+    waveform: [batch, samples]. factor: [batch] float64. Returns [batch, ceil(samples / min(factor))].
+    """
+    size = window_samples(sample_rate)
+    samples = torch.ceil(waveform.shape[1] / factor).long()
+    padded = functional.pad(waveform, (2 * size, 3 * size))
+    sound = stretch(padded, 1 / factor, int(samples.max()), size, margin=2 * size)
+    inside = torch.arange(sound.shape[1], device=sound.device) < samples[:, None].to(sound.device)
+    return sound * inside

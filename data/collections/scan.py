@@ -106,7 +106,7 @@ def examine(root: Path, path: str) -> Track | Skipped:
         with open_audio(file) as opened:
             promised, rate, channels, kind = opened.frames, opened.samplerate, opened.channels, opened.format
         samples, peak, finite, broken = _decode(file)
-        digest = _hash(file)
+        digest = file_hash(file)
     except (OSError, ValueError) as error:
         return skipped("unreadable", str(error))
     if broken:
@@ -164,7 +164,8 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     return samples, peak, finite, ""
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """blake2b of a file's bytes, hex: what manifests know it by."""
     digest = hashlib.blake2b(digest_size=16)
     with open(file, "rb") as opened:
         while chunk := opened.read(1 << 20):
