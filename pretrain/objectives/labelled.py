@@ -616,8 +616,8 @@ def scratch() -> Recipe:
     )
 
 
-def _synth_tasks(hidden: int = 128) -> tuple[LabelTask, ...]:
-    """All that the embedded corpus knows.
+def _synth_tasks(rhythm: int, hidden: int = 128) -> tuple[LabelTask, ...]:
+    """All that the embedded corpus knows. rhythm: the layer that beats and tempo are read from.
 
     Crops are as many as a track is long, so that of all crops .85 are music, which is .46 of the tracks: the losses of
     music weigh 1.8 times, those of single notes 0.3 times what stands here.
@@ -626,8 +626,9 @@ def _synth_tasks(hidden: int = 128) -> tuple[LabelTask, ...]:
     return (
         LabelTask("key", "key", hidden=hidden, smoothing=0.05, **clip),  # type: ignore[arg-type]
         LabelTask("chords", "chords"),
-        LabelTask("beats+downbeats", "beats", weight=3.0, positive_weight=4.0),
-        LabelTask("tempo", "numbers", weight=0.2, log2=True, tempo=True, **clip),  # type: ignore[arg-type]
+        LabelTask("beats", "beats", weight=2.0, positive_weight=3.0, layer=rhythm),
+        LabelTask("downbeats", "beats", weight=2.0, positive_weight=6.0, layer=rhythm),
+        LabelTask("tempo", "numbers", weight=0.2, log2=True, tempo=True, layer=rhythm, **clip),  # type: ignore[arg-type]
         LabelTask("style", "classes", weight=0.15, smoothing=0.05, **clip),  # type: ignore[arg-type]
         LabelTask("tags", "tags", weight=0.7, **clip),  # type: ignore[arg-type]
         LabelTask("instrument", "classes", weight=0.7, smoothing=0.05, **clip),  # type: ignore[arg-type]
@@ -637,7 +638,7 @@ def _synth_tasks(hidden: int = 128) -> tuple[LabelTask, ...]:
 
 
 def synth_tiny() -> Recipe:
-    """Exact labels that cost nothing: all that the embedded corpus knows of its music, on one network of 1.3 M weights.
+    """Exact labels that cost nothing: all that the embedded corpus knows of its music, on one network of 1.1 M weights.
 
     No recording is heard. What makes it hold on recordings is the corpus's variety, and that every clip is transposed,
     played faster or slower, and coloured as another recording chain would (`parts/picture_augment.py`).
@@ -649,17 +650,22 @@ def synth_tiny() -> Recipe:
     return Recipe(
         objective=Labelled(
             network=CqtShape(
-                hidden_size=160, tonal_channels=(10, 16, 24, 32), rhythm_channels=(12, 16, 48), stem_dropout=0.1
+                hidden_size=128,
+                num_hidden_layers=9,
+                joins=6,
+                dilations=(1, 2, 4, 8, 16, 32, 1, 4, 16),
+                tonal_channels=(10, 16, 24, 32),
+                rhythm_channels=(16, 16, 48),
             ),
-            tasks=_synth_tasks(),
+            tasks=_synth_tasks(6),
             pictures=PictureAugment(semitones=6, speed=0.25, colour=1.0),
         ),
-        crops=CropConfig(sample_rate=24_000, crop_samples=288_000, align=960, epoch="duration"),
+        crops=CropConfig(sample_rate=24_000, crop_samples=240_000, align=960, epoch="duration"),
         optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02, warmup_steps=30, decay="cosine", clip=2.0),
-        steps=1500,
+        steps=700,
         batch_size=8,
         log_every=20,
-        checkpoint_every=250,
+        checkpoint_every=175,
         workers=1,
     )
 
@@ -671,13 +677,18 @@ def synth_small() -> Recipe:
     groundbass pretrain labelled.synth_small --data CORPUS/manifest.parquet --run RUN · one GPU · hours
     """
     network = CqtShape(
-        hidden_size=512, num_hidden_layers=9, tonal_channels=(32, 48, 64, 96), rhythm_channels=(32, 48, 128)
+        hidden_size=512,
+        num_hidden_layers=9,
+        joins=6,
+        dilations=(1, 2, 4, 8, 16, 32, 1, 4, 16),
+        tonal_channels=(32, 48, 64, 96),
+        rhythm_channels=(32, 48, 128),
     )
     base = synth_tiny()
     crops = dataclasses.replace(base.crops, crop_samples=480_000)
     optim = dataclasses.replace(base.optim, lr=1e-3, warmup_steps=500)
     return dataclasses.replace(
-        base, objective=dataclasses.replace(base.objective, network=network, tasks=_synth_tasks(256)), crops=crops,
+        base, objective=dataclasses.replace(base.objective, network=network, tasks=_synth_tasks(6, 256)), crops=crops,
         optim=optim, steps=20_000, batch_size=64, precision="bf16", log_every=50, checkpoint_every=1000, workers=8,
     )  # fmt: skip
 
@@ -688,11 +699,20 @@ def synth_debug() -> Recipe:
     groundbass pretrain labelled.synth_debug --data MANIFEST --run RUN · any CPU · seconds
     """
     network = CqtShape(
-        hidden_size=16, num_hidden_layers=2, tonal_channels=(2, 2, 2, 4), rhythm_channels=(2, 2, 4), dropout=0.0
+        hidden_size=16,
+        num_hidden_layers=2,
+        joins=1,
+        tonal_channels=(2, 2, 2, 4),
+        rhythm_channels=(2, 2, 4),
+        dropout=0.0,
     )
     objective = Labelled(
         network=network,
-        tasks=(LabelTask("genre", pooling="mean+std"), LabelTask("beats+downbeats", "beats"), LabelTask("chords")),
+        tasks=(
+            LabelTask("genre", pooling="mean+std"),
+            LabelTask("beats+downbeats", "beats", layer=1),
+            LabelTask("chords"),
+        ),
         pictures=PictureAugment(semitones=2, speed=0.1, colour=1.0),
     )
     return dataclasses.replace(

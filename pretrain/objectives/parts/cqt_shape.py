@@ -32,8 +32,10 @@ class CqtShape:
     """of the log-mel; 0: the log-CQT alone"""
     dropout: float = 0.1
     """in the blocks"""
-    stem_dropout: float = 0.0
-    """probability that a clip is heard by one half of the "conv" stem alone, for each half"""
+    joins: int = 0
+    """the block after which the tonal half joins; the states up to there are of rhythm alone. 0: from the start"""
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """of the "conv" trunk's blocks"""
 
     def build(self) -> CqtModel:
         """Draw fresh weights."""
