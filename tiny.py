@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,29 +22,18 @@ TOLERANCE = 0.08
 WINDOW_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class ShippedHead:
-    """A head as it ships. task: the recipe's; output: which of its outputs, None for all; decoder: of what varies over time."""
-
-    task: str
-    output: int | None = None
-    names: tuple[str, ...] = ()
-    decoder: tuple[tuple[str, Any], ...] = ()
-
-
-TRACKER = (("name", "tracker"), ("usual", 0.5), ("tightness", 100.0))
-HEADS = {
-    "key": ShippedHead("key"),
-    "chords": ShippedHead("chords", decoder=(("name", "viterbi"), ("switch", 4.0))),
-    "beats": ShippedHead("beats+downbeats", 0, ("beat",), TRACKER),
-    "downbeats": ShippedHead(
-        "beats+downbeats", 1, ("downbeat",), (("name", "tracker"), ("usual", 2.0), ("tightness", 100.0))
-    ),
-    "tempo": ShippedHead("tempo"),
-    "style": ShippedHead("style"),
-    "tags": ShippedHead("tags"),
-    "instrument": ShippedHead("instrument"),
+TRACKER: dict[str, Any] = {"name": "tracker", "usual": 0.5, "tightness": 100.0}
+HEADS: dict[str, dict[str, Any]] = {
+    "key": {},
+    "chords": {"name": "viterbi", "switch": 4.0},
+    "beats": TRACKER,
+    "downbeats": TRACKER | {"usual": 2.0},
+    "tempo": {},
+    "style": {},
+    "tags": {},
+    "instrument": {},
 }
+"""The tasks whose heads ship, each with the decoder of what varies over time."""
 
 
 def tiny(
@@ -93,14 +81,15 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
     encoder = load_encoder(out)
     scores = accuracies(objective, clips)
     digest = weights_hash(encoder)
-    for name, shipped in HEADS.items():
+    labels = [answers.task.label for answers in objective.answers]
+    for name, decoder in HEADS.items():
         facts = HeadFacts(
-            window_seconds=WINDOW_SECONDS, unit="frame" if shipped.decoder else "clip", decoder=dict(shipped.decoder),
-            aggregation="probabilities" if shipped.decoder else "moments", encoder="groundbass-tiny",
-            encoder_hash=digest, task={"name": name, "question": f"{shipped.task} of the embedded corpus"},
+            window_seconds=WINDOW_SECONDS, unit="frame" if decoder else "clip", decoder=decoder,
+            aggregation="probabilities" if decoder else "moments", encoder="groundbass-tiny", encoder_hash=digest,
+            task={"name": name, "question": f"{name} of the embedded corpus"},
             scores={f"corpus_{key}": value for key, value in scores.items() if key == name}, licence="apache-2.0",
         )  # fmt: skip
-        write_head(out / "heads", name, head_of(objective, shipped), facts)
+        write_head(out / "heads", name, objective.heads[labels.index(name)], facts)
     return scores
 
 
@@ -127,23 +116,7 @@ def write_encoder_alone(encoder: Any, out: Path) -> None:
         source.unlink()
 
 
-def head_of(objective: Any, shipped: ShippedHead) -> Any:
-    """A task's head, or one with one of its outputs."""
-    from dataclasses import replace
-
-    place = [answers.task.label for answers in objective.answers].index(shipped.task)
-    head = objective.heads[place]
-    if shipped.output is None:
-        return head
-    one = replace(head.config, names=shipped.names).build().eval()
-    kept = slice(shipped.output, shipped.output + 1)
-    one.first.weight.data.copy_(head.first.weight[kept])
-    one.first.bias.data.copy_(head.first.bias[kept])
-    one.first.centre.copy_(head.first.centre)
-    return one
-
-
-def test_clips(clips: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def heard_clips(clips: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Key and waveform [1, samples] of the corpus's test clips."""
     for row, track in enumerate(clips):
         if track.split == "test":
@@ -157,7 +130,7 @@ def accuracies(objective: Any, clips: Any) -> dict[str, float]:
 
     right: dict[str, list[float]] = {}
     columns = objective._columns(clips)
-    for key, sound in test_clips(clips):
+    for key, sound in heard_clips(clips):
         states = objective.encoder(sound, output_hidden_states=True).hidden_states
         frames = states[-1].shape[1]
         place = Clips(torch.zeros(1, dtype=torch.float64), frames, objective.encoder.frame_rate, torch.tensor([frames]))
