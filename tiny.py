@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,18 +23,16 @@ TOLERANCE = 0.08
 WINDOW_SECONDS = 30.0
 
 
-TRACKER: dict[str, Any] = {"name": "tracker", "usual": 0.5, "tightness": 100.0}
 HEADS: dict[str, dict[str, Any]] = {
     "key": {},
     "chords": {"name": "viterbi", "switch": 4.0},
-    "beats": TRACKER,
-    "downbeats": TRACKER | {"usual": 2.0},
+    "beats": {"name": "tracker", "usual": 0.5, "tightness": 100.0},
     "tempo": {},
     "style": {},
     "tags": {},
     "instrument": {},
 }
-"""The tasks whose heads ship, each with the decoder of what varies over time."""
+"""The heads that ship, each with the decoder of what varies over time; that of beats answers downbeats too."""
 
 
 def tiny(
@@ -81,7 +80,8 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
     encoder = load_encoder(out)
     scores = accuracies(objective, clips)
     digest = weights_hash(encoder)
-    labels = [answers.task.label for answers in objective.answers]
+    heads = dict(zip((answers.task.label for answers in objective.answers), objective.heads, strict=True))
+    heads["beats"] = beside(heads["beats"], heads["downbeats"])
     for name, decoder in HEADS.items():
         facts = HeadFacts(
             window_seconds=WINDOW_SECONDS, unit="frame" if decoder else "clip", decoder=decoder,
@@ -89,7 +89,7 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
             task={"name": name, "question": f"{name} of the embedded corpus"},
             scores={f"corpus_{key}": value for key, value in scores.items() if key == name}, licence="apache-2.0",
         )  # fmt: skip
-        write_head(out / "heads", name, objective.heads[labels.index(name)], facts)
+        write_head(out, name, heads[name], facts)
     return scores
 
 
@@ -114,6 +114,17 @@ def write_encoder_alone(encoder: Any, out: Path) -> None:
     write_encoder(copy.deepcopy(encoder).half(), out)
     for source in out.glob("*.py"):
         source.unlink()
+
+
+@torch.no_grad()
+def beside(first: Any, second: Any) -> Any:
+    """Two linear heads on the same layer as one with the outputs of both."""
+    both = replace(first.config, names=(*first.names, *second.names)).build().eval()
+    if first.config.layer != second.config.layer or first.first.centre.any() or second.first.centre.any():
+        raise ValueError("Heads on different layers, or with other centres, can't become one.")
+    both.first.weight.copy_(torch.cat([first.first.weight, second.first.weight]))
+    both.first.bias.copy_(torch.cat([first.first.bias, second.first.bias]))
+    return both
 
 
 def heard_clips(clips: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -162,8 +173,8 @@ def compared(scores: dict[str, float]) -> str:
     lines = ["accuracy on the corpus's test clips     here  shipped"]
     for name, value in scores.items():
         theirs = None
-        if folder is not None and (folder / "heads" / f"{name}.json").is_file():
-            facts = json.loads((folder / "heads" / f"{name}.json").read_text())["facts"]
+        if folder is not None and (folder / f"{name}.json").is_file():
+            facts = json.loads((folder / f"{name}.json").read_text())["facts"]
             theirs = facts["scores"].get(f"corpus_{name}")
         said = "" if theirs is None else f"{theirs:9.3f}" + ("" if abs(theirs - value) <= TOLERANCE else "  differs")
         lines.append(f"  {name:36s} {value:6.3f}{said}")
