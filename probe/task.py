@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..data import corpora
 from ..data.track import Manifest
 from . import metrics
-from .splits import Fold, official
+from .splits import Fold, official, rotating
 
 Kind = Literal["classes", "key", "tags", "numbers", "beats", "chords"]
 Unit = Literal["clip", "window", "frame"]
@@ -123,7 +123,8 @@ class Question:
 
     corpus: names `$GROUNDBASS_DATA/<corpus>`; part: only tracks whose label `part` is this; label: the manifest's
     labels it reads; convert: from the values of those labels to what `Task.labels` holds; split: the label that says
-    who trains, validates and tests, "split" being the manifest's own; the rest as in `Task`.
+    who trains, validates and tests, "split" being the manifest's own; folds: in its place, the label that numbers
+    folds, each of which tests once; the rest as in `Task`.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Question:
     question: str
     part: str | None = None
     split: str = "split"
+    folds: str | None = None
     unit: Unit = "clip"
     seconds: float | None = None
     convert: Callable[..., Any] | None = None
@@ -158,7 +160,11 @@ class Question:
                 f"{self.name} needs the label {' and '.join(self.label)}, and no track of {address} has it."
             )
         sides = [t.split for t in manifest] if self.split == "split" else _column(manifest, self.split)
-        folds, notes = official(sides, present)
+        if self.folds is not None:
+            folds, notes = rotating(_column(manifest, self.folds), [t.artist for t in manifest], present)
+            sides = _column(manifest, self.folds)
+        else:
+            folds, notes = official(sides, present)
         used, folds = _compact(folds)
         labels = [labels[row] for row in used]
         unlabelled = int((~present & np.array([side is not None for side in sides])).sum())
