@@ -560,7 +560,7 @@ class SelfAttention(MelFeatures):
             x = getattr(self, f"layer{i}")(x)
             states.append(over_frequency(x))
         tokens = x.mean(dim=2).transpose(1, 2) if x.shape[2] > 1 else x[:, :, 0].transpose(1, 2)
-        tokens = torch.cat([self.cls.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1)
         for layer in self.encoder["layer"].children():
             tokens = layer(tokens)
             states.append(tokens[:, 1:].transpose(1, 2))

@@ -344,7 +344,7 @@ class Tagger:
         length = torch.full((batch,), samples, device=waveform.device) if mask is None else mask.long().sum(-1)
         begin = torch.arange(count, device=waveform.device) * size
         counted = (length[:, None] - begin).clamp(min=0, max=size)
-        return frames, waveform.reshape(-1, size), counted.flatten()
+        return frames, waveform.reshape(batch, count, size).flatten(0, 1), counted.flatten()
 
     def _portions(self, windows: Tensor, counted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """A long track in portions, unless in training, where batch norm must see all windows of a batch at once."""
