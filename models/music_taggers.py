@@ -201,6 +201,7 @@ class MelFeatures(nn.Module):
     """Log-mel in dB, one batch norm over everything: [windows, samples] -> [windows, 1, bins, steps]."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()
@@ -325,6 +326,7 @@ class SampleLevel(nn.Module):
     """
 
     frame_wise = False
+    axes = None
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()
@@ -433,6 +435,7 @@ class HarmonicCnn(nn.Module):
     """A CNN whose input channels are harmonics, so that a small kernel sees a whole tone."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()

@@ -170,6 +170,7 @@ class SpectrogramTransformer(nn.Module):
     """The network; see the file's head."""
 
     frame_wise = False
+    axes = (1, 2)
 
     def __init__(self, config: SpectrogramTransformerConfig) -> None:
         super().__init__()

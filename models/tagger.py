@@ -3,7 +3,8 @@
 A tagger is a `PreTrainedModel` with the mixin `Tagger`; its config says `sample_rate`, `window_samples` (the crop it
 was trained on), `window_frames`, `classes`, and how a track becomes one answer (`windows`, `window_count`,
 `aggregation`). Its `network` turns windows into `Heard`, in two steps, so that training can mix and mask features:
-`features(windows [windows, samples], counted [windows])`, then `hear(features)`.
+`features(windows [windows, samples], counted [windows])`, then `hear(features)`. `network.axes` says which dimensions
+of the features are time and frequency (None: bare samples).
 
 The surface of every tagger, for those who wrap it:
 

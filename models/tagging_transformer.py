@@ -188,6 +188,7 @@ class TaggingTransformer(nn.Module):
     """The network; see the file's head."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: TaggingTransformerConfig) -> None:
         super().__init__()
