@@ -104,7 +104,7 @@ def import_checkpoint(
     if found.dropped:
         shown = ", ".join(found.dropped[:6]) + (" …" if len(found.dropped) > 6 else "")
         print(f"Dropped, as no hidden state needs them: {len(found.dropped)} weights ({shown}).")
-    kind = f"Classifier of {found.model.config.classes} labels, and encoder" if tagger else "Encoder"  # type: ignore[attr-defined]
+    kind = f"Classifier of {found.model.config.classes} labels, and encoder" if tagger else "Encoder"
     print(f"{kind}: {out}. Next: groundbass probe {out} folder:PATH --label COLUMN")
 
 

@@ -59,7 +59,8 @@ def _alone(what: str, model: Any) -> Row:
 @torch.no_grad()
 def _ast() -> Row:
     model: Any = SpectrogramTransformerModel(SpectrogramTransformerConfig()).eval()
-    theirs = ASTForAudioClassification(ASTConfig(num_labels=527, layer_norm_eps=1e-6)).eval()
+    settings: Any = {"num_labels": 527, "layer_norm_eps": 1e-6}
+    theirs = ASTForAudioClassification(ASTConfig(**settings)).eval()
     features = model.network.features(_noise(1, model.config.window_samples))
     ours, reference = _seconds(lambda: model.network.hear(features).logits, lambda: theirs(features).logits)
     return _against("ast", 10 / ours, "transformers' ASTForAudioClassification", reference / ours)

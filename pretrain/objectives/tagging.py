@@ -87,7 +87,7 @@ class Tagging(Labelled):
             "window_samples": self.window_samples,
         }
         if self.network in SIZES:
-            large = {"back_end": 512, "hidden": 500} if self.msd else {}
+            large: dict[str, Any] = {"back_end": 512, "hidden": 500} if self.msd else {}
             return MusicTaggerModel(MusicTaggerConfig(self.network, width=self.width, **large, **sound))
         if self.network == "mtt":
             channels = max(8, round(128 * self.width))
@@ -106,10 +106,10 @@ class Tagging(Labelled):
                 )
             )  # fmt: skip
         if self.network == "htsat":
-            heads = tuple(max(1, round(4 * self.width)) << i for i in range(4))
-            hop = 320 if self.sample_rate == 32_000 else 160
-            high = min(14_000.0, self.sample_rate / 2)
-            return HtsatModel(HtsatConfig(hidden_size=24 * heads[0], heads=heads, hop=hop, high=high, **sound))
+            first = max(1, round(4 * self.width))
+            hop, high = (320, 14_000.0) if self.sample_rate == 32_000 else (160, self.sample_rate / 2)
+            heads_of = tuple(first << i for i in range(4))
+            return HtsatModel(HtsatConfig(hidden_size=24 * first, heads=heads_of, hop=hop, high=high, **sound))
         known = ", ".join([*SIZES, "mtt", *NETWORKS, "ast", "htsat"])
         raise ValueError(f"There is no network {self.network!r}; there is {known}.")
 
