@@ -14,6 +14,7 @@ from torch.nn import functional
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.track import Manifest, Track
+from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
 from groundbass.pretrain.objectives.labelled import Mixup
 from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingObjective, musicnn_tiny, striped
@@ -122,7 +123,9 @@ def test_every_recipe_builds_a_network_for_its_crops() -> None:
 @pytest.mark.slow
 def test_a_run_tells_registers_apart_and_its_folder_answers(manifest: Path, tmp_path: Path) -> None:
     recipe = musicnn_tiny()
-    small = dataclasses.replace(recipe.objective, labels=("register",), width=0.05, window_samples=RATE)
+    small = dataclasses.replace(
+        recipe.objective, labels=("register",), width=0.05, window_samples=RATE, validate_every=15
+    )
     crops = dataclasses.replace(recipe.crops, crop_samples=RATE)
     recipe = dataclasses.replace(recipe, objective=small, crops=crops, steps=30, batch_size=6, workers=0, trackers=())
     train(recipe, manifest, tmp_path / "run")
@@ -132,4 +135,5 @@ def test_a_run_tells_registers_apart_and_its_folder_answers(manifest: Path, tmp_
         with torch.no_grad():
             tone = 0.2 * torch.sin(2 * torch.pi * pitch * 1.1 * time) + 0.02 * torch.randn(RATE)
             answer = model.class_logits(tone[None])
+            assert torch.equal(open_classifier(tmp_path / "run" / "classifier")(tone[None]).logits, answer)
         assert model.config.id2label[int(answer.argmax())] == name

@@ -13,13 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds
-from ...models.classifier import PROBLEMS
+from ...data.track import Manifest
+from ...models.classifier import PROBLEMS, AudioClassifier
+from ...models.classifier_files import make_classifier
 from ...models.heads import Head, HeadConfig
 from ...models.htsat import HtsatConfig, HtsatModel
 from ...models.music_taggers import SIZES, MusicTaggerConfig, MusicTaggerModel
@@ -29,7 +32,7 @@ from ...models.tagging_transformer import TaggingTransformerConfig, TaggingTrans
 from ..clock import section
 from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
-from .labelled import Labelled, LabelledObjective, Mixup
+from .labelled import VALID_SECONDS, Labelled, LabelledObjective, Mixup, _averaged_name, judged
 from .parts.label_targets import Answers, Clips
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
 STRIPES, WEIGHTS = 405, 406  # streams of draws
 PLACEHOLDER = 10  # outputs before the labels say how many
-OVER_CLIPS = ("classes", "key", "tags", "numbers")
+OVER_CLIPS = ("classes", "key", "tags")
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,11 @@ class TaggingObjective(LabelledObjective):
         self.answers: list[Answers] = []
         self.shares: list[float] = []
         self._labels_hash = ""
+        self._valid: Manifest | None = None
+        self._valid_rows = np.zeros(0, bool)
+        self._valid_answers: list[Answers] = []
+        self.validate_every, self.patience = config.validate_every, config.patience
         self._judges: tuple[Head, ...] = ()
-
-    @property
-    def classifier(self) -> Any:
-        """What gets published beside the encoder: the network with its head."""
-        return self.encoder
 
     def _draw_heads(self) -> None:
         """A network with as many outputs as there are labels; what was loaded into the first one stays."""
@@ -155,6 +157,8 @@ class TaggingObjective(LabelledObjective):
         fresh.config.label2id = {name: number for number, name in enumerate(answers.names)}
         fresh.config.problem_type = PROBLEMS[answers.kind]
         self.encoder = fresh.train(self.training)
+        for name, parameter in self.named_parameters() if self.config.average else ():
+            self.register_buffer(_averaged_name(name), parameter.detach().clone())
 
     def _heads(self) -> list[Head]:
         return list(self._judges)
@@ -206,6 +210,34 @@ class TaggingObjective(LabelledObjective):
             wanted = [answers.targets(keys, clips).to(waveform.device) for answers in self.answers]
         return self._judged(logits, wanted[0], partner, share)
 
+    def classifier(self, state: dict[str, Tensor] | None = None) -> AudioClassifier:
+        """The network, which answers by its own head; state: of the objective, None for its own as it is now."""
+        state = self.published_state(self.state_dict()) if state is None else state
+        with torch.random.fork_rng(devices=[]):
+            made = make_classifier(self.encoder, [])
+        made.encoder.load_state_dict({n.removeprefix("encoder."): v.cpu() for n, v in state.items() if "encoder." in n})
+        return made
+
+    @torch.no_grad()
+    def validate(self, state: dict[str, Tensor]) -> dict[str, float]:
+        """Loss and metric on the validation tracks, heard in the windows that the network's config names."""
+        assert self._valid is not None
+        model, rate = self.classifier(self.published_state(state)), int(self.encoder.config.sample_rate)
+        (answers,), (judge,) = self._valid_answers, self._judges
+        once = Clips(torch.zeros(1, dtype=torch.float64), 1, 1.0, torch.ones(1, dtype=torch.int64))
+        raw, wanted = [], []
+        for row, track in enumerate(self._valid):
+            if track.key in answers.labels:
+                sound = torch.from_numpy(self._valid.read_all(row, rate, VALID_SECONDS))[None]
+                raw.append(model(sound).logits)
+                wanted.append(answers.targets([track.key], once))
+        if not raw:
+            raise ValueError("No validation track has a label, so nothing can be judged: --objective.validate-every 0.")
+        loss = float(judge.loss(torch.cat(raw), torch.cat(wanted)))
+        metric = judged(answers.kind, raw, wanted)
+        score = metric if self.config.judge == "metric" else -loss
+        return {"score": score, f"{answers.task.name}/loss": loss, f"{answers.task.name}/metric": metric}
+
     def _judged(self, logits: Tensor, targets: Tensor, partner: Tensor | None, share: Tensor) -> Loss:
         (judge,), (answers,), (known,) = self._judges, self.answers, self.shares
         each, labelled = judge.losses(logits, targets, answers.task.smoothing)
@@ -254,8 +286,9 @@ def _recipe(network: str, seconds: float, lr: float, steps: int, batch: int, **m
     )
 
 
-ADAM_PHASE = 80 * 953  # the first 80 of 200 epochs of MagnaTagATune's 15,247 clips, 16 at a time
-L2: dict[str, Any] = {"optim": {"weight_decay": 1e-4}}
+EPOCH = 953  # steps
+ADAM_PHASE = 80 * EPOCH  # the first 80 of 200 epochs of MagnaTagATune's 15,247 clips, 16 at a time
+L2: dict[str, Any] = {"optim": {"weight_decay": 1e-4}, "validate_every": EPOCH, "judge": "loss"}
 
 
 def fcn_mtt() -> Recipe:
