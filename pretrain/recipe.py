@@ -30,7 +30,9 @@ class Optim:
     eps: float = 1e-8
     """added to the root of the mean square"""
     weight_decay: float = 0.0
-    """per step and learning rate; biases, norms and other vectors are left alone"""
+    """per step and learning rate; biases, norms and other vectors are left alone, but for decay_all"""
+    decay_all: bool = False
+    """vectors (biases, norms) decay too, as with fairseq's Adam"""
     warmup_steps: int = 0
     """steps from 0 to lr, in a straight line"""
     decay: Literal["constant", "linear", "cosine"] = "constant"
@@ -195,6 +197,21 @@ def resolved(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [resolved(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def filled(old: Any, value: Any) -> Any:
+    """A resolved recipe of an earlier version, with the fields that it didn't know where `value` has their default."""
+    if isinstance(old, dict) and dataclasses.is_dataclass(value) and not isinstance(value, type):
+        known = dict(old)
+        for item in dataclasses.fields(value):
+            now = getattr(value, item.name)
+            made = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+            if item.name in known:
+                known[item.name] = filled(known[item.name], now)
+            elif now == made:
+                known[item.name] = resolved(now)
+        return known
+    return old
 
 
 RENAMED = {"Contrastive": "ContrastiveConfig", "Mixture": "NoiseMixture"}

@@ -103,7 +103,7 @@ def train(
 
     # 4. The run folder: a new one, or this run's.
     record = describe(recipe, address, overrides, manifest, data)
-    known = check_same(run, record)
+    known = check_same(run, record, recipe)
     with distributed.main_first():
         run.mkdir(parents=True, exist_ok=True)
     objective.prepare(manifest, run)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.track import Manifest
-from ..recipe import Recipe, differences, resolved
+from ..recipe import Recipe, differences, filled, resolved
 from .hardware import hardware
 
 SCHEMA = 1
@@ -63,8 +63,8 @@ def manifest_hash(manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
-def check_same(run: Path, new: dict[str, Any]) -> dict[str, Any] | None:
-    """What recipe.json says of this run, which `run` already holds; None where it holds none.
+def check_same(run: Path, new: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
+    """What recipe.json says of this run, which `run` already holds; None where it holds none. recipe: of `new`.
 
     Raises ValueError, saying what differs, where it holds another one.
     """
@@ -77,7 +77,7 @@ def check_same(run: Path, new: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        differ = differences(old["recipe"], new["recipe"])
+        differ = differences(filled(old["recipe"], recipe), new["recipe"])
         if old["manifest"]["hash"] != new["manifest"]["hash"]:
             differ.append(f"manifest: {old['manifest']['path']} there, {new['manifest']['path']} here, other tracks")
     except (ValueError, KeyError, TypeError) as error:
