@@ -145,7 +145,7 @@ def _scores(model: AudioClassifier, results: list[Any], picture: bool) -> str:
         constant = entry.get("constant")
         rows.append(
             f"| {entry['task']} | {entry['metric']} | {_interval(entry['finetuned'])} "
-            f"| {_interval(entry.get('probe'))} | {'–' if constant is None else f'{constant:.3f}'} | {entry['tracks']} |"
+            f"| {_interval(entry.get('probe'))} | {_interval(constant)} | {entry['tracks']} |"
         )
     for title, facts in zip(model.head_names, model.facts, strict=True):
         for metric, value in (facts.get("scores") or {}).items():
