@@ -136,7 +136,7 @@ def finetune(
 
 def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
     """The questions, each with the one fold that is asked for. Raises ValueError where they aren't of one corpus."""
-    from .probe.task import find_tasks
+    from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, run / "features")
     if not 0 <= fold < len(tasks[0].folds):
@@ -150,7 +150,7 @@ def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
 
 def kind_of(task: Any) -> str:
     """The name of a task's kind of label."""
-    return str(getattr(task.kind, "name", task.kind))
+    return str(task.kind)
 
 
 def _about_clips(task: Any) -> bool:
@@ -267,14 +267,9 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
 
 def _score(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:
     """The main metric, and the same on every resample."""
-    if hasattr(task.kind, "resampled"):
-        whole = task.kind.resampled(truth, guess, list(task.classes), np.ones((1, len(truth))))
-        return float(whole[0]), task.kind.resampled(truth, guess, list(task.classes), counts)
-    from .probe import metrics
-
     names = list(task.classes)
-    once = metrics.resampled(task.kind, truth, guess, names, np.ones((1, len(truth))))
-    return float(once[0]), metrics.resampled(task.kind, truth, guess, names, counts)
+    once = task.label_kind.resampled(truth, guess, names, np.ones((1, len(truth))))
+    return float(once[0]), task.label_kind.resampled(truth, guess, names, counts)
 
 
 def _metric(task: Any) -> str:
@@ -282,7 +277,8 @@ def _metric(task: Any) -> str:
 
 
 def _bounds(task: Any) -> tuple[float, float]:
-    return (-np.inf, 1.0) if kind_of(task) == "numbers" else (0.0, 1.0)
+    low, high = task.label_kind.bounds
+    return float(low), float(high)
 
 
 def _told(interval: Any) -> str:

@@ -16,8 +16,8 @@ from groundbass.models.head_files import HeadFacts, write_head
 from groundbass.models.heads import HeadConfig
 from groundbass.models.published import publish, write_encoder
 from groundbass.pretrain.recipe import find
+from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import load_classifier
-from groundbass.probe.task import find_tasks
 
 RATE = 24_000
 
