@@ -19,6 +19,7 @@ from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
 from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
+from .baselines.lecture import Lecture
 from .contract import attributes, problems
 from .curves import few_shot, robustness
 from .curves.robustness import kinds_of
@@ -26,6 +27,7 @@ from .fit import Features, Outcome, Protocol, fit
 from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
+from .report.importance import importance, moments_of, sentences
 from .report.naming import distinct
 from .report.tables import said, table
 from .splits import Fold
@@ -33,7 +35,7 @@ from .task import Task, available, find_tasks
 
 PROTOCOL = "version 2"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
+Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "lecture", "constant"]
 BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
 FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
 Damage = str  # one of `robustness.LEVELS`, or all
@@ -62,6 +64,7 @@ class Evaluation:
     features: npt.NDArray[np.float32] | None = None
     few_shot: list[few_shot.Point] = field(default_factory=list)
     robustness: dict[str, Any] | None = None
+    importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -232,6 +235,7 @@ def run_tasks(
         record["pooling"], record["window_seconds"] = settings.pooling, store.window_seconds
         record["few_shot"] = [point.to_json() for point in found.few_shot]
         record["robustness"] = found.robustness
+        record["importance"] = found.importance
         result.write(folder, record, result.predictions(task, found.trained, found.others))
         print(f"{task.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
         results.append(result.read(path) or record)
@@ -272,6 +276,11 @@ def evaluate(
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
+    if settings.protocol == "forest":
+        found.importance = {"encoder": importance(trained)}
+        for outcome in found.others.get("lecture", []):
+            found.importance["lecture"] = importance(outcome, moments_of(Lecture.names))
+        notes += sentences(found.importance)
     if settings.few_shot:
         found.few_shot = few_shot.curve(task, features, settings.few_shot, used)
     if settings.robustness:
@@ -317,6 +326,9 @@ def _baseline(
         if task.kind == "classes":
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
+    if name == "lecture":  # by the protocol that was asked for, since pipelines end in it
+        own = replace(moments, protocol="linear" if settings.protocol == "marble" else settings.protocol)
+        return {name: [_probe(task, Lecture(), store, own, [0], f"{name} for {task.name}")[0]]}
     heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
 

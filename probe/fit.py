@@ -2,8 +2,8 @@
 
 A protocol makes candidates: heads of every layer and setting, learned on the training tracks. `linear` has one strength
 of regularisation per head, `marble` one learning rate (and seeds), `knn` one number of neighbours, `gmm` one of
-Gaussians per class. Whatever the protocol, the choice is made by the main metric of the validation tracks, ties broken
-by their loss.
+Gaussians per class, `svm` one cost, `forest` one least size of a leaf (and seeds). Whatever the protocol, the choice is
+made by the main metric of the validation tracks, ties broken by their loss.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from .task import Task
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
-Protocol = Literal["linear", "marble", "knn", "gmm"]
+Protocol = Literal["linear", "marble", "knn", "gmm", "svm", "forest"]
 SETTINGS = {"linear": "strength", "marble": "learning rate", "knn": "neighbours", "gmm": "components"}
+SETTINGS |= {"svm": "cost", "forest": "least leaf"}
 WEIGHTED = -1  # the "layer" of a learned weighted sum of all layers
 
 
@@ -51,6 +52,8 @@ class Head:
     setting: float
     seed: int
     respond: Callable[[Floats, Rows], Array]
+    importance: Array | None = None
+    """[dim] share of a forest's splits that each feature explains"""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,10 @@ def candidates(protocol: Protocol, lesson: Lesson) -> Iterable[Head]:
         from .heads.gmm import mixtures
 
         return mixtures(lesson)
+    if protocol in ("svm", "forest"):
+        from .heads.classic import forests, machines
+
+        return machines(lesson) if protocol == "svm" else forests(lesson)
     from .heads.marble import grid
 
     return grid(lesson)
