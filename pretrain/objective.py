@@ -66,6 +66,10 @@ class Objective(nn.Module):
         """One micro-batch of this rank at `step` (0 is the first) -> its loss."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, step)")
 
+    def heard(self, manifest: Manifest) -> Manifest:
+        """The tracks of `manifest` that are trained on, all unless told otherwise. Called once, after `build`."""
+        return manifest
+
     def prepare(self, manifest: Manifest, run: Path) -> None:
         """Make what must exist before training (a tokenizer, say) under `run`. Called once after `build`, on all ranks.
 
@@ -73,6 +77,9 @@ class Objective(nn.Module):
         write goes under `with distributed.main_first():`, so that the others find it done and load it. The same run
         folder is prepared again when it resumes: what is there already is loaded.
         """
+
+    def stand_in(self) -> None:
+        """Invent what `prepare` would read from data (heads for labels, say), so that a step's cost can be counted."""
 
     def encoder_loaded(self) -> None:
         """Follow an encoder whose weights came from elsewhere (`--init`): EMA teachers begin as it. After `build`."""
@@ -89,6 +96,10 @@ class Objective(nn.Module):
     def compile_encoder(self) -> None:
         """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
         self.encoder.compile()
+
+    def lr_scale(self, name: str) -> float:
+        """The learning rate of a parameter, by its name in this module, over the recipe's."""
+        return 1.0
 
     def provenance(self) -> dict[str, Any]:
         """What else decides the result and belongs into `recipe.json`: hashes of teachers, say. JSON-able."""

@@ -73,7 +73,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     accumulation = recipe.accumulation(accelerator.num_processes)
     learning_rate = schedule(recipe.optim, step, recipe.steps)
     for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     kept = _followers(training) if recipe.nonfinite == "skip" else []
     training.objective.logs = (step + 1) % recipe.log_every == 0

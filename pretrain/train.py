@@ -85,13 +85,13 @@ def train(
         raise ValueError(
             f"The manifest {data} holds no track; scan a folder with audio: groundbass data scan FOLDER OUT."
         )
-    crops = Crops(manifest, recipe.crops, recipe.seed)
 
-    # 3. What must be learned. All ranks draw the same weights.
+    # 3. What must be learned, and from which of the tracks. All ranks draw the same weights.
     torch.manual_seed(draw_seed(recipe.seed, 0x1417))
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
+    crops = Crops(objective.heard(manifest), recipe.crops, recipe.seed)
     begun = any((run / "checkpoints").glob("step_*"))
     init = None
     if recipe.init is not None and not begun:

@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.parametrize("address", DEBUG)
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     """Ten tracks of gliding chords and noise; the last is short."""
     folder = tmp_path_factory.mktemp("chords")
     tracks = []
@@ -46,7 +48,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for pitch in draw.uniform(100, 2000, 4):
             sound += 0.1 * np.sin(2 * np.pi * pitch * time * (1 + 0.02 * time)) * (np.sin(time * pitch / 50) > 0)
         write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
-        tracks.append(Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}"))
+        tracks.append(
+            Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}", labels=labels_of(number))
+        )
     Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
     return folder / "manifest.parquet"
 

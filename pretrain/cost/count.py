@@ -207,6 +207,8 @@ def built(recipe: Recipe) -> Objective:
         for target in objective.modules():
             if isinstance(target, CodecTarget):
                 target.teacher()
+    else:
+        objective.stand_in()
     if recipe.checkpoint_activations:
         if not objective.encoder.supports_gradient_checkpointing:
             raise ValueError(
