@@ -102,6 +102,7 @@ def _section(section: Section, truth_in: str = "rows") -> str:
     if damaged:
         words = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
         parts += ["<h2>Robustness</h2>", _figure(damaged, words)]
+    parts += [_units(record) for record in records if record.get("units")]
     few = pictures.few_shot(records)
     if few:
         words = (
@@ -188,6 +189,17 @@ def _table(records: Sequence[Record]) -> str:
 
 def _figure(picture: str, caption: str) -> str:
     return f"<figure>{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}{picture}</figure>"
+
+
+def _units(record: Record) -> str:
+    """Scores of frames, windows and songs by one head."""
+    rows = "".join(
+        f"<tr><td>{escape(line['unit'])}</td><td>{escape(line['rule'])}</td><td>{line['number']:,}</td>"
+        f"<td>{line['value']:.3f}</td></tr>"
+        for line in record["units"]
+    )
+    head = f"<tr><th>heard</th><th>rule</th><th>number</th><th>{escape(record['metric_name'])}</th></tr>"
+    return f"<h2>Frame, window, song: {escape(title(record))}</h2><table>{head}{rows}</table>"
 
 
 def _loss(section: Section) -> list[str]:

@@ -121,6 +121,14 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
 
 
+def units(record: Record) -> Table:
+    """The main metric of frames, windows and songs by one head."""
+    shown = Table("heard", "rule", "number", record["metric_name"], box=box.SIMPLE, title=result.title(record))
+    for line in record["units"]:
+        shown.add_row(line["unit"], line["rule"], f"{line['number']:,}", f"{line['value']:.3f}")
+    return shown
+
+
 def confusion(record: Record, truth_in: str = "columns") -> str:
     """Counts of answers as Markdown: a column per true class and a row per answer, or the other way round."""
     names, counts = record["confusion"]["classes"], record["confusion"]["counts"]
