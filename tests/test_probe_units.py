@@ -8,8 +8,10 @@ from scipy.special import expit, softmax
 
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.curves.units import RULES, aggregated, compared
-from groundbass.probe.fit import fit
+from groundbass.probe.fit import SETTINGS, fit
 from groundbass.probe.listen.features import Frames, Windows
+from groundbass.probe.report import tables
+from groundbass.probe.report.page import HEADS
 from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 
@@ -70,3 +72,12 @@ def test_more_sound_is_a_better_answer():
     assert value["song of frames", "mean of logits"] == value["song", "mean of features"]
     with pytest.raises(ValueError, match="classes, keys and tags"):
         compared(Task("n", 1, "numbers", manifest, [[1.0]] * TRACKS, ("x",), folds), None, Store(table), None)
+
+
+def test_a_report_can_have_truth_in_columns():
+    record = {"confusion": {"classes": ["a", "b"], "counts": [[5, 1], [2, 7]]}}  # one a was taken for b
+    assert "| b | 1 | 7 |" in tables.confusion(record) and "| a | 5 | 1 |" in tables.confusion(record, "rows")
+
+
+def test_every_protocol_has_a_name_in_reports():
+    assert set(SETTINGS) == set(HEADS)

@@ -131,6 +131,8 @@ HEADS = {
     "marble": "MARBLE's networks of one hidden layer",
     "knn": "nearest neighbours",
     "gmm": "Gaussian mixtures",
+    "svm": "support vector machines",
+    "forest": "random forests",
 }
 
 
