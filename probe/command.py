@@ -15,8 +15,10 @@ import torch
 import tyro
 from rich.console import Console
 
+from ..data.labels.splits import Fold
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
+from .addresses import available, find_tasks
 from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .baselines.lecture import Lecture
@@ -24,15 +26,15 @@ from .contract import attributes, problems
 from .curves import few_shot, robustness
 from .curves import units as pieces
 from .curves.robustness import kinds_of
-from .fit import Features, Outcome, Protocol, fit
-from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
+from .fit import Outcome, Protocol, fit
+from .heads.frames import constant_frames, fit_fold, fit_frames
+from .heads.head import Features
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result, tables
 from .report.importance import importance, moments_of, sentences
 from .report.naming import distinct
 from .report.tables import said, table
-from .splits import Fold
-from .task import Task, available, find_tasks
+from .task import Task
 
 PROTOCOL = "version 2"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
@@ -226,7 +228,7 @@ def run_tasks(
                 robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
                 units=here.units or had,
             )
-        slowest = SLOWEST.get(task.kind, 0.0)
+        slowest = task.label_kind.slowest
         if encoder.frame_rate < slowest:
             print(
                 f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "
@@ -290,7 +292,7 @@ def evaluate(
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
-    if settings.units and task.kind in pieces.KINDS and task.unit != "frame":
+    if settings.units and pieces.answers_by_name(task):
         found.units = pieces.compared(task, encoder, store, trained)
     if settings.protocol == "forest":
         found.importance = {"encoder": importance(trained)}
@@ -339,7 +341,7 @@ def _baseline(
         )
         assert isinstance(features, Features)
         found: dict[str, list[Outcome]] = {name: [outcome], "tzanetakis_knn": [fit(task, features, [0], "knn")]}
-        if task.kind == "classes":
+        if task.label_kind.one_of and not task.label_kind.related:
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
     if name == "lecture":  # by the protocol that was asked for, since pipelines end in it

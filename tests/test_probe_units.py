@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+from groundbass.data.labels.lookup import kind_of
+from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.curves.units import RULES, aggregated, compared
 from groundbass.probe.fit import SETTINGS, fit
 from groundbass.probe.listen.features import Frames, Windows
 from groundbass.probe.report import tables
 from groundbass.probe.report.page import HEADS
-from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 
 TRACKS, FRAMES = 90, 30
@@ -24,7 +25,7 @@ def test_rules_are_what_they_say(kind):
     owner = np.array([0, 0, 0, 1, 2, 2, 2])
     turn = expit if kind == "tags" else lambda x: softmax(x, axis=-1)
     each, parts = turn(logits), [slice(0, 3), slice(3, 4), slice(4, 7)]
-    found = {rule: aggregated(kind, logits, owner, rule) for rule in RULES}
+    found = {rule: aggregated(kind_of(kind), logits, owner, rule) for rule in RULES}
     np.testing.assert_allclose(found["mean of logits"], [turn(logits[p].mean(0)) for p in parts])
     np.testing.assert_allclose(found["mean of probabilities"], [each[p].mean(0) for p in parts])
     votes = each > 0.5 if kind == "tags" else np.eye(3)[each.argmax(1)]

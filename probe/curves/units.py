@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, softmax
 
+from ...data.labels.kind import Kind
 from ...models.encoder import Encoder
-from .. import metrics
-from ..fit import Floats, Outcome
+from ..fit import Outcome
+from ..heads.forms import form_of
+from ..heads.head import Floats
 from ..listen.features import FeatureStore
 from ..task import Task
 
 Array = npt.NDArray[np.float64]
 RULES = ("mean of logits", "mean of probabilities", "majority of answers", "most certain piece")
-KINDS = ("classes", "key", "tags")
 EVENT_SECONDS = 3.0
 
 
@@ -32,7 +32,7 @@ def compared(
 
     Raises ValueError for tasks without one label per track, and for heads that mix layers.
     """
-    if task.kind not in KINDS or task.unit == "frame" or not trained.heads:
+    if not answers_by_name(task) or not trained.heads:
         raise ValueError(f"{task.name}: frame, window and song are compared for classes, keys and tags of tracks only.")
     if any(heads[0].layer < 0 for heads in trained.heads):
         raise ValueError(f"{task.name}: the head mixes layers; frame, window and song are compared for one layer.")
@@ -54,14 +54,26 @@ def compared(
         for unit, (logits, owner) in pieces.items():
             _keep(found, (unit, "each alone"), task, logits, truth[owner])
             for rule in RULES:
-                _keep(found, (f"song of {unit}s", rule), task, aggregated(task.kind, logits, owner, rule), truth, True)
+                _keep(
+                    found,
+                    (f"song of {unit}s", rule),
+                    task,
+                    aggregated(task.label_kind, logits, owner, rule),
+                    truth,
+                    True,
+                )
     result = []
     for name, parts in found.items():
         guess, truth = (np.concatenate(column) for column in zip(*parts))
-        value = metrics.measure(task.kind, truth, guess, list(task.classes))[task.metric]
+        value = task.measure(truth, guess)[task.metric]
         unit, _, rule = name.partition(": ")
         result.append({"unit": unit, "rule": rule, "number": len(truth), "value": value})
     return result
+
+
+def answers_by_name(task: Task) -> bool:
+    """Whether a track's answer is a class, a key or tags."""
+    return task.unit != "frame" and hasattr(form_of(task.label_kind), "constants")
 
 
 def _heard(head: Any, features: Floats) -> Array:
@@ -75,15 +87,15 @@ def _keep(
     sure: bool = False,
 ) -> None:  # fmt: skip
     """Note probabilities; given: logits, or probabilities already (`sure`)."""
-    found.setdefault(": ".join(name), []).append((given if sure else probabilities(task.kind, given), truth))
+    found.setdefault(": ".join(name), []).append((given if sure else probabilities(task.label_kind, given), truth))
 
 
-def probabilities(kind: str, logits: Array) -> Array:
+def probabilities(kind: Kind, logits: Array) -> Array:
     """Logits [..., outputs] as probabilities: independent ones for tags, else of one class."""
-    return np.asarray(expit(logits) if kind == "tags" else softmax(logits, axis=-1))
+    return np.asarray(form_of(kind).likely(logits))
 
 
-def aggregated(kind: str, logits: Array, owner: npt.NDArray[np.int64], rule: str) -> Array:
+def aggregated(kind: Kind, logits: Array, owner: npt.NDArray[np.int64], rule: str) -> Array:
     """[pieces, outputs] -> [songs, outputs] probabilities. owner: [pieces] song numbers in rising order."""
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     counts = np.diff([*starts, len(owner)])[:, None]
@@ -93,8 +105,8 @@ def aggregated(kind: str, logits: Array, owner: npt.NDArray[np.int64], rule: str
     if rule == "mean of probabilities":
         return np.asarray(np.add.reduceat(each, starts) / counts)
     if rule == "majority of answers":
-        votes = (each > 0.5) if kind == "tags" else np.eye(each.shape[1])[each.argmax(1)]
+        votes = np.eye(each.shape[1])[each.argmax(1)] if kind.one_of else (each > 0.5)
         near = np.add.reduceat(each, starts) / counts  # breaks ties
         return np.asarray((np.add.reduceat(votes.astype(np.float64), starts) / counts + 1e-6 * near) / (1 + 1e-6))
     highest = np.asarray(np.maximum.reduceat(each, starts))
-    return highest if kind == "tags" else np.asarray(highest / highest.sum(1, keepdims=True))
+    return np.asarray(highest / highest.sum(1, keepdims=True)) if kind.one_of else highest
