@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,17 @@ from .curves.robustness import kinds_of
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
+from .heads.keep import PROTOCOLS, is_kept, keep_head, write_kept
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result, tables
 from .report.importance import importance, moments_of, sentences
 from .report.naming import distinct
 from .report.tables import said, table
 from .task import Task
+
+if TYPE_CHECKING:
+    from ..models.head_files import HeadFacts
+    from ..models.heads import Head
 
 PROTOCOL = "version 2"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
@@ -75,6 +80,7 @@ class Evaluation:
     units: list[dict[str, Any]] = field(default_factory=list)
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: tuple[Head, HeadFacts] | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -103,6 +109,7 @@ def probe(
     baselines: tuple[Baseline, ...] = BASELINES,
     pooling: Literal["mean", "mean+std"] = "mean",
     window_seconds: float = 10.0,
+    heads: bool = True,
     store: Path | None = None,
     device: str | None = None,
     workers: int = 2,
@@ -135,6 +142,7 @@ def probe(
             song's pieces (pooling mean only).
         baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
+        heads: keep the head of each task (linear and marble) in OUT/heads, as `groundbass predict` reads it.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
@@ -182,7 +190,7 @@ def probe(
     )  # fmt: skip
     try:
         place = out or default_out(encoder)
-        run_tasks(heard, encoder, distinct(found, place), place, keep, settings)
+        run_tasks(heard, encoder, distinct(found, place), place, keep, settings, heads)
     finally:
         for sentence in missing:
             print(f"not probed: {sentence}", file=sys.stderr)
@@ -198,10 +206,17 @@ def default_out(encoder: str) -> Path:
 
 
 def run_tasks(
-    encoder: Encoder, name: str, tasks: Sequence[Task], folder: Path, store: FeatureStore, settings: Settings
+    encoder: Encoder,
+    name: str,
+    tasks: Sequence[Task],
+    folder: Path,
+    store: FeatureStore,
+    settings: Settings,
+    heads: bool = True,
 ) -> list[dict[str, object]]:
     """Probe an encoder on tasks, write one result each, print the table; returns the results in the same order.
 
+    heads: keep the heads of the protocols that have plain maps, in FOLDER/heads.
     Raises ValueError when tasks failed, after all others are done.
     """
     about = identity(encoder)
@@ -215,10 +230,12 @@ def run_tasks(
         key = digest([PROTOCOL, about, task.fingerprint(), here.that_decide(), store.window_seconds])
         path = folder / f"{result.file_name(task.name, protocol)}.json"
         old = result.read(path)
+        whole = not heads or protocol not in PROTOCOLS or is_kept(folder, path.stem)
         if old is not None and old.get("key") == key:
             shots, damages = _curves(old)
             had = bool(old.get("units"))
-            if set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages) and here.units <= had:
+            asked_before = set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages)
+            if whole and asked_before and here.units <= had:
                 print(f"{task.name}: already done, see {path}", file=sys.stderr)
                 results.append(old)
                 continue
@@ -253,6 +270,8 @@ def run_tasks(
         record["robustness"] = found.robustness
         record["importance"], record["units"] = found.importance, found.units
         result.write(folder, record, result.predictions(task, found.trained, found.others))
+        if heads and found.kept is not None:
+            write_kept(folder, path.stem, *found.kept, task, result.read(path) or record, name)
         print(f"{task.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
         results.append(result.read(path) or record)
     if results:
@@ -289,6 +308,8 @@ def evaluate(
         )
     pooled = features if isinstance(features, Features) else None
     found = Evaluation(trained, {}, None if pooled is None else pooled.array, notes=notes)
+    if settings.protocol in PROTOCOLS:
+        found.kept = keep_head(task, trained, features, encoder.layers, settings.pooling)
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)

@@ -134,7 +134,7 @@ def training_data(
     owner = features.owner
     return TrainingData(
         task.label_kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
-        len(task.classes), layers, seeds, judge,
+        len(task.classes), layers, seeds, judge, task.name,
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Protocols: a head of the grid equals the same head alone, neighbours and mixtures are scikit-learn's, shots nest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,9 +107,10 @@ def test_marbles_head_against_torchs_own_layers_and_adam(rate, monkeypatch):
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 2, rate, 3, 4), atol=2e-4)
 
 
-def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
+@pytest.mark.parametrize("name, patience", [("", 15), ("gtzan_genre", 20), ("mtt_tags", 10)])
+def test_marble_stops_early_and_keeps_the_best_epoch(name, patience, monkeypatch):
     """A validation score that peaks at epoch 3: the kept head is that of three epochs, whatever follows."""
-    asked = task()
+    asked = replace(task(), name=name)
     x = features(asked, strength=0.7)
     scores = iter([0.1, 0.2, 0.9, *([0.3] * 1000)])
     seen = []
@@ -118,7 +121,7 @@ def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
 
     monkeypatch.setattr("groundbass.data.labels.kind.Kind.main", judged)
     (head,) = (h for h in grid(asked, x, (1,), (0,), (1e-3,), epochs=100))
-    assert len(seen) == 3 + marble.PATIENCE
+    assert len(seen) == 3 + patience
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 1, 1e-3, 0, 3), atol=2e-4)
 
 

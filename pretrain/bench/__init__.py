@@ -68,6 +68,18 @@ def train() -> list[Row]:
     return rows()
 
 
+def published() -> list[Row]:
+    """Parts of published recipes: the conformer layer against transformers', MuQ's quantiser, split views, memory.
+
+    Rows: `conformer_layer` (inference) and `conformer_layer_training` (MuQ's size, the same weights in both);
+    `muq_quantiser` (against a plain loop over codebooks); `visible_patches` (a step of M2D base whose student hears the
+    kept 30 % against one that hears all patches); `memory_…` (GiB per GPU of MuQ, MATPAC++ and EAT, counted).
+    """
+    from .recipe_parts import rows
+
+    return rows()
+
+
 def _recipe() -> Recipe:
     """The recipe that is measured; full size on a GPU, with the targets that need no download."""
     if not torch.cuda.is_available():

@@ -50,7 +50,8 @@ class TrainingData:
 
     array: [layers, items, dim] of all; train, valid: item numbers; targets: [items, …] as `Task.targets`; outputs: how
     many a head has; layers: which may be read; owner: [items] the track's row; seeds: for protocols that have any.
-    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping.
+    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping; name: of
+    the task.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class TrainingData:
     layers: Sequence[int]
     seeds: Sequence[int]
     judge: Callable[[Array], tuple[float, float]]
+    name: str = ""
 
 
 def items_of(owner: Rows, rows: Rows) -> Rows:
