@@ -33,6 +33,7 @@ class Head:
 
     respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
     tags, values for numbers. map: the same as plain linear maps, where it is one.
+    importance: [dim] share of a forest's splits that each feature explains.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class Head:
     seed: int
     respond: Callable[[Floats, Rows], Array]
     map: Map | None = field(default=None, repr=False)
+    importance: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
