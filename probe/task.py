@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..data.labels.kind import Kind
 from ..data.labels.lookup import kind_of
-from ..data.labels.splits import Fold, official
+from ..data.labels.splits import Fold, official, rotating
 from ..data.track import Manifest
 
 Array = npt.NDArray[np.float64]
@@ -115,7 +115,8 @@ class Question:
 
     corpus: names `$GROUNDBASS_DATA/<corpus>`; part: only tracks whose label `part` is this; label: the manifest's
     labels it reads; convert: from the values of those labels to what `Task.labels` holds; split: the label that says
-    who trains, validates and tests, "split" being the manifest's own; the rest as in `Task`.
+    who trains, validates and tests, "split" being the manifest's own; folds: in its place, the label that numbers
+    folds, each of which tests once; the rest as in `Task`.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Question:
     question: str
     part: str | None = None
     split: str = "split"
+    folds: str | None = None
     unit: Unit = "clip"
     seconds: float | None = None
     convert: Callable[..., Any] | None = None
@@ -150,7 +152,11 @@ class Question:
                 f"{self.name} needs the label {' and '.join(self.label)}, and no track of {address} has it."
             )
         sides = [t.split for t in manifest] if self.split == "split" else _column(manifest, self.split)
-        folds, notes = official(sides, present)
+        if self.folds is not None:
+            folds, notes = rotating(_column(manifest, self.folds), [t.artist for t in manifest], present)
+            sides = _column(manifest, self.folds)
+        else:
+            folds, notes = official(sides, present)
         used, folds = _compact(folds)
         labels = [labels[row] for row in used]
         unlabelled = int((~present & np.array([side is not None for side in sides])).sum())

@@ -401,7 +401,7 @@ def test_two_folders_of_one_name_have_two_results(tmp_path):
             rows.append(f"{number}.wav,{'xy'[number % 2]}")
         (folder / "labels.csv").write_text("\n".join(rows))
     (tmp_path / "mine.py").write_text(
-        "from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel): pass\n"
+        "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline): pass\n"
     )
     words = [f"{tmp_path / 'mine.py'}:Mine", "--label", "kind", "--baselines", "constant"]
     words += ["--store", str(tmp_path / "store"), "--out"]
