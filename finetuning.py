@@ -19,7 +19,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Compared:
-    """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired."""
+    """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired.
+
+    constant: the accuracy of always saying the commonest class; confusion: [truth][guess] of classes.
+    """
 
     task: str
     metric: str
@@ -27,6 +30,9 @@ class Compared:
     finetuned: Any
     probe: Any | None = None
     difference: Any | None = None
+    constant: float | None = None
+    names: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     def told(self) -> str:
         """In one line."""
@@ -239,6 +245,13 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     mine, replicates = _score(task, truth, ours, counts)
     bounds = _bounds(task)
     one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
+    if kind_of(task) in ("classes", "key"):
+        table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
+        np.add.at(table, (truth, ours.argmax(1)), 1)
+        one = dataclasses.replace(
+            one, names=tuple(map(str, task.classes)), confusion=tuple(tuple(map(int, row)) for row in table),
+            constant=float(np.mean(truth == np.bincount(task.targets[task.folds[0].train]).argmax())),
+        )  # fmt: skip
     if frozen is None:
         return one
     features = FeatureStore(store).clips(frozen, task.manifest, "mean+std")

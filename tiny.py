@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +26,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "key": {},
     "chords": {"name": "viterbi", "switch": 4.0},
     "beats": {"name": "tracker", "usual": 0.5, "tightness": 100.0},
-    "tempo": {},
-    "style": {},
-    "tags": {},
-    "instrument": {},
 }
-"""The heads that ship, each with the decoder of what varies over time; that of beats answers downbeats too."""
+"""The heads that ship, each with the decoder of what varies over time; others lose to their rivals so far."""
 
 
 def tiny(
@@ -81,7 +76,6 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
     scores = accuracies(objective, clips)
     digest = weights_hash(encoder)
     heads = dict(zip((answers.task.label for answers in objective.answers), objective.heads, strict=True))
-    heads["beats"] = beside(heads["beats"], heads["downbeats"])
     for name, decoder in HEADS.items():
         facts = HeadFacts(
             window_seconds=WINDOW_SECONDS, unit="frame" if decoder else "clip", decoder=decoder,
@@ -114,17 +108,6 @@ def write_encoder_alone(encoder: Any, out: Path) -> None:
     write_encoder(copy.deepcopy(encoder).half(), out)
     for source in out.glob("*.py"):
         source.unlink()
-
-
-@torch.no_grad()
-def beside(first: Any, second: Any) -> Any:
-    """Two linear heads on the same layer as one with the outputs of both."""
-    both = replace(first.config, names=(*first.names, *second.names)).build().eval()
-    if first.config.layer != second.config.layer or first.first.centre.any() or second.first.centre.any():
-        raise ValueError("Heads on different layers, or with other centres, can't become one.")
-    both.first.weight.copy_(torch.cat([first.first.weight, second.first.weight]))
-    both.first.bias.copy_(torch.cat([first.first.bias, second.first.bias]))
-    return both
 
 
 def heard_clips(clips: Any) -> Iterator[tuple[str, torch.Tensor]]:

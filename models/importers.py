@@ -30,9 +30,10 @@ from .adapters import ModelEncoder
 from .beats_file import load_beats_file
 from .card import LICENSES, write_card
 from .classifier_files import make_classifier, write_classifier
+from .folders import check_out
 from .mert import MertConfig, MertModel
 from .mert_folder import HEADS, load_mert_folder, read_json
-from .published import check_out, write_encoder
+from .published import write_encoder
 from .samplecnn import STRIDES, SampleCNNConfig, SampleCNNModel
 from .tagger_files import read_tagger
 from .weight_files import fill, safe_load, setting

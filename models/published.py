@@ -13,8 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +25,9 @@ from transformers import PreTrainedModel
 from . import hub
 from .adapters import ModelEncoder
 from .card import CURVES, draw_losses, write_card
+from .classifier_published import holds_classifier, publish_classifier
 from .encoder import load_encoder, weights_hash
+from .folders import beside, check_out, replace_folder, write_preprocessor
 from .loading import quiet
 
 TOLERANCE = 1e-5
@@ -92,8 +92,10 @@ def publish(
 ) -> None:
     """Turn a run into a Hugging Face folder with a model card, and prove that it loads without this package.
 
+    A run that learned from labels, and a heads folder, become a classifier.
+
     Args:
-        run: a run folder (or its encoder folder).
+        run: a run folder (or its encoder folder), or a heads folder.
         out: the folder to write.
         force: replace OUT where it already holds a model.
         license: of the weights, for the card; by default apache-2.0, and an imported encoder keeps its own.
@@ -108,6 +110,9 @@ def publish(
         OSError: OUT can't be written.
         ValueError: the run's encoder is none of ours, or the reloaded model answers differently.
     """
+    if holds_classifier(run):
+        publish_classifier(run, out, force=force, license=license, push=push, private=private, dry_run=dry_run)
+        return
     encoder = load_encoder(run)
     if not isinstance(encoder, ModelEncoder):
         model = getattr(encoder, "model", encoder)
@@ -243,20 +248,6 @@ def _write(model: PreTrainedModel, folder: Path, card: str | None, shard_size: s
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_preprocessor(sample_rate: int, folder: Path) -> None:
-    """The feature extractor of all our models: a waveform at `sample_rate` Hz as it is, padded, with its mask."""
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": sample_rate,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "do_normalize": False,  # the model applies its own normalisation
-        "return_attention_mask": True,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
-
-
 def _check_config(model: PreTrainedModel, folder: Path) -> None:
     """What config.json says is what the model has: a value that JSON can't hold would be lost without a word."""
     written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -267,49 +258,3 @@ def _check_config(model: PreTrainedModel, folder: Path) -> None:
     differ = [key for key in own if key not in passing and again.get(key) != own[key]]
     if differ:
         raise ValueError(f"config.json doesn't hold {', '.join(differ)} of {type(model.config).__name__} as they are.")
-
-
-@contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """A fresh folder beside `folder`, gone afterwards unless it was renamed."""
-    part, old = folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"
-    try:
-        if old.exists() and not folder.exists():  # a writer was killed between the two renamings of `replace_folder`
-            old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise OSError(f"{folder} can't be written ({error.strerror or error}); choose another place.") from error
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def replace_folder(folder: Path, part: Path) -> None:
-    """Put `part` where `folder` is; should the renaming fail, the old one is put back."""
-    old = folder.parent / f".{folder.name}.old"
-    replaced = folder.exists()
-    if replaced:
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if replaced:
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def check_out(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; give the name of a folder.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not force:
-        raise FileExistsError(f"{out} exists and isn't empty; choose another folder, or replace it with --force.")
-    if not (out / "config.json").is_file():
-        raise FileExistsError(
-            f"{out} holds other things than a model, so even --force leaves it; choose another folder."
-        )

@@ -70,7 +70,28 @@ def main(folder: str, source: str, target: str) -> None:
         for waveform, mask in torch.load(source, weights_only=True):
             output = model(waveform, attention_mask=mask, output_hidden_states=True)
             answers.append(torch.stack(output.hidden_states, dim=1))
-    torch.save({"states": answers, "rate": extractor.sampling_rate, "normalizes": extractor.do_normalize}, target)
+    told = {"states": answers, "rate": extractor.sampling_rate, "normalizes": extractor.do_normalize}
+    torch.save(told | classified(folder, source), target)
+
+
+def classified(folder: str, source: str) -> dict[str, Any]:
+    """What a classifier in `folder` answers: every head's logits, and the pipeline's words; nothing for encoders."""
+    import json
+
+    import torch
+    from transformers import AutoModelForAudioClassification, pipeline
+
+    with open(f"{folder}/config.json", encoding="utf-8") as file:
+        if "AutoModelForAudioClassification" not in json.load(file).get("auto_map", {}):
+            return {}
+    model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
+    pipe = pipeline("audio-classification", folder, trust_remote_code=True)
+    logits = []
+    with torch.no_grad():
+        for waveform, mask in torch.load(source, weights_only=True):
+            logits.append([model(waveform, attention_mask=mask, head=n).logits for n in range(len(model.heads))])
+            words = pipe({"array": waveform[0].numpy(), "sampling_rate": model.sample_rate})
+    return {"logits": logits, "words": words}
 
 
 if __name__ == "__main__":

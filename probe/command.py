@@ -21,15 +21,18 @@ from ..models.encoder import Encoder, load_encoder
 from .addresses import available, find_tasks
 from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
+from .baselines.lecture import Lecture
 from .contract import attributes, problems
 from .curves import few_shot, robustness
+from .curves import units as pieces
 from .curves.robustness import kinds_of
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
 from .heads.keep import PROTOCOLS, is_kept, keep_head, write_kept
 from .listen.features import FeatureStore, Frames, digest, identity
-from .report import long_table, result
+from .report import long_table, result, tables
+from .report.importance import importance, moments_of, sentences
 from .report.naming import distinct
 from .report.tables import said, table
 from .task import Task
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "version 3"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant"]
+Baseline = Literal["random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "lecture", "constant"]
 BASELINES: tuple[Baseline, ...] = (
     "random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant",
 )  # fmt: skip
@@ -64,6 +67,11 @@ class Settings:
     baselines: tuple[Baseline, ...] = BASELINES
     few_shot: tuple[int, ...] = ()
     robustness: tuple[Damage, ...] = ()
+    units: bool = False
+
+    def that_decide(self) -> tuple[Any, ...]:
+        """What decides a score: all but the curves and tables that stand beside it."""
+        return astuple(replace(self, few_shot=(), robustness=()))[:-1]
 
 
 @dataclass
@@ -75,6 +83,8 @@ class Evaluation:
     features: npt.NDArray[np.float32] | None = None
     few_shot: list[few_shot.Point] = field(default_factory=list)
     robustness: dict[str, Any] | None = None
+    units: list[dict[str, Any]] = field(default_factory=list)
+    importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: tuple[Head, HeadFacts] | None = None
 
@@ -101,6 +111,7 @@ def probe(
     head_seeds: tuple[int, ...] = (0, 1, 2),
     few_shot: tuple[int, ...] = (),
     robustness: tuple[Damage, ...] = (),
+    units: bool = False,
     baselines: tuple[Baseline, ...] = BASELINES,
     pooling: AskedPooling = "auto",
     window_seconds: float = 10.0,
@@ -125,14 +136,16 @@ def probe(
             COLUMN:key names the kind, which is guessed otherwise. May be given several times.
         out: where the results go; RUN/probe for a run folder, else probe/NAME.
         protocol: linear (convex heads, one path of strengths), marble (MARBLE's constrained track: networks with 512
-            hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), or gmm
-            (Gaussian mixtures per class). Frame tasks are always linear.
+            hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), gmm
+            (Gaussian mixtures per class), svm or forest. Frame tasks are always linear.
         layers: the layers that may be chosen; all by default.
         seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this baseline out.
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
         few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
             curve of five draws each.
         robustness: also test the trained head on damaged audio: all, or some of noise mp3 low-pass reverb clipping …
+        units: also give the trained head single frames, windows of 3 s and songs, with rules that make one answer of a
+            song's pieces (pooling mean only).
         baselines: which stand beside the score.
         pooling: what of a clip's frames a head reads: mean, mean+std (and standard deviations), mean+std+change (and
             deviations of the differences over one and four frames), or auto: what did best on validation tracks, chosen
@@ -145,6 +158,10 @@ def probe(
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     asked = [*addresses, *tasks]
+    if units and pooling == "auto":
+        pooling = "mean"
+    if units and pooling != "mean":
+        raise ValueError(f"--units needs --pooling mean, not {pooling}: a single frame has no deviation.")
     if not asked:
         raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, folder:PATH --label COLUMN, or all.")
     if window_seconds <= 0:
@@ -178,8 +195,9 @@ def probe(
                 raise
             missing.append(f"{address}: {reason}")  # of all that is there, one broken corpus costs itself alone
     settings = Settings(
-        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness)
-    )
+        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness),
+        units,
+    )  # fmt: skip
     try:
         place = out or default_out(encoder)
         run_tasks(heard, encoder, distinct(found, place), place, keep, settings, heads)
@@ -220,14 +238,15 @@ def run_tasks(
         seeds = settings.head_seeds if protocol == "marble" else (0,)  # nothing else draws anything
         pooling = settings.pooling if settings.pooling != "auto" or protocol == "linear" else "mean"
         here = replace(settings, protocol=protocol, head_seeds=seeds, pooling=pooling)
-        bare = replace(here, few_shot=(), robustness=())
-        key = digest([PROTOCOL, about, task.fingerprint(), astuple(bare), store.window_seconds])
+        key = digest([PROTOCOL, about, task.fingerprint(), here.that_decide(), store.window_seconds])
         path = folder / f"{result.file_name(task.name, protocol)}.json"
         old = result.read(path)
         whole = not heads or protocol not in PROTOCOLS or is_kept(folder, path.stem)
         if old is not None and old.get("key") == key:
             shots, damages = _curves(old)
-            if whole and set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages):
+            had = bool(old.get("units"))
+            asked_before = set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages)
+            if whole and asked_before and here.units <= had:
                 print(f"{task.name}: already done, see {path}", file=sys.stderr)
                 results.append(old)
                 continue
@@ -235,6 +254,7 @@ def run_tasks(
                 here,
                 few_shot=tuple(sorted({*here.few_shot, *shots})),
                 robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
+                units=here.units or had,
             )
         slowest = task.label_kind.slowest
         if encoder.frame_rate < slowest:
@@ -259,6 +279,7 @@ def run_tasks(
         record["pooling"], record["window_seconds"] = found.trained.pooling, store.window_seconds
         record["few_shot"] = [point.to_json() for point in found.few_shot]
         record["robustness"] = found.robustness
+        record["importance"], record["units"] = found.importance, found.units
         result.write(folder, record, result.predictions(task, found.trained, found.others))
         if heads and found.kept is not None:
             write_kept(folder, path.stem, *found.kept, task, result.read(path) or record, name)
@@ -304,6 +325,13 @@ def evaluate(
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
+    if settings.units and pieces.answers_by_name(task):
+        found.units = pieces.compared(task, encoder, store, trained)
+    if settings.protocol == "forest":
+        found.importance = {"encoder": importance(trained)}
+        for outcome in found.others.get("lecture", []):
+            found.importance["lecture"] = importance(outcome, moments_of(Lecture.names))
+        notes += sentences(found.importance)
     if settings.few_shot:
         found.few_shot = few_shot.curve(task, features, settings.few_shot, used)
     if settings.robustness:
@@ -345,9 +373,13 @@ def _baseline(
         features = _texture(task, store, f"{name} for {task.name}")
         found: dict[str, list[Outcome]] = {name: [fit(task, features, [0])]}
         found["tzanetakis_knn"] = [fit(task, features, [0], "knn")]
-        if task.label_kind.one_of:
+        if task.label_kind.one_of and not task.label_kind.related:
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
+    if name == "lecture":  # by the protocol that was asked for, since pipelines end in it
+        protocol = "linear" if settings.protocol == "marble" else settings.protocol
+        own = replace(settings, pooling="auto" if protocol == "linear" else "mean+std", protocol=protocol)
+        return {name: [_probe(task, Lecture(), store, own, [0], f"{name} for {task.name}")[0]]}
     return {name: [_probe(task, CRAFTED[name](), store, crafted, [0], f"{name} for {task.name}")[0]]}
 
 
@@ -420,6 +452,9 @@ def show(results: Sequence[dict[str, object]], folder: Path) -> None:
     """Print the table and the sentences under it."""
     console = Console()
     console.print(table(results, console.width))
+    for record in results:
+        if record.get("units"):
+            console.print(tables.units(dict(record)))
     for note, names in said(results).items():
         console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
     console.print(

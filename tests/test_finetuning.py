@@ -12,7 +12,9 @@ import torch
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
-from groundbass.models.published import write_encoder
+from groundbass.models.head_files import HeadFacts, write_head
+from groundbass.models.heads import HeadConfig
+from groundbass.models.published import publish, write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import load_classifier
@@ -77,3 +79,30 @@ def test_finetune_compares_with_the_frozen_probe_and_predict_hears(
         finetune(
             str(folder / "encoder"), data=f"folder:{folder / 'music'}", run=tmp_path / "other", label=("genre",), fold=3
         )
+
+
+@pytest.mark.slow
+def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_path: Path) -> None:
+    """A run, and heads on an encoder: `publish` proves that transformers alone answers alike; scores, a picture."""
+    run = tmp_path / "run"
+    finetune(
+        str(folder / "encoder"), data=f"folder:{folder / 'music'}", run=run, label=("genre",), steps=4, batch_size=4,
+        crop_seconds=1.0, validate_every=4, workers=0, probe=False,
+    )  # fmt: skip
+    publish(run, tmp_path / "model", license="cc-by-4.0")
+    card = (tmp_path / "model" / "README.md").read_text()
+    told = json.loads((run / "finetune.json").read_text())[0]
+    assert f"| music_genre | accuracy | {told['finetuned']['value']:.3f}" in card
+    assert "pipeline_tag: audio-classification" in card and "license: cc-by-4.0" in card
+    assert (tmp_path / "model" / "confusion.png").stat().st_size > 1000 and "| rock |" in card
+    said = load_classifier(tmp_path / "model")(folder / "music" / "0.flac")
+    assert said.label == load_classifier(run)(folder / "music" / "0.flac").label
+    with pytest.raises(FileExistsError, match="--force"):
+        publish(run, tmp_path / "model")
+
+    head = HeadConfig("tags", ("a", "b"), 32).build()
+    facts = HeadFacts(encoder=str(folder / "encoder"), thresholds=(0.25, 0.5), scores={"roc_auc": 0.75})
+    write_head(tmp_path / "heads", "mood", head, facts)
+    publish(tmp_path / "heads", tmp_path / "second")
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "thresholds 0.25, 0.50" in card and "| mood | roc_auc | 0.750 |" in card

@@ -15,7 +15,7 @@ from groundbass.data.track import Manifest, Track
 from groundbass.probe.baselines.simple import constant
 from groundbass.probe.curves import few_shot
 from groundbass.probe.fit import candidates, fit, training_data
-from groundbass.probe.heads import marble
+from groundbass.probe.heads import classic, marble
 from groundbass.probe.heads.head import WEIGHTED, Features, answer, items_of
 from groundbass.probe.task import Task
 
@@ -125,9 +125,10 @@ def test_marble_stops_early_and_keeps_the_best_epoch(name, patience, monkeypatch
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 1, 1e-3, 0, 3), atol=2e-4)
 
 
-@pytest.mark.parametrize("protocol", ["linear", "marble", "knn", "gmm"])
+@pytest.mark.parametrize("protocol", ["linear", "marble", "knn", "gmm", "svm", "forest"])
 def test_every_protocol_finds_the_layer_that_knows(protocol, monkeypatch):
     monkeypatch.setattr(marble, "EPOCHS", 20)
+    monkeypatch.setattr(classic, "TREES", 40)
     asked = task()
     outcome = fit(asked, features(asked, 3.0), None, protocol, (0, 1) if protocol == "marble" else (0,))
     assert outcome.layer in (2, WEIGHTED) and (outcome.guess.argmax(1) == outcome.truth).mean() > 0.9
@@ -146,19 +147,27 @@ def key_task():
 
 
 KINDS = ("classes", "key", "tags", "numbers")
-ASKED = [*((p, kind) for p in ("linear", "marble", "knn") for kind in KINDS), ("gmm", "classes"), ("gmm", "key")]
+CLASSIC = [(p, kind) for p in ("svm", "forest") for kind in KINDS]
+ASKED = [
+    *((p, kind) for p in ("linear", "marble", "knn") for kind in KINDS),
+    ("gmm", "classes"),
+    ("gmm", "key"),
+    *CLASSIC,
+]
 
 
 @pytest.mark.parametrize("unit", ["clip", "window"])
 @pytest.mark.parametrize(("protocol", "kind"), ASKED)
-def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protocol, unit):
+def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protocol, unit, monkeypatch):
     """By every protocol, for every kind that it takes, on clips and on windows: the brackets of a score."""
+    monkeypatch.setattr(classic, "TREES", 40)
     asked = key_task() if kind == "key" else task(kind)
     owner = np.repeat(np.arange(CLIPS), 2 if unit == "window" else 1)
     table = asked.targets if kind in ("tags", "numbers") else np.eye(len(asked.classes))[asked.targets]
     outcome = fit(asked, Features(table[None, owner].astype(np.float32), owner), None, protocol)
     value = kind_of(kind).measure(outcome.truth, outcome.guess, list(asked.classes))[asked.metric]
-    assert value > 0.3 if (protocol, kind) == ("knn", "numbers") else value == pytest.approx(1, abs=0.01)
+    rough = kind == "numbers" and protocol in ("knn", "svm", "forest")  # none of them draws lines
+    assert value > 0.3 if rough else value == pytest.approx(1, abs=0.01)
     if protocol == "knn":
         return  # all clips are equally near: which are nearest is arbitrary
     nothing = fit(asked, Features(np.full((1, len(owner), 5), 3.0, np.float32), owner), None, protocol)
@@ -167,7 +176,7 @@ def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protoc
     if kind == "key":  # the constant knows the metric and may do better than the commonest key
         assert scores[0] <= scores[1] + 1e-9
     else:
-        assert scores[0] == pytest.approx(scores[1], abs=0.05 if protocol == "marble" else 1e-9)
+        assert scores[0] == pytest.approx(scores[1], abs=0.05 if protocol == "marble" or rough else 1e-9)
 
 
 def test_the_weighted_sum_learns_its_weights():

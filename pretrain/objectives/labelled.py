@@ -827,10 +827,10 @@ def synth_tiny() -> Recipe:
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=240_000, align=960, epoch="duration"),
         optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02, warmup_steps=30, decay="cosine", clip=2.0),
-        steps=700,
+        steps=330,
         batch_size=8,
         log_every=20,
-        checkpoint_every=175,
+        checkpoint_every=110,
         workers=1,
     )
 

@@ -60,7 +60,7 @@ class Stripes:
 class Tagging(Labelled):
     """Configuration: which network, and what is done to the sound; `encoder` and the settings of heads mean nothing."""
 
-    network: str = "fcn"
+    network: str = "fcn"  # type: ignore[assignment]
     """fcn, musicnn, crnn, sample, se, attention, hcnn, short, short_res; mtt; Cnn6, Cnn10, Cnn14 and
     Cnn14_DecisionLevelMax, …Avg, …Att; ast; htsat"""
     width: float = 1.0

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,13 @@ def probe() -> list[Row]:
     """
     task, features = _gtzan_like()
     return [_linear_row(task, features), *_marble_rows(task, features), _extract_row(), _memory_row()]
+
+
+def predict() -> list[Any]:
+    """Rows `predict`, `shared_pass`, `memory`."""
+    from .predict import rows
+
+    return rows()
 
 
 def _task(labels: npt.NDArray[np.int64], sizes: tuple[int, ...]) -> Task:

@@ -44,6 +44,7 @@ class Head:
 
     respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
     tags, values for numbers. map: the same as plain linear maps, where it is one.
+    importance: [dim] share of a forest's splits that each feature explains.
     """
 
     layer: int
@@ -52,6 +53,7 @@ class Head:
     respond: Callable[[Floats, Rows], Array]
     map: Map | None = field(default=None, repr=False)
     pooling: str = "mean"
+    importance: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
