@@ -136,7 +136,9 @@ def _of_all_poolings(
     for name, part in features.poolings():
         data = training_data(task, part, fold.train, fold.valid, layers, seeds)
         for head in candidates(protocol, data):
-            yield replace(head, pooling=name, respond=_reading(head, part.array.shape[-1]))
+            whole = part.array.shape[-1] == features.array.shape[-1]
+            respond = head.respond if whole else _reading(head, part.array.shape[-1])
+            yield replace(head, pooling=name, respond=respond)
 
 
 def candidates(protocol: Protocol, data: TrainingData) -> Iterable[Head]:
