@@ -257,12 +257,17 @@ def _check_out(out: Path) -> None:
         raise OSError(f"{out} can't be written ({error.strerror}): choose a folder that you may write to") from error
 
 
+def plain_cell(text: str) -> str:
+    """A cell of a CSV that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def _write_skipped(skipped: list[Skipped], file: Path) -> None:
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(beside, "w", newline="", encoding="utf-8") as opened:
+    with open(beside, "w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         writer = csv.writer(opened)
         writer.writerow(("path", "reason", "detail"))
-        writer.writerows((item.path, item.reason, item.detail) for item in skipped)
+        writer.writerows([plain_cell(cell) for cell in (item.path, item.reason, item.detail)] for item in skipped)
     beside.replace(file)
 
 
