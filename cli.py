@@ -41,6 +41,7 @@ COMMANDS = {
     "data overlap": Command(
         "data.collections.overlap:overlap", "which recordings of A are in B too? (test audio in training audio)"
     ),
+    "data degrade": Command("data.augment.degrade:degrade", "damage recordings by a chain; labels move with the sound"),
     "data codes": Command("pretrain.targets.codec:codes", "store a neural codec's codes of every track"),
     "data kmeans": Command("pretrain.targets.kmeans:kmeans", "fit the k-means teachers (log-mel and chroma)"),
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),

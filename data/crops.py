@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from .batch import Example
+from .draws import scramble_array
 from .track import WEIGHT, Manifest
 
 ROUNDS = 8  # of the Feistel network behind `order`
@@ -164,17 +165,10 @@ def permute(positions: npt.NDArray[Any], length: int, key: int) -> npt.NDArray[n
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask
         for round_key in keys:
-            left, right = right, left ^ (_mix(right + round_key) & mask)
+            left, right = right, left ^ (scramble_array(right + round_key) & mask)
         result[outside] = left << half | right
         outside = result >= np.uint64(length)
     return result.astype(np.int64)
-
-
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014)."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 def _hash(*numbers: int) -> int:

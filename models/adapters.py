@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .layers import resample
+from .layers import convert_rate
 
 
 def prepare_input(
@@ -62,7 +62,7 @@ def prepare_input(
         )
     waveform, valid = waveform.to(device, torch.float32), valid.to(device, torch.int64)
     if source_rate is not None and source_rate != target_rate:
-        waveform = resample(waveform, source_rate, target_rate)
+        waveform = convert_rate(waveform, source_rate, target_rate)
         valid = torch.div(valid * target_rate + source_rate - 1, source_rate, rounding_mode="floor")
     if waveform.shape[1] < shortest:
         waveform = nn.functional.pad(waveform, (0, shortest - waveform.shape[1]))

@@ -467,7 +467,7 @@ class BeatsModel(PreTrainedModel):
         features: Tensor = self.filter_bank(waveform)
         return (features - self.config.fbank_mean) / (2 * self.config.fbank_std)
 
-    def embed(self, fbank: Tensor) -> Tensor:
+    def embed_patches(self, fbank: Tensor) -> Tensor:
         """Project the patches of a filter bank [batch, frames, mel_bins]: tokens [batch, n, hidden_size].
 
         Frames of a last row of patches that isn't whole are dropped.
@@ -524,7 +524,7 @@ class BeatsModel(PreTrainedModel):
         """
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
-        tokens = self.embed(self.fbank(input_values))
+        tokens = self.embed_patches(self.fbank(input_values))
         states = self.encode(tokens, mask=self.token_mask(attention_mask, tokens.shape[1]), keep_all=True)
         output = BaseModelOutput(
             last_hidden_state=states[-1],

@@ -170,7 +170,7 @@ class BeatsQuantizer(PreTrainedModel):
 
         mask: [batch, tokens] bool, True for valid tokens; None: all.
         """
-        hidden = self.beats.encode(self.beats.embed(fbank), mask=mask)[-1]
+        hidden = self.beats.encode(self.beats.embed_patches(fbank), mask=mask)[-1]
         found: Tensor = self.quantize_layer(hidden)
         return found
 

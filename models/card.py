@@ -14,7 +14,10 @@ from typing import Any
 from .adapters import ModelEncoder
 from .encoder import weights_hash
 
-LICENSES = {"CLMR": "apache-2.0", "MERT": "cc-by-nc-4.0", "BEATs": "mit"}
+LICENSES = {
+    "CLMR": "apache-2.0", "MERT": "cc-by-nc-4.0", "BEATs": "mit", "music taggers": "mit",
+    "Music Tagging Transformer": "mit", "PANNs": "cc-by-4.0", "AST": "bsd-3-clause", "HTS-AT": "mit",
+}  # fmt: skip
 """Of the authors' weights, as published."""
 PAPERS = {
     "CLMR": "Paper: J. Spijkervet and J. Burgoyne 2021, Contrastive learning of musical representations, "
@@ -23,6 +26,16 @@ PAPERS = {
     "training, arXiv:2306.00107. Code: yizhilll/MERT, weights: m-a-p on the Hugging Face Hub.",
     "BEATs": "Paper: S. Chen et al. 2022, BEATs: audio pre-training with acoustic tokenizers, arXiv:2212.09058. Code "
     "and weights: microsoft/unilm, folder beats.",
+    "music taggers": "Paper: M. Won et al. 2020, Evaluation of CNN-based automatic music tagging models, "
+    "arXiv:2006.00751. Code and weights: minzwon/sota-music-tagging-models.",
+    "Music Tagging Transformer": "Paper: M. Won et al. 2021, Semi-supervised music tagging transformer, "
+    "arXiv:2111.13457. Code and weights: minzwon/semi-supervised-music-tagging-transformer.",
+    "PANNs": "Paper: Q. Kong et al. 2020, PANNs: large-scale pretrained audio neural networks for audio pattern "
+    "recognition, arXiv:1912.10211. Code: qiuqiangkong/audioset_tagging_cnn, weights: Zenodo record 3987831.",
+    "AST": "Paper: Y. Gong et al. 2021, AST: audio spectrogram transformer, arXiv:2104.01778. Code and weights: "
+    "YuanGongND/ast.",
+    "HTS-AT": "Paper: K. Chen et al. 2022, HTS-AT: a hierarchical token-semantic audio transformer, arXiv:2202.00874. "
+    "Code and weights: RetroCirce/HTS-Audio-Transformer.",
 }
 TEMPLATE = Path(__file__).parent / "card.md"
 CURVES = "loss.png"
@@ -91,6 +104,13 @@ def _more(model: Any) -> str:
     if hasattr(model, "codes"):
         lines += ["with torch.no_grad():", "    print(model.codes(waveform).shape)  # one code per token"]
     if getattr(model.config, "classes", 0):
+        if hasattr(model, "class_logits"):
+            said = "  # before the softmax" if model.config.problem_type == "single_label_classification" else ""
+            lines += [
+                "with torch.no_grad():",
+                f"    scores = model.class_logits(waveform){said or '  # before the sigmoid'}",
+            ]
+            return "".join(f"\n{line}" for line in [*lines, "print(model.config.id2label[int(scores[0].argmax())])"])
         tokens = "" if hasattr(model, "bands") else ".mean(dim=1)  # per window; CLMR averages those of a track"
         lines += ["with torch.no_grad():", f"    scores = model.logits(output.last_hidden_state){tokens}"]
         lines += ["print(scores.shape)  # [batch, classes], before the sigmoid"]

@@ -36,6 +36,7 @@ class HtsatConfig(PretrainedConfig):
         drop_path: probability that a block is skipped in training, per clip, rising linearly to this.
         sample_rate: Hz of the waveform.
         hop: samples from one spectrum to the next.
+        high: Hz where the mel filters end (they begin at 50).
         window_samples: crop that the network answers on: 10 s; its spectra (up to 1,024) are stretched to 1,024.
         window_frames: hidden states per window; None: the network's 32 steps.
         windows: "row": one after the other; "even": `window_count` windows spread evenly over a track.
@@ -58,6 +59,7 @@ class HtsatConfig(PretrainedConfig):
         drop_path: float = 0.1,
         sample_rate: int = 32_000,
         hop: int = 320,
+        high: float = 14_000.0,
         window_samples: int = 320_000,
         window_frames: int | None = None,
         windows: str = "row",
@@ -67,7 +69,7 @@ class HtsatConfig(PretrainedConfig):
     ) -> None:
         self.classes, self.hidden_size, self.drop_path = classes, hidden_size, drop_path
         self.depths, self.heads = list(depths), list(heads)
-        self.sample_rate, self.hop, self.window_samples = sample_rate, hop, window_samples
+        self.sample_rate, self.hop, self.high, self.window_samples = sample_rate, hop, high, window_samples
         self.window_frames = STEPS >> 3 if window_frames is None else window_frames
         self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
         check_windows(self)
@@ -262,7 +264,7 @@ class Htsat(nn.Module):
         super().__init__()
         dims = [config.hidden_size << i for i in range(4)]
         self.widths = [*dims, dims[-1]]
-        self.spectrum = DecibelMel(config.sample_rate, 1024, config.hop, MELS, 50.0, 14_000.0, "slaney", True)
+        self.spectrum = DecibelMel(config.sample_rate, 1024, config.hop, MELS, 50.0, config.high, "slaney", True)
         self.bn0 = nn.BatchNorm2d(MELS)
         self.patch_embed = Patches(dims[0])
         rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()

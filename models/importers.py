@@ -1,4 +1,4 @@
-"""`groundbass import`: the official checkpoints of CLMR, MERT and BEATs, as published folders like our own.
+"""`groundbass import`: official checkpoints of CLMR, MERT, BEATs and the taggers, as published folders like our own.
 
 A source is recognised by what is in it, never by its name. Files are opened without running code (`weight_files.py`);
 every weight is mapped, or named as dropped, or refused.
@@ -11,6 +11,7 @@ every weight is mapped, or named as dropped, or refused.
 | MERT, fairseq file | the encoder | the same heads, optimiser |
 | BEATs, pretrained or fine-tuned file | everything, the head and its class names | |
 | BEATs, tokenizer file | encoder, projection, codebook | the averages behind the codebook |
+| nine music taggers, Music Tagging Transformer, PANNs, AST, HTS-AT (`tagger_files.py`) | encoder and head | tables |
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .mert import MertConfig, MertModel
 from .mert_folder import HEADS, load_mert_folder, read_json
 from .published import check_out, write_encoder
 from .samplecnn import STRIDES, SampleCNNConfig, SampleCNNModel
+from .tagger_files import read_tagger
 from .weight_files import fill, safe_load, setting
 
 Weights = dict[str, Tensor]
@@ -39,11 +41,16 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class Imported:
-    """A model from elsewhere. family: CLMR, MERT or BEATs; dropped: names of weights that the model has no use for."""
+    """A model from elsewhere.
+
+    family: CLMR, MERT, BEATs or a tagger's; dropped: names of weights that the model has no use for; remarks: what was
+    taken for granted, in sentences.
+    """
 
     model: PreTrainedModel
     family: str
     dropped: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def import_checkpoint(
@@ -52,22 +59,27 @@ def import_checkpoint(
     *,
     head: Path | None = None,
     sample_rate: int | None = None,
+    labels: Annotated[str | None, tyro.conf.arg(metavar="SET|FILE")] = None,
+    network: str | None = None,
     license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
     force: bool = False,
 ) -> None:
-    """Turn an official checkpoint (CLMR, MERT, BEATs) into a folder that `load_encoder` and transformers open.
+    """Turn an official checkpoint (CLMR, MERT, BEATs, a tagger) into a folder for `load_encoder` and transformers.
 
     Args:
-        source: CLMR's or BEATs' file, MERT's Hugging Face folder or fairseq file; recognised by its content.
+        source: CLMR's, BEATs' or a tagger's file, MERT's Hugging Face folder or fairseq file; told by its content.
         out: the folder to write.
         head: CLMR's classifier, which is a file of its own (`0.weight`, `0.bias`); becomes `model.logits`.
         sample_rate: Hz, where the file doesn't tell it; by default CLMR's by its strides (22050, as published), and
             fairseq MERT's by its settings (24000).
+        labels: what a tagger's outputs mean, which no file tells: mtat, jamendo, msd, cals, esc50, audioset, or a text
+            file with a name per line; by default the usual ones of its family (music taggers': mtat).
+        network: Cnn14_DecisionLevelMax or Cnn14_DecisionLevelAvg, whose weights can't be told from Cnn14's.
         license: of the weights; the published one by default (MERT's is non-commercial).
         force: replace a folder that is there.
     """
     check_out(out, force)
-    found = read_checkpoint(source, sample_rate)
+    found = read_checkpoint(source, sample_rate, labels, network)
     if head is not None:
         found = _with_head(found, head)
     encoder = ModelEncoder(found.model)
@@ -81,13 +93,17 @@ def import_checkpoint(
         f"frames per second, {encoder.layers} layer{'s' * (encoder.layers > 1)} of {encoder.dim}. Licence of the "
         f"weights: {license}."
     )
+    for remark in found.remarks:
+        print(remark)
     if found.dropped:
         shown = ", ".join(found.dropped[:6]) + (" …" if len(found.dropped) > 6 else "")
         print(f"Dropped, as no hidden state needs them: {len(found.dropped)} weights ({shown}).")
     print(f"Encoder: {out}. Next: groundbass probe {out} folder:PATH --label COLUMN")
 
 
-def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Imported:
+def read_checkpoint(
+    source: str | Path, sample_rate: int | None = None, labels: str | None = None, network: str | None = None
+) -> Imported:
     """Recognise and load an official checkpoint; see the table above.
 
     Raises:
@@ -108,6 +124,11 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
         raise ValueError(f"{path} holds a {type(content).__name__}, no checkpoint: expected weights by name.")
     if isinstance(content.get("model"), Mapping) and "patch_embedding.weight" in content["model"]:
         return Imported(load_beats_file(path), "BEATs")
+    found = _tagger(path, content, labels, network)
+    if found is not None:
+        return found
+    if labels is not None or network is not None:
+        raise ValueError(f"--labels and --network are for taggers' files, and {path} is none of theirs.")
     weights = content.get("state_dict", content.get("model", content))
     weights = dict(weights) if isinstance(weights, Mapping) else {}
     weights = {str(name).removeprefix("module."): w for name, w in weights.items() if isinstance(w, Tensor)}
@@ -117,9 +138,16 @@ def read_checkpoint(source: str | Path, sample_rate: int | None = None) -> Impor
         return _clmr(path, weights, sample_rate)
     names = ", ".join(list(weights)[:4]) or ", ".join(map(str, list(content)[:4])) or "nothing"
     raise ValueError(
-        f"{path} is no checkpoint of CLMR, MERT or BEATs that is known; it has {names}. A linear head alone (0.weight, "
-        "0.bias) is no encoder: give the encoder's file, and the head's as --head."
+        f"{path} is no checkpoint of CLMR, MERT, BEATs or a tagger that is known; it has {names}. A linear head alone "
+        "(0.weight, 0.bias) is no encoder: give the encoder's file, and the head's as --head."
     )
+
+
+def _tagger(path: Path, content: Mapping[str, Any], labels: str | None, network: str | None) -> Imported | None:
+    weights = content.get("state_dict", content.get("model", content))
+    weights = weights if isinstance(weights, Mapping) else {}
+    found = read_tagger(path, {str(k): w for k, w in weights.items() if isinstance(w, Tensor)}, labels, network)
+    return None if found is None else Imported(*found)
 
 
 def _folder(path: Path) -> MertModel:

@@ -14,7 +14,7 @@ RESAMPLE_BETA = 14.769656459379492
 RESAMPLE_MAX_TAPS = 2**25  # 256 MB of filter in float64
 
 
-def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+def convert_rate(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """Change the sample rate with a windowed sinc (J. O. Smith, "Digital audio resampling"), polyphase, differentiable.
 
     Args:
@@ -30,7 +30,7 @@ def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
             would not fit into memory.
     """
     if source_rate != int(source_rate) or target_rate != int(target_rate) or min(source_rate, target_rate) < 1:
-        raise ValueError(f"resample needs positive whole rates in Hz, not {source_rate} and {target_rate}.")
+        raise ValueError(f"convert_rate needs positive whole rates in Hz, not {source_rate} and {target_rate}.")
     if source_rate == target_rate:
         return waveform
     divisor = math.gcd(int(source_rate), int(target_rate))

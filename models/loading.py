@@ -93,12 +93,12 @@ def load_folder(
     folder: Path, device: torch.device, dtype: torch.dtype | None, *, trust: bool
 ) -> ModelEncoder | HuggingFaceEncoder:
     """The encoder in a folder with config.json and weights."""
-    config = _read_config(folder)
+    config = read_config(folder)
     _check_files(folder)
     if config.get("model_type") == PUBLIC_MERT:  # its own remote code doesn't load with today's transformers
         mert: Any = load_mert_folder(folder)  # transformers' decorator hides the type of `to`
         return ModelEncoder(mert.to(device=device, dtype=dtype or torch.float32))
-    ours = _our_class(config)
+    ours = find_our_class(config)
     if ours is None and not trust:
         _refuse_code(folder, config)
     with quiet():
@@ -116,6 +116,10 @@ def load_folder(
                 f"{folder} (model type {config.get('model_type')!r}) could not be loaded by transformers: "
                 f"{str(error).partition(chr(10))[0]}"
             ) from error
+    classifier = getattr(model.config, "classifier", None)
+    if ours is not None and classifier:  # the encoder alone, as it was before it got heads
+        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not str(key).startswith("heads.")]
+        forget_heads(model.config)
     _check_report(folder, model, report, strict=ours is not None)
     model = model.to(device)
     if all(hasattr(model, part) for part in ("frame_rate", "dim", "layers", "valid_frames")):
@@ -135,7 +139,7 @@ def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so nothing tells what model it is.")
@@ -165,7 +169,7 @@ def _check_files(folder: Path) -> None:
             raise ValueError(f"{file} is truncated or damaged ({error}); copy or write it again.") from error
 
 
-def _our_class(config: dict[str, Any]) -> Any:
+def find_our_class(config: dict[str, Any]) -> Any:
     """Our own class for a config that one of our models wrote: the module's name is the address, as published."""
     module_name, _, class_name = str(_mapped(config).get("AutoModel", "")).rpartition(".")
     if not module_name.isidentifier() or not (Path(__file__).parent / f"{module_name}.py").is_file():
@@ -174,6 +178,15 @@ def _our_class(config: dict[str, Any]) -> Any:
     found = getattr(module, class_name, None)
     known = getattr(getattr(found, "config_class", None), "model_type", None)
     return found if known == config.get("model_type") else None
+
+
+def forget_heads(config: Any) -> None:
+    """Make a classifier's config its encoder's again."""
+    for name, value in config.classifier.get("encoder", {}).items():
+        setattr(config, name, {int(k): v for k, v in value.items()} if name == "id2label" and value else value)
+    for name in ("classifier", "thresholds"):
+        if hasattr(config, name):
+            delattr(config, name)
 
 
 def _mapped(config: dict[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,12 @@ class PannsConfig(PretrainedConfig):
         published = {"sample_rate": 16_000, "n_fft": 512, "hop": 160, "high": 8000.0, "window_samples": 160_000}
         return cls(**{**published, **changes})
 
+    @classmethod
+    def at_8k(cls, **changes: Any) -> PannsConfig:
+        """The published settings for sound at 8 kHz (Cnn14_8k)."""
+        published = {"sample_rate": 8000, "n_fft": 256, "hop": 80, "high": 4000.0, "window_samples": 80_000}
+        return cls(**{**published, **changes})
+
     @property
     def family(self) -> str:
         """Cnn6, Cnn10 or Cnn14."""

@@ -49,9 +49,9 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
         OSError: the place can't be written to.
     """
     folder = Path(folder)
-    with _beside(folder) as part:
+    with beside(folder) as part:
         _write(model, part, card)
-        _replace(folder, part)
+        replace_folder(folder, part)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -120,7 +120,7 @@ def publish(
     records = next((place for place in (run, run.resolve().parent) if (place / "recipe.json").is_file()), run)
     license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
     if not done:
-        with tempfile.TemporaryDirectory() if dry_run else _beside(out) as place:
+        with tempfile.TemporaryDirectory() if dry_run else beside(out) as place:
             part = Path(place)
             curves = draw_losses(records / "loss.jsonl", part / CURVES)
             card = write_card(
@@ -132,7 +132,7 @@ def publish(
                 _list(part, out, push, private)
                 return
             difference = verify(encoder, part)
-            _replace(out, part)
+            replace_folder(out, part)
         print(f"{out}: published; reloaded with torch and transformers alone, it differs by at most {difference:.1e}.")
     elif dry_run:
         _list(out, out, push, private)
@@ -238,18 +238,23 @@ def _write(model: PreTrainedModel, folder: Path, card: str | None, shard_size: s
     _check_config(model, folder)
     for file in folder.glob("*.safetensors"):  # written for the owner alone; the others are as the umask says
         file.chmod((folder / "config.json").stat().st_mode)
+    write_preprocessor(model.config.sample_rate, folder)
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_preprocessor(sample_rate: int, folder: Path) -> None:
+    """The feature extractor of all our models: a waveform at `sample_rate` Hz as it is, padded, with its mask."""
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": model.config.sample_rate,
+        "sampling_rate": sample_rate,
         "padding_value": 0.0,
         "padding_side": "right",
         "do_normalize": False,  # the model applies its own normalisation
         "return_attention_mask": True,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
-    if card is not None:
-        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _check_config(model: PreTrainedModel, folder: Path) -> None:
@@ -265,11 +270,11 @@ def _check_config(model: PreTrainedModel, folder: Path) -> None:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def beside(folder: Path) -> Iterator[Path]:
     """A fresh folder beside `folder`, gone afterwards unless it was renamed."""
     part, old = folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"
     try:
-        if old.exists() and not folder.exists():  # a writer was killed between the two renamings of `_replace`
+        if old.exists() and not folder.exists():  # a writer was killed between the two renamings of `replace_folder`
             old.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -282,7 +287,7 @@ def _beside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _replace(folder: Path, part: Path) -> None:
+def replace_folder(folder: Path, part: Path) -> None:
     """Put `part` where `folder` is; should the renaming fail, the old one is put back."""
     old = folder.parent / f".{folder.name}.old"
     replaced = folder.exists()

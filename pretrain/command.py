@@ -135,7 +135,7 @@ def _overrides(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def manifest_of(data: Path, run: Path) -> Path:
+def scanned_once(data: Path, run: Path) -> Path:
     """The manifest; a folder of audio is scanned into the run first, once; shards and data sets are manifests."""
     if not data.is_dir() or is_sharded(data) or is_dataset(data):
         return data
@@ -174,7 +174,7 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
         return urls[0]
     parts = [mixture.parse(word) for word in data]
     if len(parts) == 1:
-        return manifest_of(parts[0].path, run)
+        return scanned_once(parts[0].path, run)
     for part in parts:
         if part.path.is_dir():
             raise ValueError(f"{part.path} is a folder: several --data are manifests (groundbass data scan makes one).")
@@ -227,7 +227,7 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
                 )
             return kept
         run.mkdir(parents=True, exist_ok=True)
-        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_of(place)).hits]
+        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_at(place)).hits]
         rest = overlap.without(whole, hits)
         if not len(rest):
             raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")

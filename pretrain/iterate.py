@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from . import distributed
-from .command import manifest_of
+from .command import scanned_once
 from .distributed import STOPPED
 from .recipe import Recipe, find
 from .train import train
@@ -61,7 +61,7 @@ def _iterate(
     size: str, data: Path, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
     tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
 ) -> int:  # fmt: skip
-    manifest = manifest_of(data, run)
+    manifest = scanned_once(data, run)
     stages = [encoder_stage(size, run, 1)]
     for number in range(2, iterations + 1):
         stages += [tokenizer_stage(size, run, number), encoder_stage(size, run, number)]

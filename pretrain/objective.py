@@ -66,6 +66,10 @@ class Objective(nn.Module):
         """One micro-batch of this rank at `step` (0 is the first) -> its loss."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, step)")
 
+    def heard(self, manifest: Manifest) -> Manifest:
+        """The tracks of `manifest` that are trained on, all unless told otherwise. Called once, after `build`."""
+        return manifest
+
     def prepare(self, manifest: Manifest, run: Path) -> None:
         """Make what must exist before training (a tokenizer, say) under `run`. Called once after `build`, on all ranks.
 
@@ -73,6 +77,9 @@ class Objective(nn.Module):
         write goes under `with distributed.main_first():`, so that the others find it done and load it. The same run
         folder is prepared again when it resumes: what is there already is loaded.
         """
+
+    def stand_in(self) -> None:
+        """Invent what `prepare` would read from data (heads for labels, say), so that a step's cost can be counted."""
 
     def encoder_loaded(self) -> None:
         """Follow an encoder whose weights came from elsewhere (`--init`): EMA teachers begin as it. After `build`."""
@@ -89,6 +96,10 @@ class Objective(nn.Module):
     def compile_encoder(self) -> None:
         """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
         self.encoder.compile()
+
+    def lr_scale(self, name: str) -> float:
+        """The learning rate of a parameter, by its name in this module, over the recipe's."""
+        return 1.0
 
     def provenance(self) -> dict[str, Any]:
         """What else decides the result and belongs into `recipe.json`: hashes of teachers, say. JSON-able."""
@@ -109,38 +120,3 @@ def example_index(batch: Batch) -> Tensor:
     """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
     views = batch.waveform.shape[1]
     return (batch.index[:, None] * views + torch.arange(views, device=batch.index.device)).flatten()
-
-
-def draw_seeds(seed: int, index: Tensor, stream: int) -> Tensor:
-    """One seed per example, a function of the run's seed, the example and what it is for.
-
-    index: [batch] int64, the global example index (`batch.index`).
-    stream: which draw this is (the view, say): other streams give independent seeds.
-    Returns [batch] int64, not negative. The mixing is splitmix64's finaliser (Steele, Lea, Flood 2014).
-    """
-    state = index.to(torch.int64) * -7046029254386353131 + _mix(seed * 1000003 + stream)
-    state = (state ^ _shift(state, 30)) * -4658895280553007687
-    state = (state ^ _shift(state, 27)) * -7723592293110705685
-    return (state ^ _shift(state, 31)) & 0x7FFFFFFFFFFFFFFF
-
-
-def draw_seed(seed: int, *numbers: int) -> int:
-    """One non-negative 63-bit seed from the run's seed and any numbers (step, micro-batch, rank, …)."""
-    state = _mix(seed)
-    for number in numbers:
-        state = _mix(state ^ _mix(number))
-    return state & 0x7FFFFFFFFFFFFFFF
-
-
-def _shift(state: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's is arithmetic."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(number: int) -> int:
-    """splitmix64 of a Python integer, as a signed 64-bit one."""
-    state = (number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-    state ^= state >> 31
-    return state - (1 << 64) if state >> 63 else state

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .recipe import Optim
 
+if TYPE_CHECKING:
+    from .objective import Objective
 
-def build(optim: Optim, objective: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over everything that requires a gradient; vectors and scalars (biases, norms) never decay."""
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if not trained:
+
+def build(optim: Optim, objective: Objective) -> torch.optim.Optimizer:
+    """The optimiser over everything that requires a gradient; vectors and scalars (biases, norms) never decay.
+
+    A group of parameters that learns at another rate than the recipe's says so as `lr_scale`.
+    """
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            members.setdefault((objective.lr_scale(name), parameter.dim() > 1), []).append(parameter)
+    if not members:
         raise ValueError("The objective has no parameter that requires a gradient, so there is nothing to train.")
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for (scale, decays), parameters in sorted(members.items(), key=lambda entry: entry[0], reverse=True):
+        group = {"params": parameters, "weight_decay": optim.weight_decay if decays else 0.0}
+        groups.append(group if scale == 1 else group | {"lr_scale": scale, "lr": optim.lr * scale})
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    groups = [group for group in groups if group["params"]]
     return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused or None)
 
 

@@ -197,8 +197,14 @@ def resolved(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
+RENAMED = {"Contrastive": "ContrastiveConfig", "Mixture": "NoiseMixture"}
+"""Classes that version 0.1 recorded by another name."""
+
+
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Where two resolved recipes differ, e.g. ``optim.lr: 0.0003 there, 0.001 here``; free fields are left out."""
+    if path.rpartition(".")[2] == "kind":
+        old = RENAMED.get(old, old)
     if isinstance(old, dict) and isinstance(new, dict):
         names = [name for name in {**old, **new} if path or name not in FREE]
         return [

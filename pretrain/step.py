@@ -15,9 +15,10 @@ from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from ..data.batch import Batch
+from ..data.draws import draw_seed
 from . import distributed
 from .clock import section
-from .objective import Loss, Objective, TrainingStopped, draw_seed
+from .objective import Loss, Objective, TrainingStopped
 from .optim import schedule
 from .recipe import Recipe
 
@@ -33,7 +34,7 @@ class Training:
     objective: Objective
     model: Any  # the objective as Accelerate wrapped it (DDP, DeepSpeed, FSDP)
     optimizer: Any
-    flops: float | None = None  # of a step on this rank, counted in the dry run
+    flops: float | None = None  # of a step on this rank, counted in the trial step
 
     @property
     def sharded(self) -> bool:
@@ -72,7 +73,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     accumulation = recipe.accumulation(accelerator.num_processes)
     learning_rate = schedule(recipe.optim, step, recipe.steps)
     for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     kept = _followers(training) if recipe.nonfinite == "skip" else []
     training.objective.logs = (step + 1) % recipe.log_every == 0

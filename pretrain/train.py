@@ -38,21 +38,22 @@ from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.batch import Batch
 from ..data.crops import Crops
+from ..data.draws import draw_seed
 from ..data.loader import loader
 from ..data.storage.shards import open_data
 from ..data.track import Manifest
 from ..models.published import holds_weights, remove_leftovers, write_encoder
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
-from .objective import Objective, draw_seed
+from .objective import Objective
 from .recipe import Recipe
 from .run import checkpoint
-from .run.dryrun import dry_run
 from .run.init_weights import start_from
 from .run.log import Log
 from .run.prefetch import on_device
 from .run.probing import Prober
 from .run.record import check_same, check_teachers, describe, write_json
+from .run.trial_step import trial_step
 from .step import Training, train_step
 
 
@@ -92,13 +93,13 @@ def _train(
         raise ValueError(
             f"The manifest {data} holds no track; scan a folder with audio: groundbass data scan FOLDER OUT."
         )
-    crops = Crops(manifest, recipe.crops, recipe.seed)
 
-    # 3. What must be learned. All ranks draw the same weights.
+    # 3. What must be learned, and from which of the tracks. All ranks draw the same weights.
     torch.manual_seed(draw_seed(recipe.seed, 0x1417))
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
+    crops = Crops(objective.heard(manifest), recipe.crops, recipe.seed)
     begun = any((run / "checkpoints").glob("step_*"))
     init = None
     if recipe.init is not None and not begun:
@@ -140,7 +141,7 @@ def _train(
         return first
 
     # 7. One step on noise, on a snapshot.
-    dry_run(training, manifest)
+    trial_step(training, manifest)
 
     # 8. The steps.
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)

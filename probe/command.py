@@ -21,6 +21,7 @@ from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .contract import attributes, problems
 from .curves import few_shot, robustness
+from .curves.robustness import kinds_of
 from .fit import Features, Outcome, Protocol, fit
 from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
 from .listen.features import FeatureStore, Frames, digest, identity
@@ -35,7 +36,7 @@ FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tra
 Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
 BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
 FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
-Damage = Literal["noise", "low-pass", "gain", "reverb", "clipping", "resampling"]
+Damage = str  # one of `robustness.LEVELS`, or all
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def probe(
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
         few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
             curve of five draws each.
-        robustness: also test the trained head on damaged audio: noise low-pass gain reverb clipping resampling.
+        robustness: also test the trained head on damaged audio: all, or some of noise mp3 low-pass reverb clipping …
         baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
@@ -159,7 +160,7 @@ def probe(
                 raise
             missing.append(f"{address}: {reason}")  # of all that is there, one broken corpus costs itself alone
     settings = Settings(
-        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), robustness
+        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness)
     )
     try:
         place = out or default_out(encoder)
@@ -244,8 +245,9 @@ def run_tasks(
 
 def _curves(record: dict[str, Any]) -> tuple[list[int], list[Damage]]:
     """The few-shot numbers and the kinds of damage that a result has."""
-    damages = (record.get("robustness") or {}).get("kinds") or {}
-    return [point["shots"] for point in record.get("few_shot") or []], list(damages)
+    damages = record.get("robustness") or {}
+    tried = [*(damages.get("kinds") or {}), *damages.get("left_out", ())]
+    return [point["shots"] for point in record.get("few_shot") or []], tried
 
 
 def evaluate(
@@ -315,7 +317,7 @@ def _baseline(
         if task.kind == "classes":
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
-    heard: Encoder = baselines.LogMel() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
+    heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
 
 

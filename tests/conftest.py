@@ -80,6 +80,21 @@ def synthesise_sweep(
     return (level * np.sin(phase)).astype(np.float32)
 
 
+def invent_labels(number: int, seconds: float = 7.0) -> dict[str, Any]:
+    """Labels of a track of every kind that objectives learn from; every fourth track has but one of them."""
+    beat = 0.4 + 0.05 * (number % 4)
+    beats = np.arange(0.1, seconds, beat).round(4).tolist()
+    half = round(seconds / 2, 3)
+    labels: dict[str, Any] = {
+        "genre": ("rock", "jazz", "folk")[number % 3],
+        "tempo": 60.0 / beat,
+        "beats": beats,
+        "downbeats": beats[::4],
+        "chords": [{"start": 0.0, "end": half, "label": "C:maj"}, {"start": half, "end": seconds, "label": "A:min7"}],
+    }
+    return {"genre": labels["genre"]} if number % 4 == 3 else labels
+
+
 @pytest.fixture(scope="session")
 def note() -> Callable[..., Waveform]:
     """`note(midi, seconds=1.0, sample_rate=22050, harmonics=6)`."""
@@ -102,6 +117,12 @@ def clicks() -> Callable[..., Waveform]:
 def sweep() -> Callable[..., Waveform]:
     """`sweep(low=50.0, high=9000.0, seconds=2.0, sample_rate=22050, level=0.5)`."""
     return synthesise_sweep
+
+
+@pytest.fixture(scope="session")
+def labels_of() -> Callable[..., dict[str, Any]]:
+    """`labels_of(number, seconds=7.0)`."""
+    return invent_labels
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:

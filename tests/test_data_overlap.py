@@ -13,7 +13,7 @@ import soxr
 from groundbass.cli import main
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.fingerprints import RATE, SHIFTS, Index, Prints, fingerprint, peaks
-from groundbass.data.collections.overlap import find_overlap, manifest_of, without
+from groundbass.data.collections.overlap import find_overlap, manifest_at, without
 from groundbass.data.collections.scan import scan_folder
 from groundbass.data.storage.sharding import write_shards
 from groundbass.data.storage.shards import Shards, open_data
@@ -220,7 +220,7 @@ def test_command_reports_writes_and_excludes(library, tmp_path, capsys):
         main([*words, "--out", "hits.txt"])
     assert wrong.value.code == 2 and ".parquet, .csv or .json" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="no CORPUS:ROOT"):
-        manifest_of("gtzam:/data")
+        manifest_at("gtzam:/data")
 
 
 def test_corpora_by_their_names(tmp_path, monkeypatch):
@@ -229,10 +229,10 @@ def test_corpora_by_their_names(tmp_path, monkeypatch):
         audio.write(tmp_path / place / "genres/jazz/jazz.00003.wav", piece(3, 2.0), HIGH)
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path))
     for address in ("gtzan", f"gtzan:{tmp_path / 'elsewhere'}"):
-        assert manifest_of(address).column("key").tolist() == ["jazz.00003"]
+        assert manifest_at(address).column("key").tolist() == ["jazz.00003"]
     monkeypatch.delenv("GROUNDBASS_DATA")
     with pytest.raises(ValueError, match="set GROUNDBASS_DATA"):
-        manifest_of("gtzan")
+        manifest_at("gtzan")
 
 
 def test_training_avoids_what_is_tested_on(library, tmp_path, capsys):

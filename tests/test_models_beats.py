@@ -318,7 +318,7 @@ def test_padding_changes_no_valid_token(model: BeatsModel) -> None:
 
 
 def test_kept_tokens_at_their_places_equal_the_rest_masked_out(model: BeatsModel) -> None:
-    tokens = model.embed(model.fbank(sound(2, 20_000)))
+    tokens = model.embed_patches(model.fbank(sound(2, 20_000)))
     total = tokens.shape[1]
     order = torch.stack([torch.randperm(total, generator=torch.Generator().manual_seed(s)) for s in (1, 2)])
     kept = order[:, :14].sort(1).values

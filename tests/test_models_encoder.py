@@ -44,7 +44,7 @@ from groundbass.models.encoder import (
     random_copy,
     weights_hash,
 )
-from groundbass.models.layers import resample
+from groundbass.models.layers import convert_rate
 from groundbass.models.published import write_encoder
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 
@@ -264,7 +264,7 @@ def test_other_rates_are_resampled() -> None:
 def test_resample_against_soxr_and_torchaudio(source: int, target: int) -> None:
     time = np.arange(source) / source
     sweep = (0.5 * np.sin(2 * np.pi * (100 * time + 0.5 * 2500 * time**2))).astype(np.float32)  # 100 to 2,600 Hz
-    ours = resample(torch.from_numpy(sweep)[None], source, target)[0]
+    ours = convert_rate(torch.from_numpy(sweep)[None], source, target)[0]
     assert len(ours) == -(-len(sweep) * target // source)
     reference = soxr.resample(sweep, source, target, quality="VHQ")
     inner = slice(1000, -1000)
@@ -279,14 +279,14 @@ def test_resample_against_soxr_and_torchaudio(source: int, target: int) -> None:
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,
     )
-    torch.testing.assert_close(resample(noise, source, target), peer.float(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(convert_rate(noise, source, target), peer.float(), atol=1e-5, rtol=1e-4)
 
 
 def test_resample_removes_what_would_alias() -> None:
     time = torch.arange(44_100, dtype=torch.float64) / 44_100
     tone = torch.sin(2 * torch.pi * 10_000 * time).float()  # above the 8 kHz that 16 kHz can hold
-    assert resample(tone, 44_100, 16_000)[500:-500].abs().max() < 1e-5
-    assert resample(tone, 44_100, 44_100) is tone
+    assert convert_rate(tone, 44_100, 16_000)[500:-500].abs().max() < 1e-5
+    assert convert_rate(tone, 44_100, 44_100) is tone
 
 
 # --- from everywhere --------------------------------------------------------------------------------------------------
@@ -481,7 +481,7 @@ def test_wrong_waveforms_are_refused_in_a_sentence(waveform: Any, valid: Tensor 
 @pytest.mark.parametrize(("source", "target"), [(0, 16000), (-1, 16000), (22050.5, 16000), (44101, 16000)])
 def test_impossible_rates_are_refused_in_a_sentence(source: Any, target: int) -> None:
     with pytest.raises(ValueError, match=r"positive whole rates|common rate"):
-        resample(torch.zeros(1, 500), source, target)
+        convert_rate(torch.zeros(1, 500), source, target)
 
 
 def damage_truncated(folder: Path) -> None:

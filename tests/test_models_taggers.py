@@ -1,13 +1,7 @@
-"""The labelled networks: golden outputs of the originals, second implementations, and what every tagger promises.
-
-A golden case (tests/golden) says which numbers an original network gave with weights that a rule makes from their
-names; here the same rule fills ours.
-"""
+"""The labelled networks: second implementations, and what every tagger promises (the originals: *_tagger_files.py)."""
 
 from __future__ import annotations
 
-import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,109 +17,11 @@ from groundbass.models.encoder import load_encoder, random_copy
 from groundbass.models.fbank import KaldiFbank
 from groundbass.models.htsat import HtsatConfig, HtsatModel
 from groundbass.models.music_taggers import SIZES, MusicTaggerConfig, MusicTaggerModel, uniform
-from groundbass.models.panns import PannsConfig, PannsModel, repeat_segments
+from groundbass.models.panns import PannsConfig, PannsModel
 from groundbass.models.published import verify, write_encoder
 from groundbass.models.spectrogram_transformer import SpectrogramTransformerConfig, SpectrogramTransformerModel
 from groundbass.models.tagger import DecibelMel, average, spread, starts
 from groundbass.models.tagging_transformer import TaggingTransformerConfig, TaggingTransformerModel
-
-GOLDEN = Path(__file__).parent / "golden"
-SMALL_INIT = ("pos_embed", "pos_embedding", "cls_token", "dist_token", "relative_position_bias_table")
-# name of the golden case: the model, its weights as the originals count them less what is frozen or unused there
-PARAMETERS = {
-    "fcn": 447_732, "musicnn": 784_300, "musicnn_msd": 7_972_000, "crnn": 394_100, "sample": 1_869_874,
-    "se": 6_951_858, "attention": 10_521_652, "hcnn": 3_631_551, "short": 3_687_348, "short_res": 12_104_244,
-    "mtt_teacher": 4_567_732, "mtt_student": 1_108_852, "Cnn6": 4_837_455, "Cnn10": 5_219_279, "Cnn14": 80_753_615,
-    "Cnn14_16k": 80_753_615, "Cnn14_DecisionLevelMax": 80_753_615, "Cnn14_DecisionLevelAtt": 81_834_492 - 2 * 527,
-    "ast": 88_132_063 - 1_538_000, "htsat": 30_241_687 - 527 * 528,
-}  # fmt: skip
-UNUSED = ("att_block.bn_att.", "v.head", "head.")  # in the originals' files, in none of their outputs
-
-
-def golden(name: str) -> dict[str, Any]:
-    case: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
-    return case
-
-
-def build(name: str) -> Any:
-    if name == "musicnn_msd":
-        return MusicTaggerModel(MusicTaggerConfig("musicnn", back_end=512, hidden=500)).eval()
-    if name in SIZES:
-        return MusicTaggerModel(MusicTaggerConfig(name)).eval()
-    if name.startswith("mtt"):
-        return TaggingTransformerModel(TaggingTransformerConfig(hidden_size=64 if "student" in name else 256)).eval()
-    if name.startswith("Cnn"):
-        return PannsModel(PannsConfig.at_16k() if name == "Cnn14_16k" else PannsConfig(name)).eval()
-    if name == "ast":
-        return SpectrogramTransformerModel(SpectrogramTransformerConfig()).eval()
-    return HtsatModel(HtsatConfig()).eval()
-
-
-def rule(seed: int, key: str, shape: list[int]) -> Tensor:
-    """The golden cases' weight of that name."""
-    x = np.random.default_rng(zlib.crc32(f"{seed}:{key}".encode())).standard_normal(shape)
-    if key.endswith("running_var"):
-        x = 0.5 + np.abs(x)
-    elif key.endswith("running_mean"):
-        x = 0.1 * x
-    elif len(shape) == 1:
-        x = 1 + 0.1 * x if key.endswith("weight") else 0.1 * x
-    elif key.endswith(SMALL_INIT):
-        x = 0.02 * x
-    else:
-        x = x / np.sqrt(np.prod(shape[1:]))
-    return torch.from_numpy(np.asarray(x, dtype=np.float32))
-
-
-def rule_weights(case: dict[str, Any]) -> dict[str, Tensor]:
-    """Every weight of a golden case but those that the network computes for itself."""
-    return {key: rule(case["seed"], key, shape) for key, shape in case["keys"].items() if key not in case["kept"]}
-
-
-def golden_input(case: dict[str, Any]) -> Tensor:
-    n, rate = case["input"][1], case["sample_rate"]
-    t = np.arange(n) / rate
-    x = 0.3 * np.sin(2 * np.pi * 220 * t) + 0.2 * np.sin(2 * np.pi * 330 * t)
-    x += 0.1 * np.sin(2 * np.pi * (500 + 200 * t) * t) * np.sin(2 * np.pi * 2 * t)
-    x += 0.05 * np.random.default_rng(5).standard_normal(n)
-    return torch.from_numpy(x.astype(np.float32))[None]
-
-
-def check(found: Tensor, expected: dict[str, Any], tolerance: float) -> None:
-    assert list(found.shape) == expected["shape"]
-    flat = found.flatten()
-    ends = torch.tensor(expected["first_16"] + expected["last_8"])
-    torch.testing.assert_close(torch.cat([flat[:16], flat[-8:]]), ends, atol=tolerance, rtol=0)
-    assert abs(float(flat.double().sum()) - expected["sum"]) < tolerance * len(flat) ** 0.5
-
-
-LARGE = {"Cnn14", "Cnn14_16k", "Cnn14_DecisionLevelMax", "Cnn14_DecisionLevelAtt", "ast", "htsat"}  # > 20 M weights
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.soak) if name in LARGE else name for name in PARAMETERS]
-)
-@torch.no_grad()
-def test_golden(name: str) -> None:
-    """The originals' outputs, and their number of parameters."""
-    case, model = golden(name), build(name)
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
-    own = {key.removeprefix("network."): value for key, value in model.state_dict().items()}
-    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-    weights = {key: value for key, value in rule_weights(case).items() if not key.startswith(UNUSED)}
-    model.network.load_state_dict(counters | weights)
-    outputs = case["output"]
-    if name == "ast":
-        features = 0.5 * np.random.default_rng(6).standard_normal((1, 1024, 128)).astype(np.float32)
-        check(model.network.hear(torch.from_numpy(features)).logits, outputs["logits"], 1e-4)
-        return
-    sound, tolerance = golden_input(case), 1e-3 if "clipwise_output" in outputs else 1e-4
-    check(model.class_logits(sound).sigmoid(), outputs.get("tags", outputs.get("clipwise_output")), tolerance)
-    for key in {"embedding", "latent_output"} & set(outputs):
-        check(model.embedding(sound), outputs[key], tolerance)
-    if "framewise_output" in outputs:
-        steps = model.frame_logits(sound).sigmoid()
-        check(repeat_segments(steps, outputs["framewise_output"]["shape"][1]), outputs["framewise_output"], tolerance)
 
 
 def test_the_class_token_of_numpys_seed_0() -> None:

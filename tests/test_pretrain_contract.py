@@ -6,7 +6,9 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,12 @@ import groundbass.pretrain.train as train_module
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.crops import Crops
+from groundbass.data.draws import draw_seed
 from groundbass.data.loader import loader
 from groundbass.data.track import Manifest, Track
 from groundbass.models.encoder import load_encoder
 from groundbass.models.published import write_encoder
-from groundbass.pretrain.objective import Loss, Objective, draw_seed
+from groundbass.pretrain.objective import Loss, Objective
 from groundbass.pretrain.optim import build
 from groundbass.pretrain.recipe import Recipe, addresses, find
 from groundbass.pretrain.train import train
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.parametrize("address", DEBUG)
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     """Ten tracks of gliding chords and noise; the last is short."""
     folder = tmp_path_factory.mktemp("chords")
     tracks = []
@@ -45,7 +48,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for pitch in draw.uniform(100, 2000, 4):
             sound += 0.1 * np.sin(2 * np.pi * pitch * time * (1 + 0.02 * time)) * (np.sin(time * pitch / 50) > 0)
         write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
-        tracks.append(Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}"))
+        tracks.append(
+            Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}", labels=labels_of(number))
+        )
     Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
@@ -152,7 +157,7 @@ def test_the_dry_run_leaves_no_trace(
 ) -> None:
     recipe = _four_steps(address)
     train(recipe, manifest, tmp_path / "with")
-    monkeypatch.setattr(train_module, "dry_run", lambda *_: False)
+    monkeypatch.setattr(train_module, "trial_step", lambda *_: False)
     train(recipe, manifest, tmp_path / "without")
     _assert_same_run(tmp_path / "with", tmp_path / "without")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +13,19 @@ from torch import Tensor
 from groundbass.data.batch import Batch
 from groundbass.pretrain.objectives.contrastive import (
     Contrastive,
-    ContrastiveObjective,
+    ContrastiveConfig,
+    NetworkConfig,
     clmr_base,
     clmr_debug,
     contrast,
     effective_rank,
     nt_xent,
+    pooled,
+    projector,
 )
+from groundbass.pretrain.recipe import find
 
-CONFIG = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False)
+CONFIG = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -36,7 +41,7 @@ def make_batch(crops: int = 6, seed: int = 0, keys: list[str] | None = None) -> 
     )  # fmt: skip
 
 
-def build(config: Contrastive = CONFIG, seed: int = 0) -> ContrastiveObjective:
+def build(config: ContrastiveConfig = CONFIG, seed: int = 0) -> Contrastive:
     torch.manual_seed(seed)
     objective = config.build()
     objective.train()
@@ -104,7 +109,7 @@ def test_effective_rank_counts_directions() -> None:
     assert float(effective_rank(line)) == pytest.approx(1.0, abs=1e-3)
 
 
-def freeze_batch_norm(objective: ContrastiveObjective, batch: Batch) -> None:
+def freeze_batch_norm(objective: Contrastive, batch: Batch) -> None:
     """Give batch norm this batch's statistics and keep them: in training they would be those of a chunk."""
     for norm in objective.encoder.modules():
         if isinstance(norm, torch.nn.BatchNorm1d):
@@ -114,7 +119,7 @@ def freeze_batch_norm(objective: ContrastiveObjective, batch: Batch) -> None:
     objective.encoder.eval()
 
 
-def gradients(objective: ContrastiveObjective, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+def gradients(objective: Contrastive, batch: Batch) -> tuple[float, dict[str, Tensor]]:
     objective.zero_grad()
     loss = objective(batch, 0)
     loss.value.backward()
@@ -138,7 +143,7 @@ def test_cached_gradients_are_those_of_the_large_batch() -> None:
 
 
 def test_caching_keeps_fewer_activations() -> None:
-    def kept_bytes(objective: ContrastiveObjective) -> int:
+    def kept_bytes(objective: Contrastive) -> int:
         kept = 0
 
         def note(tensor: Tensor) -> Tensor:
@@ -163,6 +168,7 @@ def test_caching_counts_each_chunks_statistics_once() -> None:
             for first in (0, 3):
                 part = make_batch(crops=6)
                 part.waveform, part.index = batch.waveform[first : first + 3], batch.index[first : first + 3]
+                part.valid = batch.valid[first : first + 3]
                 by_hand._embed(part, view)
     cached(batch, 0).value.backward()
     for name, buffer in by_hand.encoder.named_buffers():
@@ -216,3 +222,63 @@ def test_published_sizes() -> None:
     assert sum(p.numel() for p in objective.encoder.parameters()) == 2_368_512
     assert sum(p.numel() for p in objective.projector.parameters()) == 294_912
     assert clmr_debug().crops.views == 2
+
+
+# ---- any encoder
+
+
+@pytest.mark.parametrize(
+    "model, settings",
+    [
+        ("mert", find("contrastive.simclr_debug").objective.network.settings),
+        ("cqt", {"hidden_size": 16, "num_hidden_layers": 1, "tonal_channels": (2, 2, 2, 2),
+                 "rhythm_channels": (2, 2, 4)}),
+        ("cpc", {"channels": (4,) * 5, "context_size": 4}),
+        ("samplecnn", {"width": 0.03}),
+        ("beats", {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
+                   "patch_dim": 16, "conv_pos": 16, "conv_pos_groups": 2}),
+    ],
+)  # fmt: skip
+def test_every_encoder_can_be_contrasted(model: str, settings: dict[str, Any]) -> None:
+    rate = {"beats": 16000, "cqt": 24000}.get(model, 8000)
+    config = ContrastiveConfig(
+        sample_rate=rate, projection=8, augment=False, network=NetworkConfig(model, settings), pooling="mean+max"
+    )  # fmt: skip
+    objective = build(config)
+    batch = dataclasses.replace(make_batch(3), sample_rate=rate)
+    batch.valid[1] = 12_000
+    loss = objective(batch, 0)
+    loss.value.backward()
+    unreached = {n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None}
+    assert math.isfinite(float(loss.value.detach()))
+    assert not {name for name in unreached if "logit" not in name}, unreached
+    noisy = dataclasses.replace(batch, waveform=batch.waveform.clone())
+    noisy.waveform[1, :, 12_000:] = 0.5
+    objective.eval()
+    if model != "samplecnn":  # whose only window is padded with what lies there
+        assert float(objective(noisy, 0).value) == pytest.approx(float(objective(batch, 0).value), abs=1e-4)
+
+
+def test_pooling_and_projector_are_what_they_say() -> None:
+    frames, counts = draw(2, 5, 3), torch.tensor([5, 2])
+    assert torch.allclose(pooled(frames, counts, "mean")[1], frames[1, :2].mean(0))
+    assert torch.equal(pooled(frames, counts, "max")[1], frames[1, :2].amax(0))
+    assert torch.equal(pooled(frames, counts, "mean+max")[:, 3:], pooled(frames, counts, "max"))
+    layers = projector(7, 14, 3, 3)
+    assert [tuple(p.shape) for p in layers.parameters()] == [(7, 14), (7, 7), (3, 7)]
+    assert isinstance(layers[-1], torch.nn.Linear)
+
+
+@pytest.mark.parametrize(
+    "network, words",
+    [
+        (NetworkConfig("merd"), "no model 'merd' in models/; nearest: mert"),
+        (NetworkConfig("layers"), "has none; write file:Class"),
+        (NetworkConfig("mert", {"width": 3}), "MertConfig has no width"),
+    ],
+)
+def test_a_network_that_is_none_is_refused(network: NetworkConfig, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        network.build(16000)
+    with pytest.raises(ValueError, match="at least 1"):
+        ContrastiveConfig(projector_layers=0)

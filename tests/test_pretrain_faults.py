@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -13,7 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ DEBUG = [a for a in addresses() if a.endswith("_debug") and getattr(find(a).obje
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     folder = tmp_path_factory.mktemp("music")
     for number in range(8):
         draw = np.random.default_rng(number)
@@ -41,7 +44,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for pitch in draw.uniform(100, 2000, 4):
             sound += 0.1 * np.sin(2 * np.pi * pitch * t * (1 + 0.02 * t))
         write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
-    scan_folder(folder, workers=1, progress=False)[0].write(folder / "manifest.parquet")
+    found = scan_folder(folder, workers=1, progress=False)[0]
+    labelled = [dataclasses.replace(track, labels=labels_of(number, 6.0)) for number, track in enumerate(found)]
+    Manifest.from_tracks(labelled, folder).write(folder / "manifest.parquet")
     return folder / "manifest.parquet"
 
 

@@ -16,8 +16,9 @@ from transformers import EncodecConfig, EncodecModel
 from groundbass.data.audio import read as audio
 from groundbass.data.batch import Batch
 from groundbass.data.collections.scan import scan_folder
+from groundbass.data.draws import draw_seeds
 from groundbass.data.track import Manifest
-from groundbass.pretrain.objective import TrainingStopped, draw_seeds
+from groundbass.pretrain.objective import TrainingStopped
 from groundbass.pretrain.objectives import masked, tokenizer
 from groundbass.pretrain.objectives.masked import MASK, Masked, MaskedConfig, gradient_shares
 from groundbass.pretrain.objectives.parts.masking import Masking
@@ -84,7 +85,7 @@ def test_loss_falls_on_one_batch_and_is_a_function_of_the_seed(recipe: Any) -> N
 
 def test_loss_is_the_weighted_sum_of_its_terms_over_masked_frames() -> None:
     """Against a slow re-telling: frame by frame, from the model's own hidden states."""
-    recipe = changed(masked.mert_debug(), cqt=CQTSettings(weight=3.0), mixture=masked.Mixture(probability=0.0))
+    recipe = changed(masked.mert_debug(), cqt=CQTSettings(weight=3.0), mixture=masked.NoiseMixture(probability=0.0))
     objective = build(recipe)
     batch = make_batch(valid=(12_000,))
     loss = objective(batch, 0)
@@ -118,7 +119,7 @@ def test_loss_is_the_weighted_sum_of_its_terms_over_masked_frames() -> None:
 
 
 def test_the_penalty_is_a_mean_square_where_nothing_is_padded() -> None:
-    objective, batch = build(changed(masked.mert_debug(), mixture=masked.Mixture(probability=0.0))), make_batch()
+    objective, batch = build(changed(masked.mert_debug(), mixture=masked.NoiseMixture(probability=0.0))), make_batch()
     features, _ = objective.encoder.extract(batch.waveform[:, 0])
     found = float(objective(batch, 0).metrics["feature_penalty"])
     assert found == pytest.approx(float(features.detach().square().mean()), rel=1e-5)
@@ -132,7 +133,7 @@ def cut(batch: Batch, rows: slice) -> Batch:
 
 def test_micro_batches_combine_to_the_whole_batch_in_spite_of_padding() -> None:
     """Loss, penalty and gradient, with clips of four lengths, one of them too short for a span."""
-    recipe = changed(masked.mert_debug(), mixture=masked.Mixture(probability=0.0))
+    recipe = changed(masked.mert_debug(), mixture=masked.NoiseMixture(probability=0.0))
     batch = make_batch(valid=(24_000, 1_200, 9_000, 17_000))
     found = []
     for division in ([slice(0, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1), slice(1, 2), slice(2, 4)]):
@@ -152,7 +153,7 @@ def test_micro_batches_combine_to_the_whole_batch_in_spite_of_padding() -> None:
 
 def test_unmasked_frames_count_as_much_as_they_are_told() -> None:
     """With weight 1 a frame counts alike, masked or not: the loss is that of all frames over the masked ones."""
-    quiet: dict[str, Any] = {"mixture": masked.Mixture(probability=0.0), "feature_penalty": 0.0}
+    quiet: dict[str, Any] = {"mixture": masked.NoiseMixture(probability=0.0), "feature_penalty": 0.0}
     objective = build(changed(masked.mert_debug(), unmasked_weight=1.0, **quiet))
     published = build(changed(masked.mert_debug(), **quiet))
     batch = make_batch()
@@ -171,7 +172,7 @@ def test_unmasked_frames_count_as_much_as_they_are_told() -> None:
 
 def test_targets_hear_the_clean_sound() -> None:
     heard: list[torch.Tensor] = []
-    recipe = changed(masked.mert_debug(), mixture=masked.Mixture(probability=1.0, lengths=(1200, 2400)))
+    recipe = changed(masked.mert_debug(), mixture=masked.NoiseMixture(probability=1.0, lengths=(1200, 2400)))
     objective = build(recipe)
     batch = make_batch()
     original = objective.encoder.extract
@@ -191,7 +192,7 @@ def test_targets_hear_the_clean_sound() -> None:
 
 
 def test_padding_changes_nothing_for_the_other_clips() -> None:
-    recipe = changed(masked.mert_debug(), mixture=masked.Mixture(probability=0.0))
+    recipe = changed(masked.mert_debug(), mixture=masked.NoiseMixture(probability=0.0))
     objective = build(recipe)
     short = make_batch(valid=(9_000, 9_000, 9_000, 9_000))
     cut = dataclasses.replace(short, waveform=short.waveform[..., :12_000])

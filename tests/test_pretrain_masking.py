@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundbass.pretrain.objective import draw_seeds
+from groundbass.data.draws import draw_seeds
 from groundbass.pretrain.objectives.parts.masking import (
     Masking,
     cell_mask,

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from groundbass.pretrain.objective import draw_seeds
-from groundbass.pretrain.objectives.parts.noise_mixture import Mixture, draw_segments, mix
+from groundbass.data.draws import draw_seeds
+from groundbass.pretrain.objectives.parts.noise_mixture import NoiseMixture, add_segments, draw_segments
 
 
-def mix_by_loop(waveform: Tensor, seeds: Tensor, valid: Tensor, settings: Mixture) -> Tensor:
+def mix_by_loop(waveform: Tensor, seeds: Tensor, valid: Tensor, settings: NoiseMixture) -> Tensor:
     """What the vectorised mixture has to equal: item by item, segment by segment, by concatenating the others."""
     segments = draw_segments(seeds, valid, settings)
     mixed = waveform.clone()
@@ -26,20 +26,20 @@ def mix_by_loop(waveform: Tensor, seeds: Tensor, valid: Tensor, settings: Mixtur
 
 @pytest.mark.parametrize("valid", [[1000, 1000, 1000, 1000], [1000, 300, 0, 555], [20, 10, 1000, 1]])
 def test_equals_the_loop(valid: list[int]) -> None:
-    settings = Mixture(probability=0.8, lengths=(100, 700), gain=0.5)
+    settings = NoiseMixture(probability=0.8, lengths=(100, 700), gain=0.5)
     lengths = torch.tensor(valid)
     waveform = torch.randn(4, 1000, generator=torch.Generator().manual_seed(1))
     waveform *= torch.arange(1000) < lengths[:, None]
     for trial in range(20):
         seeds = draw_seeds(3, torch.arange(4), trial)
         expected = mix_by_loop(waveform, seeds, lengths, settings)
-        torch.testing.assert_close(mix(waveform, seeds, lengths, settings), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(add_segments(waveform, seeds, lengths, settings), expected, atol=1e-5, rtol=0)
     assert not torch.equal(expected, waveform)
 
 
 def test_draws_have_the_published_distribution() -> None:
     seeds = draw_seeds(0, torch.arange(20_000), 0)
-    drawn = draw_segments(seeds, torch.full((20_000,), 120_000), Mixture())
+    drawn = draw_segments(seeds, torch.full((20_000,), 120_000), NoiseMixture())
     number = (drawn.length > 0).sum(1)
     mixed = number > 0
     assert float(mixed.float().mean()) == pytest.approx(0.5, abs=0.02)
@@ -54,13 +54,14 @@ def test_draws_have_the_published_distribution() -> None:
 
 def test_one_item_alone_stays_clean_and_the_input_is_not_touched() -> None:
     waveform = torch.randn(1, 1000)
-    assert torch.equal(mix(waveform, torch.tensor([5]), None, Mixture(probability=1.0, lengths=(10, 20))), waveform)
+    always = NoiseMixture(probability=1.0, lengths=(10, 20))
+    assert torch.equal(add_segments(waveform, torch.tensor([5]), None, always), waveform)
     pair = torch.randn(2, 1000)
     before = pair.clone()
-    mixed = mix(pair, torch.tensor([5, 6]), None, Mixture(probability=1.0, lengths=(10, 20)))
+    mixed = add_segments(pair, torch.tensor([5, 6]), None, always)
     assert torch.equal(pair, before) and not torch.equal(mixed, before)
 
 
 def test_wrong_settings_are_a_sentence() -> None:
     with pytest.raises(ValueError, match=r"mixture\.lengths is \(5, 2\)"):
-        Mixture(lengths=(5, 2))
+        NoiseMixture(lengths=(5, 2))

@@ -21,7 +21,7 @@ from groundbass.pretrain.objectives import predictive
 from groundbass.pretrain.objectives.predictive import (
     InfoNce,
     Predictive,
-    PredictiveObjective,
+    PredictiveConfig,
     draw_negatives,
     summed_up,
 )
@@ -180,7 +180,7 @@ def test_it_learns_to_foretell_a_melody_within_its_own_clip() -> None:
         SMALL, kernels=(10, 8), strides=(10, 8), paddings=(0, 0), channels=(16, 16), context_size=16,
         ahead=5, negatives=8, negatives_from="same",
     )  # fmt: skip
-    objective: PredictiveObjective = config.build()
+    objective: Predictive = config.build()
     time, crop = torch.arange(8000), torch.arange(4)[:, None]
     pitch = 300.0 * 1.5 ** ((time // 80 + crop) % 5)
     batch = dataclasses.replace(make_batch(4), waveform=0.5 * torch.sin(2 * math.pi * pitch * time / 8000)[:, None])
@@ -220,4 +220,4 @@ def test_a_batch_that_cannot_be_predicted_is_refused() -> None:
         CpcConfig(kernels=[3])
     with pytest.raises(ValueError, match="mono waveform"):
         CpcModel(SMALL.network())(torch.zeros(1, 2, 800))
-    assert Predictive(within=81).within == 81
+    assert PredictiveConfig(within=81).within == 81

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from groundbass.data.draws import draw_seed, draw_seeds
 from groundbass.pretrain.command import main
-from groundbass.pretrain.objective import draw_seed, draw_seeds
+from groundbass.pretrain.objective import Objective
 from groundbass.pretrain.optim import build, schedule
 from groundbass.pretrain.recipe import Optim, Recipe, addresses, differences, find, resolved
 
@@ -71,7 +72,9 @@ def test_schedules_by_hand() -> None:
 def test_weight_decay_spares_vectors_and_frozen_weights_are_left_out() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2))
     module[2].requires_grad_(False)
-    groups = build(Optim(weight_decay=0.1), module).param_groups
+    objective = Objective()
+    objective.layers = module
+    groups = build(Optim(weight_decay=0.1), objective).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decays == {
         id(module[0].weight): 0.1, id(module[0].bias): 0.0, id(module[1].weight): 0.0, id(module[1].bias): 0.0

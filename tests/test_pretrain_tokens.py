@@ -16,13 +16,14 @@ from torch.nn import functional
 from groundbass import load_encoder
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
+from groundbass.data.draws import draw_seeds
 from groundbass.data.track import Manifest, Track
 from groundbass.models.beats import BeatsModel
 from groundbass.models.beats_tokenizer import BeatsQuantizer
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.command import _plan
 from groundbass.pretrain.iterate import iterate
-from groundbass.pretrain.objective import TrainingStopped, draw_seeds, example_index
+from groundbass.pretrain.objective import TrainingStopped, example_index
 from groundbass.pretrain.objectives import latent, tokenizer, tokens
 from groundbass.pretrain.objectives.distillation import Distillation
 from groundbass.pretrain.objectives.latent import Latent, draw_blocks, over_clip
@@ -116,7 +117,7 @@ def test_the_loss_is_smoothed_cross_entropy_of_hidden_patches(valid: list[int] |
     positions, mask = draw_kept(inside, 0.25, seeds)
     hidden = hidden_patches(inside, positions, mask)
     kept = inside & ~hidden
-    states = model.encode(model.embed(fbank), mask=kept)[-1]
+    states = model.encode(model.embed_patches(fbank), mask=kept)[-1]
     predictor = objective.predictor
     grid = torch.where(kept[..., None], predictor.project(states), predictor.hidden_embedding)
     scores = predictor.logits(predictor.norm(predictor.transformer(grid, mask=inside)[-1])).log_softmax(-1).detach()
@@ -419,10 +420,10 @@ def test_the_latent_loss_is_the_error_at_hidden_patches(valid: list[int] | None)
             positions, used = draw_blocks(padded, full_rows, 0.2, 2, seeds[clip : clip + 1])
             hidden = hidden_patches(padded, positions, used)[:, : rows * 8]
             kept = inside & ~hidden
-            states = teacher.encode(teacher.embed(fbank), keep_all=True)[1:]
+            states = teacher.encode(teacher.embed_patches(fbank), keep_all=True)[1:]
             normed = [functional.instance_norm(s.transpose(1, 2), eps=1e-5).transpose(1, 2) for s in states]
             wanted = functional.layer_norm(torch.stack(normed).mean(0), (32,))
-            heard = model.encode(model.embed(fbank), mask=kept)[-1]
+            heard = model.encode(model.embed_patches(fbank), mask=kept)[-1]
             # the decoder's convolutions see the learned embedding in the padding, as in the batch
             grid = objective.hidden_embedding.expand(1, full_rows * 8, -1).clone()
             grid[:, : rows * 8] = torch.where(kept[..., None], heard, grid[:, : rows * 8])

@@ -31,7 +31,7 @@ from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
 from groundbass.pretrain.command import main
 from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
-from groundbass.pretrain.objectives.contrastive import Contrastive
+from groundbass.pretrain.objectives.contrastive import ContrastiveConfig
 from groundbass.pretrain.recipe import Optim, Recipe, find
 from groundbass.pretrain.run import checkpoint
 from groundbass.pretrain.train import train
@@ -86,7 +86,7 @@ def toy(event: Callable[[Objective, Batch], Tensor | None] | None = None, step: 
 
 
 def contrastive(**changes: Any) -> Recipe:
-    objective = Contrastive(sample_rate=8000, width=0.03, projection=8, pitch=False)
+    objective = ContrastiveConfig(sample_rate=8000, width=0.03, projection=8, pitch=False)
     return dataclasses.replace(find("contrastive.clmr_debug"), objective=objective, steps=4, **changes)
 
 
@@ -154,7 +154,7 @@ def test_a_kill_between_checkpoint_and_encoder_leaves_no_stale_encoder(
         with pytest.raises(KeyboardInterrupt):
             train(toy(steps=4, checkpoint_every=4), manifest, run)
     assert (run / "checkpoints/step_4").is_dir() and (run / "encoder").exists() == bool(first)
-    monkeypatch.setattr(train_module, "dry_run", killed)  # the next thing that happens in a run with steps to do
+    monkeypatch.setattr(train_module, "trial_step", killed)  # the next thing that happens in a run with steps to do
     if steps == 4:
         assert train(toy(), manifest, run) == 4
     else:
@@ -194,7 +194,7 @@ def test_the_dry_run_leaves_no_trace(manifest: Path, tmp_path: Path, monkeypatch
     for recipe, name in ((toy(objective=Toy(dropout=0.5)), "toy"), (contrastive(), "contrast")):
         train(recipe, manifest, tmp_path / name)
         with monkeypatch.context() as patched:
-            patched.setattr(train_module, "dry_run", lambda *_: torch.rand(3))
+            patched.setattr(train_module, "trial_step", lambda *_: torch.rand(3))
             train(recipe, manifest, tmp_path / f"{name}-without")
         assert weights(tmp_path / name, 4) == weights(tmp_path / f"{name}-without", 4)
         assert (tmp_path / name / "loss.jsonl").read_bytes() == (tmp_path / f"{name}-without/loss.jsonl").read_bytes()

@@ -158,7 +158,7 @@ def test_flops_are_those_of_a_step(music: Path, tmp_path: Path) -> None:
     line = lines(tmp_path / "run" / "timing.jsonl")[-1]
     objective: Any = recipe.objective.build().train()
     from groundbass.data.track import Manifest
-    from groundbass.pretrain.run.dryrun import random_batches
+    from groundbass.pretrain.run.trial_step import random_batches
 
     batch = next(random_batches(recipe, Manifest.open(music)))
     with FlopCounterMode(display=False) as counter:

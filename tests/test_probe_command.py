@@ -12,7 +12,7 @@ import torch
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import command
-from groundbass.probe.baselines.simple import LogMel, constant
+from groundbass.probe.baselines.simple import LogMelBaseline, constant
 from groundbass.probe.contract import problems
 from groundbass.probe.fit import fit
 from groundbass.probe.listen.features import FeatureStore
@@ -329,14 +329,14 @@ def test_check_explains_what_is_wrong(encoder, complaint):
 
 
 def test_log_mel_keeps_the_contract_except_the_rate():
-    assert [line for line in problems(LogMel()).failed if "24000 Hz" not in line] == []
+    assert [line for line in problems(LogMelBaseline()).failed if "24000 Hz" not in line] == []
 
 
 def test_command_line_words(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import torch\nfrom groundbass.probe.baselines.simple import LogMel\n"
-        "class Mine(LogMel):\n    fingerprint = None\n"
+        "import torch\nfrom groundbass.probe.baselines.simple import LogMelBaseline\n"
+        "class Mine(LogMelBaseline):\n    fingerprint = None\n"
     )
     with pytest.raises(ValueError, match="Which task"):
         command.main([f"{file}:Mine"])
@@ -362,7 +362,9 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     manifest = corpus[::2]
     manifest.write(tmp_path / "data/synth/manifest.parquet")
     file = tmp_path / "mine.py"
-    file.write_text("from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel):\n    pass\n")
+    file.write_text(
+        "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline):\n    pass\n"
+    )
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
     (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
     known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}

@@ -15,7 +15,7 @@ import torch
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.listen.features import FeatureStore, forget
-from groundbass.probe.listen.windows import cut, jobs, plan
+from groundbass.probe.listen.windows import cut, jobs, window_rows
 
 RATE = 8000
 
@@ -93,7 +93,7 @@ def test_windows_are_equal_and_cover_the_track():
 
 
 def test_jobs_hold_every_window_once_and_stay_small(corpus):
-    plans = plan(corpus[0], range(12), RATE, RATE // 3)
+    plans = window_rows(corpus[0], range(12), RATE, RATE // 3)
     work = jobs(plans, RATE, 120 * RATE, most=4)
     together = sorted((w.row, w.start) for job in work for read in job for w in read)
     assert together == sorted((w.row, w.start) for windows in plans for w in windows)

@@ -89,7 +89,7 @@ def read_bytes(
                 if sample_rate is None or sample_rate == file.samplerate:
                     return _read_mono(file, name, start, samples)
                 return _read_resampled(file, name, sample_rate, start, samples)
-            sound, rate = mix(_all(file)), file.samplerate
+            sound, rate = to_mono(_all(file)), file.samplerate
     except sf.LibsndfileError as error:
         raise ValueError(f"{name} can't be decoded: {error.error_string}") from error
     whole = resample(sound, rate, sample_rate or rate)
@@ -187,7 +187,7 @@ def open_audio(path: str | Path) -> sf.SoundFile:
         raise ValueError(f"{path} can't be opened as audio: {reason} Convert it to WAV, FLAC, OGG or MP3.") from error
 
 
-def mix(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def to_mono(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """[samples, channels] to [samples]: the mean of the channels (column by column: numpy's mean is 5 × slower)."""
     if sound.shape[1] == 1:
         return sound[:, 0]
@@ -207,14 +207,14 @@ def _read_mono(file: sf.SoundFile, path: str | Path, start: int, samples: int | 
     if file.format == "MP3":
         sound = mp3.read_slice(path, frames, start, count) if frames else None
         if sound is not None:
-            return mix(sound)
+            return to_mono(sound)
         _decode_past(file, start)
     elif file.subtype == "VORBIS" and start > 0:
         _seek_vorbis(file, path, start)
     elif start > 0:
         file.seek(start)
     forbid_seeking(file)
-    return mix(file.read(count, dtype="float32", always_2d=True))
+    return to_mono(file.read(count, dtype="float32", always_2d=True))
 
 
 def _read_resampled(

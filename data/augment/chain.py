@@ -19,68 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..draws import Draws
 from .pitch import shift_pitch
 from .reverb import reverberate
-
-# SplitMix64 (Steele, Lea & Flood 2014); int64 arithmetic wraps, so the constants are written as signed numbers
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
-
-
-def mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser: int64 to int64, one to one, every bit of the result depends on every bit of x."""
-    for shift, factor in ((30, FIRST), (27, SECOND)):
-        x = (x ^ _shift_right(x, shift)) * factor
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & (2 ** (64 - bits) - 1)  # torch shifts the sign in
-
-
-def _to_unit(hashed: Tensor) -> Tensor:
-    """The top 24 bits as float32 in [0, 1)."""
-    return _shift_right(hashed, 40).float() * 2.0**-24
-
-
-class Draws:
-    """Random numbers of a batch, each item's from its own seed; the same on every device."""
-
-    def __init__(self, seeds: Tensor, salt: int) -> None:
-        """seeds: int64 [batch]. salt: tells the users of one seed apart."""
-        self.seeds = seeds
-        self.keys = mix(seeds + _wrap(salt * GOLDEN))
-        self.count = 0
-
-    def __getitem__(self, index: Tensor) -> "Draws":
-        """The draws of some items, going on where these stopped."""
-        chosen = Draws.__new__(Draws)
-        chosen.seeds, chosen.keys, chosen.count = self.seeds[index], self.keys[index], self.count
-        return chosen
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[batch] float32 in [low, high)."""
-        return low + (high - low) * _to_unit(self._next())
-
-    def integer(self, low: int, high: int) -> Tensor:
-        """[batch] int64 from low to high, both included."""
-        return low + (self.uniform() * (high - low + 1)).long()
-
-    def normal(self, samples: int) -> Tensor:
-        """[batch, samples] float32, mean 0, standard deviation 1 (Box & Muller 1958)."""
-        key = self._next()[:, None]
-        hashed = mix(key + torch.arange(1, samples + 1, device=key.device) * GOLDEN)
-        radius = torch.sqrt(-2 * torch.log1p(-_to_unit(hashed)))
-        return radius * torch.cos(2 * math.pi * _to_unit(hashed << 24))
-
-    def _next(self) -> Tensor:
-        self.count += 1
-        return mix(self.keys + _wrap(self.count * GOLDEN))
-
-
-def _wrap(number: int) -> int:
-    """The int64 with the same lowest 64 bits."""
-    return (number + 2**63) % 2**64 - 2**63
 
 
 class Augmentation(nn.Module):
@@ -293,8 +234,7 @@ class Chain(Augmentation):
             assert isinstance(augmentation, Augmentation)
             repeat = seen[type(augmentation)]
             seen[type(augmentation)] += 1
-            seeds = mix(draws.seeds + _wrap(repeat * GOLDEN)) if repeat else draws.seeds
-            waveform = augmentation.augment(waveform, seeds)
+            waveform = augmentation.augment(waveform, draws.again(repeat))
         return waveform
 
 

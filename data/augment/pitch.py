@@ -43,7 +43,7 @@ def shift_pitch(waveform: Tensor, cents: Tensor, sample_rate: int) -> Tensor:
     order = cents.argsort()  # the longest after resampling first
     waveform, ratio = waveform[order], torch.exp2(cents[order].double() / 1200)
     size = window_samples(sample_rate)
-    moved = resample(waveform, ratio, margin=2 * size)
+    moved = change_speed(waveform, ratio, margin=2 * size)
     return stretch(moved, ratio, waveform.shape[1], size, margin=2 * size)[order.argsort()]
 
 
@@ -59,7 +59,7 @@ def fast_length(samples: int) -> int:
     return next(power * factor for factor in (4, 5, 6, 7, 8) if power * factor >= samples)
 
 
-def resample(waveform: Tensor, ratio: Tensor, margin: int) -> Tensor:
+def change_speed(waveform: Tensor, ratio: Tensor, margin: int) -> Tensor:
     """Read each item `ratio` times as fast: sample m of the result is the input at m * ratio, band-limited.
 
     waveform: [batch, samples]. ratio: [batch] float64, the least first. Returns [batch, length], with at least `margin`
@@ -205,3 +205,30 @@ class _OverlapAdd:
     def result(self) -> Tensor:
         """[batch, samples]; where less than a tenth of a window lies (before the start), the sum fades."""
         return (self.sum / self.weight.clamp_(min=0.1)).flatten(1)
+
+
+def read_at(waveform: Tensor, positions: Tensor) -> Tensor:
+    """The sound between its samples: the low-passed item's cubic spline at its own positions.
+
+    waveform: [batch, samples]. positions: [batch, count] float64 samples from the start; before the start and after the
+    end it is the edge. Returns [batch, count] float32.
+    """
+    fine = _oversample(waveform, waveform.new_ones(len(waveform)))
+    place = (positions.clamp(0, waveform.shape[1] - 1)) * OVERSAMPLING
+    whole = place.long()
+    out = waveform.new_zeros(positions.shape)
+    _interpolate(fine, whole, (place - whole).float(), out)
+    return out
+
+
+def stretch_time(waveform: Tensor, factor: Tensor, sample_rate: int) -> Tensor:
+    """Play each item `factor` times as fast with its pitch kept; what is shorter than the longest ends in silence.
+
+    waveform: [batch, samples]. factor: [batch] float64. Returns [batch, ceil(samples / min(factor))].
+    """
+    size = window_samples(sample_rate)
+    samples = torch.ceil(waveform.shape[1] / factor).long()
+    padded = functional.pad(waveform, (2 * size, 3 * size))
+    sound = stretch(padded, 1 / factor, int(samples.max()), size, margin=2 * size)
+    inside = torch.arange(sound.shape[1], device=sound.device) < samples[:, None].to(sound.device)
+    return sound * inside

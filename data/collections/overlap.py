@@ -83,7 +83,7 @@ def overlap(
     """
     if out is not None and out.suffix not in (".parquet", ".csv", ".json"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet, .csv or .json.")
-    first, second = manifest_of(a), manifest_of(b)
+    first, second = manifest_at(a), manifest_at(b)
     found = find_overlap(first, second, progress=not json, workers=workers)
     if out is not None:
         _write(found, out)
@@ -95,7 +95,7 @@ def overlap(
         _show(found, a, b, exclude)
 
 
-def manifest_of(address: str) -> Manifest:
+def manifest_at(address: str) -> Manifest:
     """A manifest file, a folder (or URL) of shards, a data set of `datasets`, a folder of audio, or CORPUS:ROOT.
 
     CORPUS alone lies in $GROUNDBASS_DATA/<corpus>. Raises ValueError or FileNotFoundError where there is no such thing.

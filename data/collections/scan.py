@@ -21,7 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from ..audio.files import find_audio
-from ..audio.read import blocks, mix, open_audio
+from ..audio.read import blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..parallel import cores, in_order
 from ..track import Manifest, Track
@@ -106,7 +106,7 @@ def examine(root: Path, path: str) -> Track | Skipped:
         with open_audio(file) as opened:
             promised, rate, channels, kind = opened.frames, opened.samplerate, opened.channels, opened.format
         samples, peak, finite, broken = _decode(file)
-        digest = _hash(file)
+        digest = file_hash(file)
     except (OSError, ValueError) as error:
         return skipped("unreadable", str(error))
     if broken:
@@ -156,7 +156,7 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     try:
         for block in blocks(file, BLOCK):
             samples += len(block)
-            loudest = float(np.abs(mix(block)).max(initial=0.0))  # nan and inf get through
+            loudest = float(np.abs(to_mono(block)).max(initial=0.0))  # nan and inf get through
             finite = finite and math.isfinite(loudest) and bool(np.isfinite(block).all())
             peak = max(peak, loudest)
     except sf.LibsndfileError as error:
@@ -164,7 +164,8 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     return samples, peak, finite, ""
 
 
-def _hash(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """blake2b of a file's bytes, hex: what manifests know it by."""
     digest = hashlib.blake2b(digest_size=16)
     with open(file, "rb") as opened:
         while chunk := opened.read(1 << 20):

@@ -84,7 +84,7 @@ def write_shards(
 ) -> list[str]:
     """See `shard`; returns sentences. Raises ValueError where `out` holds shards of something else."""
     manifest.check_rate(sample_rate)
-    groups = plan(manifest, sample_rate, shard_mb)
+    groups = shard_rows(manifest, sample_rate, shard_mb)
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
     digest = _plan_digest(manifest, job, groups)
     with alone(out / OURS / "lock", str(out)):
@@ -117,7 +117,7 @@ def _write_all(
     return _finish(manifest, job, digest, results)
 
 
-def plan(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
+def shard_rows(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
     """Rows per shard, in the manifest's order: each shard holds about the same seconds."""
     if not len(manifest):
         raise ValueError("the manifest holds no track: there is nothing to shard")

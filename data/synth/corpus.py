@@ -19,13 +19,14 @@ from tqdm import tqdm
 from ..audio import read as audio
 from ..track import Manifest, Track
 from .labels import music_labels
-from .plan import PARTS, SECONDS, SPLITS, Clip, plan, rng_of
+from .plan import PARTS, SECONDS, SPLITS, Clip, plan_clips, rng_of
 from .render import Room, draw_room, render_score
 from .score import Band, ScoreWriter, draw_band
 from .soundfont import SAMPLE_RATE, Sampler, Waveform, soundfont_path
 from .styles import style_named
 from .technique import Instrument, Musician, single_note, technique_clip
 from .theory import KEYS
+from .variety import free_band, free_room
 
 VERSION = 1  # of the music: a change of what a seed sounds like raises it
 RECIPE = "corpus.json"
@@ -39,6 +40,7 @@ class Job:
     clip: Clip
     seed: int
     folder: str
+    variety: float = 0.0
 
 
 @lru_cache(maxsize=1)
@@ -47,8 +49,10 @@ def _sampler() -> Sampler:
 
 
 @lru_cache(maxsize=16)
-def _band(seed: int, name: str, style: str) -> tuple[Band, Room]:
+def _band(seed: int, name: str, style: str, free: bool) -> tuple[Band, Room]:
     rng = rng_of(seed, "band", name)
+    if free:
+        return free_band(style_named(style), rng), free_room(rng)
     return draw_band(style_named(style), rng), draw_room(rng)
 
 
@@ -58,14 +62,18 @@ def _musician(seed: int, name: str, instrument: Instrument) -> Musician:
     return Musician(instrument, float(rng.uniform(-12.0, 12.0)), draw_room(rng))
 
 
-def _music(clip: Clip, seed: int) -> tuple[Waveform, dict[str, Any]]:
+def _music(clip: Clip, seed: int, variety: float) -> tuple[Waveform, dict[str, Any]]:
     rng = rng_of(seed, clip.part, clip.index)
-    band, room = _band(seed, clip.band, clip.kind)
+    free = variety > 0.0 and float(rng_of(seed, "variety", clip.band).random()) < variety
+    band, room = _band(seed, clip.band, clip.kind, free)
     key = KEYS[clip.choice]
     score = ScoreWriter(band, key, clip.seconds, rng).write()
     level = -27.0 + 12.0 * band.style.energy + float(rng.normal(0.0, 2.5))
     wave = render_score(_sampler(), score, room, clip.seconds, band.tuning, min(-11.0, level))
-    return wave, music_labels(band.style, key, score, wave)
+    labels = music_labels(band.style, key, score, wave)
+    if free:  # such a band keeps to no style
+        del labels["style"]
+    return wave, labels
 
 
 def _alone(clip: Clip, seed: int) -> tuple[Waveform, dict[str, Any]]:
@@ -81,13 +89,13 @@ def _alone(clip: Clip, seed: int) -> tuple[Waveform, dict[str, Any]]:
     return wave, labels | {"technique": clip.kind, "rate": round(rate, 4)}
 
 
-def make_clip(clip: Clip, seed: int) -> tuple[Waveform, dict[str, Any]]:
-    """Sound and labels of a clip: a pure function of its plan and the corpus's seed."""
-    return _music(clip, seed) if clip.part == "music" else _alone(clip, seed)
+def make_clip(clip: Clip, seed: int, variety: float = 0.0) -> tuple[Waveform, dict[str, Any]]:
+    """Sound and labels of a clip: a pure function of its plan, the corpus's seed and its share of free bands."""
+    return _music(clip, seed, variety) if clip.part == "music" else _alone(clip, seed)
 
 
 def _write_clip(job: Job) -> Track:
-    wave, labels = make_clip(job.clip, job.seed)
+    wave, labels = make_clip(job.clip, job.seed, job.variety)
     path = Path(job.folder) / job.clip.path
     audio.write(path, wave, SAMPLE_RATE)
     return Track(
@@ -114,6 +122,7 @@ def synth(
     seed: int = 0,
     workers: int | None = None,
     clip_seconds: float = SECONDS["music"],
+    variety: float = 0.0,
 ) -> None:
     """Render the embedded corpus: music in twelve styles, single notes and playing techniques, with exact labels.
 
@@ -126,10 +135,13 @@ def synth(
         seed: Seed of everything.
         workers: Processes; all cores if not given.
         clip_seconds: Length of a music clip.
+        variety: Share of the bands that keep to no style: wider tempo, harmony, rhythm, orchestration, tuning, room,
+            a tempo that wanders. For learning from labels that shall hold on recordings; their clips have no `style`.
     """
-    _check(hours, seed, workers, clip_seconds)
+    _check(hours, seed, workers, clip_seconds, variety)
     out = Path(os.path.abspath(out))
     recipe = {"version": VERSION, "hours": hours, "seed": seed, "clip_seconds": clip_seconds}
+    recipe |= {"variety": variety} if variety else {}
     if _is_made(out, recipe):
         print(f"{out} already holds this corpus ({hours} h, seed {seed}): left as it is.", file=sys.stderr)
         return
@@ -138,9 +150,9 @@ def synth(
     if partial.exists():  # a run that was stopped
         shutil.rmtree(partial)
     (partial / "audio").mkdir(parents=True)
-    clips = plan(hours, seed, clip_seconds)
+    clips = plan_clips(hours, seed, clip_seconds)
     processes = workers or (1 if len(clips) < 100 else os.cpu_count() or 1)
-    jobs = [Job(clip, seed, str(partial)) for clip in clips]
+    jobs = [Job(clip, seed, str(partial), variety) for clip in clips]
     tracks: list[Track] = []
     with tqdm(total=round(sum(clip.seconds for clip in clips)), unit="s", desc="synth", disable=None) as bar:
         for track in _write_clips(jobs, processes):
@@ -152,7 +164,7 @@ def synth(
     print(summary(tracks, out), file=sys.stderr)
 
 
-def _check(hours: float, seed: int, workers: int | None, clip_seconds: float) -> None:
+def _check(hours: float, seed: int, workers: int | None, clip_seconds: float, variety: float) -> None:
     if not 0.005 <= hours <= 10_000.0:
         raise ValueError(f"A corpus of {hours} hours can't be made; ask for 0.005 to 10000 hours.")
     if seed < 0:
@@ -161,6 +173,8 @@ def _check(hours: float, seed: int, workers: int | None, clip_seconds: float) ->
         raise ValueError(f"At least one worker is needed, not {workers}; leave it out to use all cores.")
     if not 4.0 <= clip_seconds <= 120.0:
         raise ValueError(f"Music clips of {clip_seconds} s can't carry a key; ask for 4 to 120 seconds.")
+    if not 0.0 <= variety <= 1.0:
+        raise ValueError(f"The variety is a share of the bands, not {variety}; ask for 0 to 1.")
 
 
 def _is_made(out: Path, recipe: dict[str, Any]) -> bool:
@@ -183,7 +197,7 @@ def summary(tracks: list[Track], out: Path) -> str:
         splits = Counter(track.split for track in chosen)
         bands = len({track.artist for track in chosen})
         kind = {"music": "style", "note": "instrument", "technique": "technique"}[part]
-        classes = len({track.labels[kind] for track in chosen})
+        classes = len({track.labels.get(kind) for track in chosen} - {None})
         numbers = ", ".join(f"{name} {splits[name]}" for name in SPLITS)
         lines.append(f"  {part:9s} {len(chosen):5d} clips ({numbers}), {bands} bands, {classes} × {kind}")
     return "\n".join(lines)

@@ -61,7 +61,7 @@ def _rounds(rng: np.random.Generator, size: int) -> Iterator[int]:
         yield from (int(k) for k in rng.permutation(size))
 
 
-def plan(hours: float, seed: int, clip_seconds: float = SECONDS["music"]) -> list[Clip]:
+def plan_clips(hours: float, seed: int, clip_seconds: float = SECONDS["music"]) -> list[Clip]:
     """All clips of a corpus in order."""
     clips: list[Clip] = []
     for part, splits in counts(hours, clip_seconds).items():

@@ -18,31 +18,43 @@ class Room:
 
     response: Waveform
     delay: int
+    drive: float = 0.0
+    """How hard the tape is driven: the loudest sample over where it saturates; 0: not at all."""
 
 
-def draw_room(rng: np.random.Generator, wet: tuple[float, float] = (0.03, 0.25)) -> Room:
-    """A gentle equaliser (tilt within ±4 dB, two bumps within ±3 dB) and a decaying noise tail of 0.15 to 0.5 s."""
+def draw_room(
+    rng: np.random.Generator,
+    wet: tuple[float, float] = (0.03, 0.25),
+    tilt: float = 4.0,
+    bump: float = 3.0,
+    longest: float = 0.5,
+    drive: float = 0.0,
+) -> Room:
+    """An equaliser (tilt and two bumps within ± so many dB) and a decaying noise tail of 0.15 to `longest` s."""
     frequencies = np.geomspace(60.0, 11_900.0, 24)
     octaves = np.log2(frequencies / 800.0) / 3.8
-    gain = rng.uniform(-4.0, 4.0) * octaves
+    gain = rng.uniform(-tilt, tilt) * octaves
     for _ in range(2):
-        gain += rng.uniform(-3.0, 3.0) * np.exp(-(((octaves - rng.uniform(-0.9, 0.9)) / 0.25) ** 2))
+        gain += rng.uniform(-bump, bump) * np.exp(-(((octaves - rng.uniform(-0.9, 0.9)) / 0.25) ** 2))
     amplitude = 10.0 ** (gain / 20.0)
     points = np.concatenate([[0.0], frequencies / (SAMPLE_RATE / 2), [1.0]])
     equaliser = firwin2(255, points, np.concatenate([amplitude[:1], amplitude, amplitude[-1:]]))
-    decay = rng.uniform(0.15, 0.5)  # s to fall by 60 dB
+    decay = rng.uniform(0.15, longest)  # s to fall by 60 dB
     length = round(decay * SAMPLE_RATE)
     tail = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
     tail[: round(rng.uniform(0.005, 0.02) * SAMPLE_RATE)] = 0.0
     tail *= rng.uniform(*wet) ** 0.5 / np.sqrt(np.sum(tail**2))
     tail[0] = 1.0
-    return Room(np.convolve(equaliser, tail).astype(np.float32), 127)
+    return Room(np.convolve(equaliser, tail).astype(np.float32), 127, drive)
 
 
 def through(room: Room, wave: Waveform) -> Waveform:
     """The sound in the room, as long as before, without latency."""
-    heard = oaconvolve(wave, room.response)
-    return heard[room.delay : room.delay + len(wave)].astype(np.float32)
+    heard = oaconvolve(wave, room.response)[room.delay : room.delay + len(wave)]
+    if room.drive:
+        scale = room.drive / max(float(np.abs(heard).max()), 1e-9)
+        heard = np.tanh(heard * scale) / scale
+    return heard.astype(np.float32)
 
 
 def add(target: Waveform, wave: Waveform, time: float) -> None:

@@ -49,6 +49,8 @@ class Band:
     looseness: float  # s, standard deviation of the players' timing
     gate: float  # share of its length that a short chord sounds
     has_pad: bool
+    silent: frozenset[str] = frozenset()  # roles that nobody plays
+    drift: float = 0.0  # share by which the tempo rises and falls
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,30 @@ class ScoreWriter:
         self.bars = int((seconds / self.beat_seconds + self.phase) // self.style.beats) + 1
         self.spans = self._harmony()
         self.shape = self._dynamics()
+        self.drift = self._drift() if band.drift else (0.0, 1.0, 0.0)
 
     # time
+
+    def _drift(self) -> tuple[float, float, float]:
+        """How the tempo wanders: share, seconds of a cycle, phase."""
+        share = self.band.drift * float(self.rng.uniform(0.3, 1.0))
+        return share, float(self.rng.uniform(5.0, 20.0)), float(self.rng.uniform(0.0, 2.0 * np.pi))
+
+    def _seconds(self, beats: float) -> float:
+        """Seconds of a distance in beats from the score's first, after `offset`; the tempo may wander on the way."""
+        steady = beats * self.beat_seconds
+        share, cycle, phase = self.drift
+        if not share:
+            return self.offset + steady
+        turn = 2.0 * np.pi / cycle
+        return self.offset + steady + share / turn * float(np.sin(turn * steady + phase) - np.sin(phase))
 
     def time(self, beat: float) -> float:
         """Seconds of a position in beats of the score; off-beats swing."""
         whole = np.floor(beat)
         part = beat - whole
         swung = part * 2.0 * self.swing if part < 0.5 else self.swing + (part - 0.5) * 2.0 * (1.0 - self.swing)
-        return self.offset + float(whole + swung - self.phase) * self.beat_seconds
+        return self._seconds(float(whole + swung - self.phase))
 
     def _step_beat(self, bar: int, step: int) -> float:
         return bar * self.style.beats + step * self.style.beats / self.style.steps
@@ -315,8 +332,9 @@ class ScoreWriter:
             players.append(self._lead())
         if self.band.has_pad:
             players.append(self._pad())
+        players = [player for player in players if player.role not in self.band.silent]
         first, count = self.phase, self.bars * self.style.beats
-        beats = [(k, self.offset + (k - first) * self.beat_seconds) for k in range(first, count + 1)]
+        beats = [(k, self._seconds(k - first)) for k in range(first, count + 1)]
         beats = [(k, time) for k, time in beats if time < self.seconds - 0.05]
         return Score(
             self.tempo, [player for player in players if player.notes],
@@ -331,8 +349,8 @@ class ScoreWriter:
         if self.offset > 0.0:
             found.append((0.0, round(self.offset, 5), "N"))
         for span in self.spans:
-            start = max(self.offset, self.offset + (span.start - self.phase) * self.beat_seconds)
-            end = min(self.seconds, self.offset + (span.end - self.phase) * self.beat_seconds)
+            start = max(self.offset, self._seconds(span.start - self.phase))
+            end = min(self.seconds, self._seconds(span.end - self.phase))
             if end - start < 1e-4:
                 continue
             if found and found[-1][2] == span.chord.label:

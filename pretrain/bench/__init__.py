@@ -11,10 +11,10 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from ...data.draws import draw_seeds
 from ...models.mert import MertConfig
-from ..objective import draw_seeds
 from ..objectives import masked
-from ..objectives.parts.noise_mixture import Mixture, draw_segments, mix
+from ..objectives.parts.noise_mixture import NoiseMixture, add_segments, draw_segments
 from ..objectives.tokens import Tokens, beats_iter1, take
 from ..recipe import Recipe
 from ..run.hardware import peak_flops
@@ -174,7 +174,7 @@ def _mixture_row(bench: Bench) -> Row:
     """The vectorised mixture against the published way, a loop over items and segments."""
     waveform = bench.batch.waveform.flatten(0, 1)
     seeds = draw_seeds(0, torch.arange(len(waveform), device=bench.device), 0)
-    settings = Mixture()
+    settings = NoiseMixture()
 
     def loop() -> Tensor:
         valid = torch.full((len(waveform),), waveform.shape[1], device=bench.device)
@@ -188,7 +188,7 @@ def _mixture_row(bench: Bench) -> Row:
                 mixed[item, target : target + length] += others[source : source + length]
         return mixed
 
-    ours, theirs = bench.seconds(lambda: mix(waveform, seeds)), bench.seconds(loop)
+    ours, theirs = bench.seconds(lambda: add_segments(waveform, seeds)), bench.seconds(loop)
     return row("noise_mixture", ours, "s", "a loop over items and segments", theirs / ours)
 
 

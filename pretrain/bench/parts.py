@@ -24,7 +24,7 @@ from ...data.crops import Crops
 from ...data.loader import loader
 from .. import optim
 from ..recipe import Recipe
-from ..run.dryrun import random_batches
+from ..run.trial_step import random_batches
 
 
 class Row(TypedDict):

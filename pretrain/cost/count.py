@@ -40,8 +40,8 @@ from ..objectives.distillation import UNTRAINED, Distillation, DistillationConfi
 from ..objectives.masked import Masked, MaskedConfig
 from ..objectives.tokens import Tokens, TokensConfig
 from ..recipe import Recipe
-from ..run.dryrun import random_batches
 from ..run.flops import flop_counter
+from ..run.trial_step import random_batches
 from ..targets.codec import Codec, CodecIdentity, CodecTarget, CodeStore
 from .fused_attention import fused_attention
 
@@ -207,6 +207,8 @@ def built(recipe: Recipe) -> Objective:
         for target in objective.modules():
             if isinstance(target, CodecTarget):
                 target.teacher()
+    else:
+        objective.stand_in()
     if recipe.checkpoint_activations:
         if not objective.encoder.supports_gradient_checkpointing:
             raise ValueError(

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..objectives.contrastive import Contrastive
+from ..objectives.contrastive import ContrastiveConfig
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
 from .count import count
@@ -204,7 +204,7 @@ def measured(run: Path) -> tuple[float, str]:
     if not values:
         raise ValueError(
             f"{file} says no utilisation: it is measured on a GPU whose peak is known, without --compile and DeepSpeed "
-            "(the dry run counts the FLOPs). Give --utilisation."
+            "(the trial step counts the FLOPs). Give --utilisation."
         )
     found = median(values[1:] or values)
     return found, f"utilisation {found:.3f} is the median that {run} measured, its own communication included"
@@ -242,7 +242,7 @@ def _notes(recipe: Recipe, accumulation: int) -> list[str]:
         said.append("What 16 bits save was counted without --checkpoint-activations.")
     if recipe.compile:
         said.append("--compile isn't counted; it saves time and memory.")
-    if isinstance(recipe.objective, Contrastive) and accumulation > 1 and recipe.objective.chunk is None:
+    if isinstance(recipe.objective, ContrastiveConfig) and accumulation > 1 and recipe.objective.chunk is None:
         said.append(
             "Negatives come from one micro-batch: a smaller one is another training; --objective.chunk keeps them all."
         )

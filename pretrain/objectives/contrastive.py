@@ -12,30 +12,84 @@ than memory.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import importlib
+import inspect
 import math
+import pkgutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
-from ...data.augment.chain import clmr_chain
+from ... import models
+from ...data.augment.chain import Chain, clmr_chain
+from ...data.augment.degradations import Degrade
 from ...data.batch import Batch
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
-from ..objective import Loss, Objective, draw_seeds
+from ..objective import Loss, Objective
 from ..recipe import Optim, Recipe
 
 
 @dataclass(frozen=True)
-class Contrastive:
-    """Configuration; the defaults are CLMR's (v2)."""
+class NetworkConfig:
+    """Any encoder of `models/`, by its file and what its configuration changes."""
+
+    model: str
+    """mert, cqt, beats, cpc, …: a file of `models/`, or file:Class where it holds several"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """of its configuration, by name; the sample rate is the recipe's"""
+
+    def build(self, sample_rate: int) -> PreTrainedModel:
+        """Draw fresh weights.
+
+        Raises:
+            ValueError: no such file, class or setting.
+        """
+        file, _, name = self.model.partition(":")
+        known = sorted(module.name for module in pkgutil.iter_modules(models.__path__))
+        if file not in known:
+            near = difflib.get_close_matches(file, known, n=3, cutoff=0.3) or ["samplecnn", "mert", "cqt"]
+            raise ValueError(f"There is no model {file!r} in models/; nearest: {', '.join(near)}.")
+        module = importlib.import_module(f"{models.__name__}.{file}")
+        found = {
+            kind.__name__: kind
+            for kind in vars(module).values()
+            if isinstance(kind, type) and issubclass(kind, PreTrainedModel) and kind.__module__ == module.__name__
+            if hasattr(kind, "valid_frames")
+        }
+        if name not in found and (name or len(found) != 1):
+            raise ValueError(
+                f"{self.model!r} names no encoder: models/{file}.py has {', '.join(found) or 'none'}; write file:Class."
+            )
+        kind = found[name] if name else next(iter(found.values()))
+        make: Any = kind.config_class
+        arguments = inspect.signature(make.__init__).parameters
+        unknown = [setting for setting in self.settings if setting not in arguments]
+        if unknown:
+            raise ValueError(f"{make.__name__} has no {', '.join(unknown)}; look at its arguments.")
+        model: PreTrainedModel = kind(make(**{**self.settings, "sample_rate": sample_rate}))
+        for parameter in (p for n, p in model.named_parameters() if "mask" in n.rpartition(".")[2]):
+            parameter.requires_grad_(False)  # nothing is hidden here, so what replaces it isn't learned
+        return model
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Configuration; the defaults are CLMR's (v2). A field that is None is as published."""
 
     sample_rate: int = 22050
     """Hz; 22050, 16000 or 8000 (SampleCNN's published stride lists)"""
@@ -55,13 +109,28 @@ class Contrastive:
     """let crops of the same track repel each other, as the published v2 did"""
     chunk: int | None = None
     """gradient caching: crops per pass through the encoder; None: the whole micro-batch at once"""
+    network: Annotated[NetworkConfig | None, tyro.conf.AvoidSubcommands] = None
+    """the encoder; None: SampleCNN, of `width` and `excitation`"""
+    projector_layers: int | None = None
+    """linear layers of the projector, ReLU between them; None: 2"""
+    pooling: Literal["mean", "max", "mean+max"] | None = None
+    """over the frames of a crop, padding left out; None: mean"""
+    degrade: tuple[str, ...] | None = None
+    """presets (phone, radio, vinyl, live, …) or chains (.json) of data degrade: a view goes through one of them"""
+    degrade_share: float | None = None
+    """of the views that do; None: a half"""
 
-    def build(self) -> ContrastiveObjective:
+    def __post_init__(self) -> None:
+        """Refuse a projector without layers."""
+        if self.projector_layers is not None and self.projector_layers < 1:
+            raise ValueError(f"projector_layers is {self.projector_layers}, but a projector has at least 1.")
+
+    def build(self) -> Contrastive:
         """Draw fresh weights."""
-        return ContrastiveObjective(self)
+        return Contrastive(self)
 
 
-class ContrastiveObjective(Objective):
+class Contrastive(Objective):
     """Two views through augmentation, SampleCNN and projector, contrasted with everything that all ranks hear.
 
     Negatives reach as far as one micro-batch on all ranks: accumulation (`micro_batch`) therefore means fewer
@@ -72,19 +141,26 @@ class ContrastiveObjective(Objective):
     chunks, each counted once.
     """
 
-    encoder: SampleCNNModel
+    encoder: Any
 
-    def __init__(self, config: Contrastive) -> None:
+    def __init__(self, config: ContrastiveConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = SampleCNNModel(
-            SampleCNNConfig(sample_rate=config.sample_rate, width=config.width, excitation=config.excitation)
-        )
-        dim = self.encoder.dim
-        self.projector = nn.Sequential(
-            nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, config.projection, bias=False)
-        )
+        if config.network is None:
+            shape = SampleCNNConfig(sample_rate=config.sample_rate, width=config.width, excitation=config.excitation)
+            self.encoder = SampleCNNModel(shape)
+        else:
+            self.encoder = config.network.build(config.sample_rate)
+        self.projector = projector(
+            self.encoder.dim, self.encoder.dim * (1 + (config.pooling == "mean+max")), config.projection,
+            config.projector_layers or 2,
+        )  # fmt: skip
         self.augment = clmr_chain(config.sample_rate, pitch=config.pitch) if config.augment else None
+        if config.degrade:
+            damage = Degrade(
+                config.sample_rate, config.degrade, 0.5 if config.degrade_share is None else config.degrade_share
+            )
+            self.augment = Chain(*([] if self.augment is None else [self.augment]), damage)
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Contrast view 0 with view 1 of batch.waveform [batch, 2, samples]."""
@@ -110,25 +186,36 @@ class ContrastiveObjective(Objective):
         waveform = batch.waveform[:, view]
         seeds = draw_seeds(self.seed, batch.index.to(waveform.device), stream=view)
         size = self.config.chunk or len(waveform)
-        chunks = [
-            self._embed_chunk(wave, draws) for wave, draws in zip(waveform.split(size), seeds.split(size), strict=True)
-        ]
+        parts = zip(waveform.split(size), seeds.split(size), batch.valid[:, view].split(size), strict=True)
+        chunks = [self._embed_chunk(*part) for part in parts]
         return torch.cat([h for h, _ in chunks]), torch.cat([z for _, z in chunks])
 
-    def _embed_chunk(self, waveform: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed_chunk(self, waveform: Tensor, seeds: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         if self.augment is not None:
             with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
                 waveform = self.augment(waveform, seeds)
         if self.config.chunk is None or not torch.is_grad_enabled():
-            return self._project(waveform)
+            return self._project(waveform, valid)
         pair: tuple[Tensor, Tensor] = checkpoint(
-            self._project, waveform, use_reentrant=False, context_fn=self._caching_contexts
+            self._project, waveform, valid, use_reentrant=False, context_fn=self._caching_contexts
         )
         return pair
 
-    def _project(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.encoder(waveform).last_hidden_state.mean(1)  # one window unless the crop is longer
+    def _project(self, waveform: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        h = self._heard(waveform, valid)
         return h.detach(), self.projector(h)
+
+    def _heard(self, waveform: Tensor, valid: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, dim]: the frames of each crop pooled. CLMR hears the padding too."""
+        if self.config.network is None and self.config.pooling is None:
+            embedding: Tensor = self.encoder(waveform).last_hidden_state.mean(1)  # one window unless crops are longer
+            return embedding
+        mask = None
+        if int(valid.min()) < waveform.shape[1]:
+            mask = (torch.arange(waveform.shape[1], device=valid.device) < valid[:, None]).long()
+        frames = self.encoder(waveform, attention_mask=mask).last_hidden_state
+        tokens = self.encoder.valid_frames(valid.clamp(min=1)).clamp(min=1) * getattr(self.encoder, "bands", 1)
+        return pooled(frames, tokens, self.config.pooling or "mean")
 
     def _caching_contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """First pass as usual; the second must not move the running statistics again."""
@@ -151,6 +238,29 @@ class ContrastiveObjective(Objective):
             "negative_similarity": negative,
             "effective_rank": effective_rank(gather(h)),
         }
+
+
+def projector(dim: int, inputs: int, outputs: int, layers: int) -> nn.Sequential:
+    """Linear layers without bias, hidden ones of `dim`, ReLU between them."""
+    sizes = [inputs, *[dim] * (layers - 1), outputs]
+    parts: list[nn.Module] = []
+    for source, target in pairwise(sizes):
+        parts += [nn.Linear(source, target, bias=False), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def pooled(frames: Tensor, counts: Tensor, how: str) -> Tensor:
+    """Frames [batch, frames, dim], of which the first `counts` [batch] are sound, as one vector each.
+
+    how: mean, max, or mean+max beside each other.
+    """
+    counted = (torch.arange(frames.shape[1], device=frames.device) < counts[:, None])[..., None]
+    number = counted.sum(1).clamp(min=1)
+    mean = frames.masked_fill(~counted, 0.0).sum(1) / number
+    if how == "mean":
+        return mean
+    highest = frames.masked_fill(~counted, -math.inf).amax(1)
+    return highest if how == "max" else torch.cat([mean, highest], 1)
 
 
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor:
@@ -231,7 +341,7 @@ def clmr_base() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Contrastive(),
+        objective=ContrastiveConfig(),
         crops=CropConfig(sample_rate=22050, crop_samples=59049, views=2),
         optim=Optim(name="adam", lr=3e-4),
         steps=3_890_000,
@@ -251,7 +361,7 @@ def clmr_small() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Contrastive(pitch=False),
+        objective=ContrastiveConfig(pitch=False),
         crops=CropConfig(sample_rate=22050, crop_samples=59049, views=2),
         optim=Optim(name="adam", lr=1e-3, warmup_steps=500, decay="cosine"),
         steps=30_000,
@@ -272,7 +382,7 @@ def clmr_tiny() -> Recipe:
     Command: groundbass pretrain contrastive.clmr_tiny --data MANIFEST --run RUN
     """
     return Recipe(
-        objective=Contrastive(sample_rate=16000, width=0.25, pitch=False, temperature=0.2),
+        objective=ContrastiveConfig(sample_rate=16000, width=0.25, pitch=False, temperature=0.2),
         crops=CropConfig(sample_rate=16000, crop_samples=43740, views=2),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_steps=20, decay="cosine"),
         steps=200,
@@ -283,10 +393,65 @@ def clmr_tiny() -> Recipe:
     )
 
 
+def _simclr_tiny(network: NetworkConfig, **changes: Any) -> Recipe:
+    """SimCLR for two CPU cores and minutes: 24 kHz, 2.56 s, 32 pairs, CLMR's chain without its pitch shift."""
+    config = ContrastiveConfig(
+        sample_rate=24_000, pitch=False, temperature=0.2, projection=64, network=network, **changes
+    )  # fmt: skip
+    return Recipe(
+        objective=config,
+        crops=CropConfig(sample_rate=24_000, crop_samples=61_440, views=2),
+        optim=Optim(name="adamw", lr=1e-3, weight_decay=1e-2, warmup_steps=20, decay="cosine", clip=1.0),
+        steps=150,
+        batch_size=32,
+        log_every=5,
+        checkpoint_every=50,
+        workers=1,
+    )
+
+
+def simclr_mel_tiny() -> Recipe:
+    """SimCLR on MERT's log-mel transformer (3 blocks of 192, 25 frames per second), two CPU cores, minutes.
+
+    Command: groundbass pretrain contrastive.simclr_mel_tiny --data MANIFEST --run RUN
+    """
+    settings = {
+        "frontend": "mel", "mel_channels": 16, "hidden_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 768, "norm_first": True, "positions": "rotary", "layerdrop": 0.0, "hidden_dropout": 0.0,
+        "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "feature_grad_mult": 1.0,
+    }  # fmt: skip
+    return _simclr_tiny(NetworkConfig("mert", settings))
+
+
+def simclr_cqt_tiny() -> Recipe:
+    """SimCLR on the log-CQT encoder (conv stem, 5 dilated convolutions of 128), two CPU cores, minutes.
+
+    Command: groundbass pretrain contrastive.simclr_cqt_tiny --data MANIFEST --run RUN
+    """
+    settings = {"hidden_size": 128, "num_hidden_layers": 5, "tonal_channels": (8, 12, 16, 24), "dropout": 0.0}
+    return _simclr_tiny(NetworkConfig("cqt", settings | {"rhythm_channels": (8, 8, 32)}), pooling="mean+max")
+
+
+def simclr_debug() -> Recipe:
+    """SimCLR on the log-mel transformer in seconds, for tests: one block of 16, degraded views, mean and max."""
+    settings = {
+        "frontend": "mel", "mel_channels": 2, "mel_bins": 32, "n_fft": 512, "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 16, "layerdrop": 0.0, "hidden_dropout": 0.0,
+        "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "positions": "rotary", "feature_grad_mult": 1.0,
+    }  # fmt: skip
+    config = ContrastiveConfig(
+        sample_rate=8000, projection=8, augment=False, network=NetworkConfig("mert", settings), projector_layers=3,
+        pooling="mean+max", degrade=("phone", "live"),
+    )  # fmt: skip
+    return dataclasses.replace(
+        clmr_debug(), objective=config, crops=CropConfig(sample_rate=8000, crop_samples=12_000, views=2)
+    )
+
+
 def clmr_debug() -> Recipe:
     """CLMR in seconds, for tests: the narrowest SampleCNN at 8 kHz, four crops."""
     return Recipe(
-        objective=Contrastive(sample_rate=8000, width=0.03, projection=8),
+        objective=ContrastiveConfig(sample_rate=8000, width=0.03, projection=8),
         crops=CropConfig(sample_rate=8000, crop_samples=20736, views=2),
         optim=Optim(name="adam", lr=3e-3),
         steps=8,

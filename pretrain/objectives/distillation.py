@@ -20,16 +20,16 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.beats import BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, ranks
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means
-from .parts.masking import uniform
 from .tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Distillation(Objective):
     def _taught(self, waveform: Tensor, mask: Tensor | None) -> Tensor:
         """What the teacher says: [batch, tokens, dim], or logits [batch, classes]."""
         teacher = self._teacher[0]
-        hidden = teacher.encode(teacher.embed(teacher.fbank(waveform)), mask=mask)[-1]
+        hidden = teacher.encode(teacher.embed_patches(teacher.fbank(waveform)), mask=mask)[-1]
         return hidden if self.config.target == "hidden" else teacher.logits(hidden, mask)
 
     @torch.no_grad()

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds, uniform
 from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, TrainingStopped, draw_seeds, example_index
+from ..objective import Loss, Objective, TrainingStopped, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
-from .parts.masking import uniform
 from .tokens import BeatsShape, check_rate, hidden_patches, take
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Latent(Objective):
             wanted = self._taught(fbank, inside)
 
         # every clip once per mask: [masks · clips]
-        embedded = model.embed(fbank).repeat(config.masks, 1, 1)
+        embedded = model.embed_patches(fbank).repeat(config.masks, 1, 1)
         wanted, inside = wanted.repeat(config.masks, 1, 1), inside.repeat(config.masks, 1)
         index = example_index(batch)
         seeds = torch.cat([draw_seeds(self.seed, index, HIDE + number) for number in range(config.masks)])
@@ -173,7 +173,7 @@ class Latent(Objective):
         fbank: [batch, frames, bins]; inside: bool [batch, tokens]. Returns float32 [batch, tokens, dim].
         """
         mask = None if bool(inside.all()) else inside
-        states = self.teacher.encode(self.teacher.embed(fbank), mask=mask, keep_all=True)[1:]
+        states = self.teacher.encode(self.teacher.embed_patches(fbank), mask=mask, keep_all=True)[1:]
         last = states[-1].float()[inside]
         self._spread = last.std(0, correction=0).mean() if len(last) else torch.ones((), device=last.device)
         blocks = torch.stack([over_clip(state.float(), inside) for state in states]).mean(0)

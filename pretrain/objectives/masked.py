@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds
 from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codec import CodecSettings
 from ..targets.codes import CodeHeadSettings
@@ -33,7 +34,7 @@ from ..targets.random_projection import RandomProjectionSettings
 from ..targets.rvq import RVQSettings
 from ..targets.target import FrameGrid, Metrics, Target
 from .parts.masking import Masking, noise_fill
-from .parts.noise_mixture import Mixture, mix
+from .parts.noise_mixture import NoiseMixture, add_segments
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -92,7 +93,7 @@ class MaskedConfig:
 
     encoder: EncoderShape = field(default_factory=EncoderShape)
     masking: Masking = field(default_factory=Masking)
-    mixture: Mixture = field(default_factory=Mixture)
+    mixture: NoiseMixture = field(default_factory=NoiseMixture)
     feature_penalty: float = 10.0
     """Weight of the mean square of the convolutions' output; a mel front end has none."""
     cqt: CQTSettings = field(default_factory=CQTSettings)
@@ -172,7 +173,7 @@ class Masked(Objective):
 
         heard = clean
         if self.training:
-            heard = mix(clean, draw_seeds(self.seed, index, MIX), valid, self.config.mixture)
+            heard = add_segments(clean, draw_seeds(self.seed, index, MIX), valid, self.config.mixture)
         masked_in_model: Tensor | None = mask
         if self.config.masking.fill == "noise":
             heard = noise_fill(heard, mask, self.config.grid.hop, draw_seeds(self.seed, index, FILL))
@@ -186,8 +187,8 @@ class Masked(Objective):
 
         value, metrics = self._predict(hidden, [target[mask] for target in wanted], step)
         if self.config.unmasked_weight > 0:
-            open_ears = time_mask(valid_frames, frames) & ~mask
-            value = value + self._predict_unmasked(output.last_hidden_state, wanted, open_ears, mask.sum())
+            visible = time_mask(valid_frames, frames) & ~mask
+            value = value + self._predict_unmasked(output.last_hidden_state, wanted, visible, mask.sum())
         if self.config.feature_penalty > 0 and self.config.encoder.frontend == "conv":
             inside = time_mask(valid_frames, frames) & mask.any(1, keepdim=True)
             penalty = usual_coverage(self.config.masking, frames) * _square(features, inside) / mask.sum().clamp(min=1)
@@ -358,7 +359,7 @@ def mert_330m() -> Recipe:
         objective=MaskedConfig(
             encoder=_LARGE,
             masking=_PUBLISHED_MASK,
-            mixture=Mixture(lengths=(12_000, 36_000)),
+            mixture=NoiseMixture(lengths=(12_000, 36_000)),
             codec=CodecSettings(weight=1.0, head=CodeHeadSettings(dim=128)),
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=122_880, align=320, min_seconds=3.0),
@@ -459,7 +460,7 @@ def cqt_tiny() -> Recipe:
     objective = dataclasses.replace(
         recipe.objective,
         masking=Masking(coverage=0.4),
-        mixture=Mixture(probability=0.0),
+        mixture=NoiseMixture(probability=0.0),
         rvq=dataclasses.replace(recipe.objective.rvq, weight=0.0),
     )
     return dataclasses.replace(recipe, objective=objective, steps=250, checkpoint_every=125, workers=1)
@@ -475,7 +476,7 @@ def mert_debug() -> Recipe:
         attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, conv_dim=(16,) * 7, num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
     )  # fmt: skip
-    return _debug(MaskedConfig(encoder=shape, rvq=_DEBUG_RVQ, mixture=Mixture(lengths=(1200, 2400))), hop=320)
+    return _debug(MaskedConfig(encoder=shape, rvq=_DEBUG_RVQ, mixture=NoiseMixture(lengths=(1200, 2400))), hop=320)
 
 
 _DEBUG_CODES = CodeHeadSettings(dim=8, labels="normal", least_entropy=1.0)
@@ -500,7 +501,7 @@ def _debug(config: MaskedConfig, hop: int) -> Recipe:
 
 
 _MUSICFM_MASK = Masking(kind="cells", coverage=0.6, span=10, fill="noise")
-_NO_MIXTURE = Mixture(probability=0.0)
+_NO_MIXTURE = NoiseMixture(probability=0.0)
 _NO_CQT = CQTSettings(weight=0.0)
 
 

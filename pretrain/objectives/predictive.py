@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds, uniform
 from ...models.cpc import MUSIC, SPEECH, CpcConfig, CpcModel
 from ..clock import section
 from ..distributed import gather
-from ..objective import Loss, Objective, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
-from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -39,7 +39,7 @@ Source = Literal["all", "same", "others"]
 
 
 @dataclass(frozen=True)
-class Predictive:
+class PredictiveConfig:
     """The network, how far it predicts, and from what it must tell the truth; the defaults are the speech network's."""
 
     sample_rate: int = 16_000
@@ -83,9 +83,9 @@ class Predictive:
         names = ("sample_rate", "kernels", "strides", "paddings", "channels", "context_size", "channel_norm")
         return CpcConfig(**{name: getattr(self, name) for name in (*names, "input_std")})
 
-    def build(self) -> PredictiveObjective:
+    def build(self) -> Predictive:
         """Build the objective."""
-        return PredictiveObjective(self)
+        return Predictive(self)
 
 
 class InfoNce(nn.Module):
@@ -111,12 +111,12 @@ class InfoNce(nn.Module):
         return scores
 
 
-class PredictiveObjective(Objective):
+class Predictive(Objective):
     """InfoNCE of the next K latents, the mean over K; the weight counts predictions, those of a step as its share."""
 
     encoder: CpcModel
 
-    def __init__(self, config: Predictive) -> None:
+    def __init__(self, config: PredictiveConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = CpcModel(config.network())
@@ -181,7 +181,7 @@ class Drawn:
     frames: Tensor
 
 
-def draw_negatives(lengths: Tensor, own: Tensor, frames: int, config: Predictive, seeds: Tensor) -> Drawn:
+def draw_negatives(lengths: Tensor, own: Tensor, frames: int, config: PredictiveConfig, seeds: Tensor) -> Drawn:
     """Draw for each latent of each clip, all valid latents but itself (of the clips that count) being as likely.
 
     lengths: [clips] valid latents of all clips, in their order; own: [batch] numbers of the clips that are asked for;
@@ -248,7 +248,7 @@ def cpc_speech() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Predictive(input_std=0.063),
+        objective=PredictiveConfig(input_std=0.063),
         crops=CropConfig(sample_rate=16_000, crop_samples=20_480),
         optim=Optim(name="adam", lr=2e-4),
         steps=133_500,
@@ -270,7 +270,7 @@ def cpc_music() -> Recipe:
     Hardware and hours: one GPU; not run here yet.
     """
     return Recipe(
-        objective=Predictive(
+        objective=PredictiveConfig(
             sample_rate=22_050, **MUSIC, channels=(512,) * 7, input_std=0.15, ahead=20, negatives=15, within=81
         ),
         crops=CropConfig(sample_rate=22_050, crop_samples=59_049),
@@ -286,16 +286,16 @@ def cpc_music() -> Recipe:
 def cpc_tiny() -> Recipe:
     """CPC for two CPU cores and minutes: 16 kHz, 50 latents per second, 16 steps (0.32 s) ahead, channel norm.
 
-    Narrow where the rate is high (64 channels down to 400 Hz), 128 afterwards; context 128.
+    Narrow where the rate is high (32 channels down to 800 Hz), 128 in the end; context 128.
 
     Command: groundbass pretrain predictive.cpc_tiny --data MANIFEST --run RUN
     """
     return Recipe(
-        objective=Predictive(
+        objective=PredictiveConfig(
             kernels=(10, 8, 4, 4, 4, 4),
             strides=(5, 4, 2, 2, 2, 2),
             paddings=(2, 2, 1, 1, 1, 1),
-            channels=(64, 64, 96, 128, 128, 128),
+            channels=(32, 32, 64, 128, 128, 128),
             context_size=128,
             channel_norm=True,
             input_std=0.15,
@@ -304,7 +304,7 @@ def cpc_tiny() -> Recipe:
         ),
         crops=CropConfig(sample_rate=16_000, crop_samples=40_960),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=1e-4, warmup_steps=20, decay="cosine", clip=1.0),
-        steps=400,
+        steps=250,
         batch_size=16,
         log_every=10,
         checkpoint_every=100,
@@ -315,7 +315,7 @@ def cpc_tiny() -> Recipe:
 def cpc_debug() -> Recipe:
     """CPC in seconds, for tests: 8 kHz, 8 channels, 3 steps ahead."""
     tiny = cpc_tiny()
-    config = Predictive(
+    config = PredictiveConfig(
         sample_rate=8000, kernels=(10, 8, 4), strides=(5, 8, 4), paddings=(2, 2, 1), channels=(8, 8, 8),
         context_size=12, channel_norm=True, input_std=0.2, ahead=3, negatives=4,
     )  # fmt: skip

@@ -24,17 +24,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...data.crops import CropConfig
+from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather
-from ..objective import Loss, Objective, draw_seed, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means, valid_mel
 from ..targets.target import Metrics
 from . import tokens
 from .distillation import UNTRAINED, DistillationConfig
-from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.batch import Batch

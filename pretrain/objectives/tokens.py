@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
+from ...data.draws import draw_seeds, uniform
 from ...models.beats import BeatsConfig, BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, draw_seeds, example_index
+from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
-from .parts.masking import uniform
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -175,7 +175,7 @@ class Tokens(Objective):
         seeds = draw_seeds(self.seed, example_index(batch), HIDE)
         positions, mask = draw_kept(inside, 1 - self.config.hidden, seeds)
         hidden = hidden_patches(inside, positions, mask)
-        tokens = take(self.encoder.embed(fbank), positions)
+        tokens = take(self.encoder.embed_patches(fbank), positions)
         heard = self._encode(tokens, positions, mask, total)
         logits = self.predictor.logits(self.predictor(heard, positions, mask, inside)[hidden]).float()
         wanted = labels[hidden]

@@ -52,7 +52,7 @@ class LabelCounts(nn.Module):
         self.register_buffer("counts", torch.zeros(len(classes), max(classes)))
         self.register_buffer("sizes", torch.tensor(classes), persistent=False)
         self._pending: Tensor | None = None
-        self._told: list[Tensor] = []  # statistics of this step's micro-batches, until the joint ones are known
+        self._given_out: list[Tensor] = []  # statistics of this step's micro-batches, until the joint ones are known
 
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
@@ -70,7 +70,7 @@ class LabelCounts(nn.Module):
         """
         values = self._measure(self.counts if self._pending is None else self.counts + self._pending)
         if self._pending is not None:
-            self._told.append(values)
+            self._given_out.append(values)
         names = ["majority", "majority_0", "entropy", "use", "perplexity"]
         names += [f"{what}_{book}" for what in ("entropy", "use") for book in range(len(self.classes))]
         return dict(zip(names, values, strict=True))  # views
@@ -97,9 +97,9 @@ class LabelCounts(nn.Module):
         if self._pending is not None:
             self.counts.mul_(1 - 1 / self.window).add_(all_reduce_sum(self._pending))
             self._pending = None
-            for values in self._told:
+            for values in self._given_out:
                 values.copy_(self._measure(self.counts))
-            self._told = []
+            self._given_out = []
         if (step + 1) % self.window:
             return
         for book, (bits, least) in enumerate(zip(_entropy(self.counts).tolist(), self.least)):

@@ -31,7 +31,7 @@ from ...data.storage.shards import open_data
 from ...data.track import Manifest
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import digest, identity
-from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of, parts
+from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of_files, parts
 
 VERSION = 1
 METADATA = b"groundbass"
@@ -164,7 +164,7 @@ def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
         else:
             files.append(source)
     files = list(dict.fromkeys(files))
-    manifest = manifest_of(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
+    manifest = manifest_of_files(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
     if not len(manifest):
         raise ValueError(f"none of the {len(files)} files can be read: {next(iter(refused.values()))}")
     return manifest

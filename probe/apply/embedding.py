@@ -287,7 +287,7 @@ def embed(
         own = audio.info(sound).sample_rate
         if sample_rate not in (None, own):
             raise ValueError(f"{sound} has {own} Hz and sample_rate says {sample_rate}; leave it out for files.")
-        manifest: Manifest = manifest_of([Path(sound)], {})
+        manifest: Manifest = manifest_of_files([Path(sound)], {})
     else:
         manifest = _InMemory(_mono(sound), sample_rate or self.sample_rate)
     model = getattr(self, "model", self)
@@ -322,7 +322,7 @@ def _mono(sound: Any) -> Array:
     return waveform.astype(np.float32)
 
 
-def manifest_of(files: Sequence[Path], refused: dict[str, str]) -> Manifest:
+def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifest:
     """Files as tracks, from their headers alone. refused: gets path and reason of those that can't be opened; of a
     single file the error is raised.
     """

@@ -25,7 +25,7 @@ from ...data.audio import read as audio
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of, parts
+from .embedding import Embedding, embed_parts, manifest_of_files, parts
 
 TEMPLATE = Path(__file__).with_name("similar.html")
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -194,7 +194,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of([file], {})
+    manifest = manifest_of_files([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [

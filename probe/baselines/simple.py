@@ -42,7 +42,7 @@ def constant(task: Task) -> Outcome:
     return Outcome(rows, task.targets[rows], np.concatenate(guesses), tuple(choices), ())
 
 
-class LogMel:
+class LogMelBaseline:
     """A log-mel spectrogram in an encoder's clothes: 24 kHz, 128 mel bands up to 12 kHz, 50 frames per second, one
     layer.
     """

@@ -209,7 +209,7 @@ def _large(clips: int) -> float:
 def embed() -> list[Row]:
     """Rows `embed`, `embed_memory`: `groundbass embed` from files to the table, against the bare forward in memory."""
     from ..apply.embed import embed as command
-    from ..apply.embedding import Embedding, embed_parts, manifest_of, parts
+    from ..apply.embedding import Embedding, embed_parts, manifest_of_files, parts
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -233,7 +233,7 @@ def embed() -> list[Row]:
         asked = Embedding((4,))
         peaks = []
         for number in (1, 4):  # half an hour, then two hours of it
-            manifest = manifest_of(long, {}).select([0] * number)
+            manifest = manifest_of_files(long, {}).select([0] * number)
             for _ in embed_parts(encoder, manifest, list(parts(manifest, encoder, asked)), asked):
                 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return [

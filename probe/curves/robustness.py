@@ -1,37 +1,82 @@
 """The robustness axis: the trained head hears the test tracks degraded, more and more.
 
-Head and decoder are those of the clean result, learned on clean audio; nothing is chosen anew.
+Head and decoder are those of the clean result, learned on clean audio; nothing is chosen anew. The damage is that of
+`data/augment/degradations.py`, one degradation or preset at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import gcd
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import signal
+import torch
 
+from ...data.augment.degradations import PRESETS, DegradationChain, chain_of
 from ...models.encoder import Encoder
 from .. import metrics
 from ..fit import Features, Floats, Outcome, answer, items_of
 from ..listen.features import FeatureStore
 from ..task import Task
 
-VERSION = 1
+VERSION = 2
 Sound = npt.NDArray[np.float32]
 
-# name -> (unit, levels from mild to severe)
-LEVELS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "noise": ("dB signal to noise", (40.0, 30.0, 20.0, 10.0, 0.0)),
-    "low-pass": ("Hz, as of a codec", (11000.0, 7000.0, 4000.0, 2000.0, 1000.0)),
-    "gain": ("dB", (-3.0, -6.0, -12.0, -24.0, -36.0)),
-    "reverb": ("s until -60 dB", (0.2, 0.4, 0.8, 1.6, 3.2)),
-    "clipping": ("share of the peak that is left", (0.7, 0.5, 0.3, 0.15, 0.05)),
-    "resampling": ("Hz, and back", (16000.0, 11025.0, 8000.0, 4000.0, 2000.0)),
+
+@dataclass(frozen=True)
+class Kind:
+    """A degradation of which one parameter grows. level: that parameter's name, a number from `levels`, mild first."""
+
+    unit: str
+    levels: tuple[float, ...]
+    name: str
+    level: str
+    others: dict[str, Any] = field(default_factory=dict)
+    pattern: str = ""
+    """a text parameter that the level goes into"""
+
+    def chain(self, level: float) -> DegradationChain:
+        """At one level."""
+        if self.name in PRESETS:
+            return chain_of(PRESETS[self.name])
+        value: Any = self.pattern.format(f"{level:g}") if self.pattern else level
+        return chain_of([{"name": self.name, self.level: value, **self.others}])
+
+
+HISS = {"color": "white"}
+LEVELS: dict[str, Kind] = {
+    "noise": Kind("dB signal to white noise", (40.0, 30.0, 20.0, 10.0, 0.0), "noise", "snr", HISS),
+    "pink-noise": Kind("dB signal to pink noise", (40.0, 30.0, 20.0, 10.0, 0.0), "noise", "snr"),
+    "dust": Kind("dB signal to clicks", (40.0, 30.0, 20.0, 10.0, 0.0), "mix", "snr", {"path": "synth:dust"}),
+    "mp3": Kind("kb/s, mono", (128.0, 64.0, 32.0, 16.0, 8.0), "mp3", "bitrate"),
+    "gain": Kind("dB", (-3.0, -6.0, -12.0, -24.0, -36.0), "gain", "volume"),
+    "low-pass": Kind("Hz, 6 dB per octave", (4000.0, 2000.0, 1000.0, 500.0, 250.0), "low_pass", "cutoff"),
+    "high-pass": Kind("Hz, 6 dB per octave", (100.0, 200.0, 500.0, 1000.0, 2000.0), "high_pass", "cutoff"),
+    "equalizer": Kind(
+        "dB at 1 kHz, 2 octaves", (-3.0, -6.0, -12.0, -18.0, -30.0), "equalizer", "gain", {"bandwidth": 2}
+    ),
+    "compression": Kind(
+        "dB threshold, 4 : 1", (-20.0, -30.0, -40.0, -50.0, -60.0), "dynamic_range_compression", "threshold"
+    ),
+    "reverb": Kind("s until -60 dB", (0.2, 0.4, 0.8, 1.6, 3.2), "impulse_response", "path", pattern="synth:room_{}"),
+    "clipping": Kind("% of samples", (0.1, 1.0, 5.0, 20.0, 50.0), "clipping", "percent_samples"),
+    "distortion": Kind("passes of a sine", (1.0, 2.0, 3.0, 5.0, 8.0), "harmonic_distortion", "num_passes"),
+    "resampling": Kind("Hz, and back", (16000.0, 11025.0, 8000.0, 4000.0, 2000.0), "resample", "rate"),
+    "aliasing": Kind("Hz, without a filter", (16000.0, 11025.0, 8000.0, 4000.0, 2000.0), "aliasing", "dest_frequency"),
+    "pitch": Kind("octaves", (0.01, 0.02, 0.05, 0.1, 0.2), "pitch_shift", "octaves"),
+    "speed": Kind("times as fast", (1.01, 1.02, 1.05, 1.1, 1.2), "speedup", "speed"),
+    "stretch": Kind("times as fast, pitch kept", (1.02, 1.05, 1.1, 1.2, 1.4), "time_stretch", "factor"),
+    "wow": Kind("% of speed, 0.5 Hz", (0.2, 0.5, 1.0, 2.0, 4.0), "wow_flutter", "intensity"),
+    "delay": Kind("samples of silence first", (200.0, 1000.0, 4000.0, 10000.0, 20000.0), "delay", "samples"),
+    "trim": Kind("ms cut from the start", (10.0, 50.0, 200.0, 500.0, 1000.0), "trim_millis", "amount"),
+    **{name: Kind("preset", (1.0,), name, "") for name in ("live", "phone", "radio", "vinyl")},
 }
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -45,70 +90,38 @@ class Degradation:
     def name(self) -> str:
         return f"{self.kind} {self.level:g}, version {VERSION}"
 
+    @cached_property
+    def chain(self) -> DegradationChain:
+        return LEVELS[self.kind].chain(int(self.level) if self.kind == "delay" else self.level)
+
     def __call__(self, waveform: Sound, sample_rate: int, seed: int) -> Sound:
         """waveform: [samples] in [-1, 1] -> the same length, float32; the same seed, the same noise and room."""
-        return np.ascontiguousarray(DAMAGE[self.kind](waveform, self.level, sample_rate, seed), dtype=np.float32)
+        least = round(2 * sample_rate)  # what cuts a second off needs more
+        sound = torch.from_numpy(np.pad(waveform, (0, max(0, least - len(waveform)))))[None]
+        found = self.chain(sound, sample_rate, torch.tensor([seed]))[0, : len(waveform)].numpy()
+        return np.pad(found, (0, len(waveform) - len(found)))
 
 
-def noise(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """White noise at `level` dB below the window's mean power; silence stays silent."""
-    power = float(np.mean(np.square(waveform, dtype=np.float64)))
-    sound = np.random.default_rng(seed).standard_normal(len(waveform))
-    return waveform + (np.sqrt(power / 10 ** (level / 10)) * sound).astype(np.float32)
+def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds that were asked for, "all" being every one.
+
+    Raises ValueError, naming the nearest, for an unknown one.
+    """
+    for name in names:
+        if name not in LEVELS and name != ALL:
+            near = difflib.get_close_matches(name, [*LEVELS, ALL], n=3, cutoff=0.3) or [*LEVELS]
+            raise ValueError(f"There is no damage {name!r}; nearest: {', '.join(near)}. `{ALL}` is every kind.")
+    return tuple(LEVELS) if ALL in names else tuple(dict.fromkeys(names))
 
 
-def low_pass(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """A steep zero-phase low-pass at `level` Hz, as codecs of low rate cut; above the Nyquist rate nothing happens."""
-    if level >= 0.499 * sample_rate:
-        return waveform
-    sections = signal.ellip(8, 0.1, 80.0, level, fs=sample_rate, output="sos")
-    edge = min(len(waveform) - 1, 3 * sample_rate // 10)
-    return np.asarray(signal.sosfiltfilt(sections, waveform, padlen=edge), dtype=np.float32)
-
-
-def gain(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """`level` dB."""
-    return waveform * np.float32(10 ** (level / 20))
-
-
-def reverb(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """A room that decays by 60 dB in `level` s: decaying noise after the direct sound, of equal energy."""
-    time = np.arange(round(level * sample_rate)) / sample_rate
-    tail = np.random.default_rng(seed).standard_normal(len(time)) * 10 ** (-3 * time / level)
-    tail[: max(1, round(0.005 * sample_rate))] = 0
-    room = tail / max(1e-9, float(np.linalg.norm(tail)))
-    room[0] = 1.0
-    return np.asarray(signal.oaconvolve(waveform, room)[: len(waveform)] / np.sqrt(2), dtype=np.float32)
-
-
-def clipping(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """Cut at `level` of the peak, then raised to the old peak."""
-    peak = float(np.abs(waveform).max(initial=0.0))
-    if peak == 0:
-        return waveform
-    return np.clip(waveform, -level * peak, level * peak) / np.float32(level)
-
-
-def resampling(waveform: Sound, level: float, sample_rate: int, seed: int) -> Sound:
-    """To `level` Hz and back; a rate above the encoder's changes nothing."""
-    rate = round(level)
-    if rate >= sample_rate:
-        return waveform
-    common = gcd(rate, sample_rate)
-    up, down = rate // common, sample_rate // common
-    there = signal.resample_poly(waveform, up, down)
-    back = np.asarray(signal.resample_poly(there, down, up), dtype=np.float32)
-    return np.pad(back, (0, max(0, len(waveform) - len(back))))[: len(waveform)]
-
-
-DAMAGE: dict[str, Callable[[Sound, float, int, int], Sound]] = {
-    "noise": noise,
-    "low-pass": low_pass,
-    "gain": gain,
-    "reverb": reverb,
-    "clipping": clipping,
-    "resampling": resampling,
-}
+def changes_truth(task: Task, kind: str) -> str | None:
+    """What a kind changes of the answers themselves, so that a score would say nothing; None: nothing."""
+    chain = LEVELS[kind].chain(LEVELS[kind].levels[0])
+    timed = task.unit == "frame" or task.kind == "beats" or "tempo" in task.name
+    pitched = task.kind in ("key", "chords") or "pitch" in task.name
+    if chain.moves and timed:
+        return "times"
+    return "pitches" if chain.shifts and pitched else None
 
 
 def curves(
@@ -116,9 +129,13 @@ def curves(
 ) -> dict[str, Any]:
     """The main metric at every level of every kind: {kind: {"unit", "levels", "values"}}, "clean" being the first."""
     clean = metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes))[task.metric]
-    found: dict[str, Any] = {"clean": clean, "kinds": {}}
+    found: dict[str, Any] = {"clean": clean, "kinds": {}, "left_out": []}
     for kind in kinds:
-        unit, levels = LEVELS[kind]
+        if moved := changes_truth(task, kind):
+            print(f"{task.name}: {kind} changes the {moved} that are asked for, so it is left out.", file=sys.stderr)
+            found["left_out"].append(kind)
+            continue
+        unit, levels = LEVELS[kind].unit, LEVELS[kind].levels
         values = [_score(task, encoder, store, trained, Degradation(kind, level), pooling) for level in levels]
         found["kinds"][kind] = {"unit": unit, "levels": list(levels), "values": values}
     return found

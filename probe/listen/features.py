@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ...data.locks import alone
 from ...data.track import Manifest
 from ...models.encoder import Encoder, weights_hash
-from .windows import READ_SECONDS, Window, decoded, jobs, plan
+from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
 LARGE_BYTES = 2**30  # a memory-mapped array of more isn't kept in memory
@@ -174,7 +174,7 @@ class FeatureStore:
     ) -> Windows:
         rate = encoder.sample_rate
         stretch = None if seconds is None else max(1, round(seconds * rate))
-        plans = plan(manifest, range(len(manifest)), rate, round(self.window_seconds * rate), stretch)
+        plans = window_rows(manifest, range(len(manifest)), rate, round(self.window_seconds * rate), stretch)
         firsts = {window.item: window for windows in reversed(plans) for window in reversed(windows)}
         items = [firsts[item] for item in range(len(firsts))]
         hashes = manifest.column("hash")
@@ -239,7 +239,7 @@ class FeatureStore:
         name: str,
         change: Change | None = None,
     ) -> tuple[Listening, dict[int, tuple[int, int]], npt.NDArray[np.float64]]:
-        plans = plan(manifest, rows, encoder.sample_rate, round(self.window_seconds * encoder.sample_rate))
+        plans = window_rows(manifest, rows, encoder.sample_rate, round(self.window_seconds * encoder.sample_rate))
         sizes = [[int(encoder.valid_frames(torch.tensor([w.samples]))[0]) for w in windows] for windows in plans]
         ends = np.cumsum([sum(size) for size in sizes])
         places = [(int(end - sum(size)), int(end)) for end, size in zip(ends, sizes)]

@@ -43,7 +43,7 @@ def cut(samples: int, longest: int, overlap: int = 0) -> list[tuple[int, int]]:
     return [(start, end - start + overlap) for start, end in pairwise(edges)]
 
 
-def plan(
+def window_rows(
     manifest: Manifest, rows: Sequence[int], sample_rate: int, longest: int, stretch: int | None = None
 ) -> list[list[Window]]:
     """The windows of each row, in the order of `rows`: an item per row, or per stretch of at most `stretch` samples."""

@@ -38,7 +38,7 @@ def draw(groups: Sequence[str | int], resamples: int = RESAMPLES, seed: int = 0)
     return counts[:, member], number
 
 
-def resample(replicates: Sequence[Array], seed: int) -> Array:
+def pick_copies(replicates: Sequence[Array], seed: int) -> Array:
     """One value per resample from those of several trained copies, [copies] of [resamples]: each resample draws its
     copies too, since whoever trains once draws one initialisation.
     """

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from .. import metrics
 from . import result
-from .bootstrap import Interval, draw, interval, mark, resample
+from .bootstrap import Interval, draw, interval, mark, pick_copies
 from .sections import Record, Section
 from .tables import names, text
 
@@ -108,7 +108,7 @@ def _replicates(record: Record, table: Any, counts: Array, seed: int) -> tuple[f
     names = [name for name in table.column_names if name.startswith("guess.")]
     guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in names]
     values = [metrics.measure(kind, truth, guess, classes)[record["metric"]] for guess in guesses]
-    return float(np.mean(values)), resample(
+    return float(np.mean(values)), pick_copies(
         [metrics.resampled(kind, truth, guess, classes, counts) for guess in guesses], seed
     )
 

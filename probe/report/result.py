@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from .. import metrics
 from ..fit import SETTINGS, Outcome
 from ..task import AGGREGATION, Task, describe
-from .bootstrap import Interval, draw, interval, resample
+from .bootstrap import Interval, draw, interval, pick_copies
 
 SCHEMA = 3
 Array = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def _values(task: Task, outcomes: Sequence[Outcome]) -> list[float]:
 def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array, seed: int) -> tuple[float, Array]:
     values, names = _values(task, outcomes), list(task.classes)
     each = [metrics.resampled(task.kind, o.truth, guess, names, counts) for o in outcomes for guess in o.guesses]
-    return float(np.mean(values)), resample(each, seed)
+    return float(np.mean(values)), pick_copies(each, seed)
 
 
 def result_json(

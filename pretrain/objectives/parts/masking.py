@@ -1,6 +1,6 @@
 """Which frames does the model not hear? Span masks drawn from per-item seeds, vectorised and aware of padding.
 
-Every draw is a pure function of an item's seed (`objective.draw_seeds`: run seed, global index), never of the batch it
+Every draw is a pure function of an item's seed (`draws.draw_seeds`: run seed, global index), never of the batch it
 is in or of the global generator: results don't depend on the number of ranks. The one exception is fairseq's thinning,
 which is defined over a batch.
 """
@@ -14,33 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-_GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, as int64
-
-
-def _unsigned_shift(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _scramble(z: Tensor) -> Tensor:
-    """splitmix64's finaliser; int64 products wrap around on CPU and CUDA alike."""
-    z = (z ^ _unsigned_shift(z, 30)) * _MIX1
-    z = (z ^ _unsigned_shift(z, 27)) * _MIX2
-    return z ^ _unsigned_shift(z, 31)
-
-
-def uniform(seeds: Tensor, count: int) -> Tensor:
-    """Draw float64 [batch, count] in [0, 1), row i from seeds[i] alone (seeds: int64 [batch])."""
-    counter = torch.arange(1, count + 1, device=seeds.device) * _GOLDEN
-    return _unsigned_shift(_scramble(seeds[:, None] + counter), 11).double() * 2.0**-53
-
-
-def normal(seeds: Tensor, count: int) -> Tensor:
-    """Draw standard normal float32 [batch, count], row i from seeds[i] alone (Box and Muller)."""
-    half = (count + 1) // 2
-    u = uniform(seeds, 2 * half).float()
-    radius = torch.sqrt(-2 * torch.log1p(-u[:, :half].clamp(max=1 - 2**-24)))
-    angle = 2 * math.pi * u[:, half:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :count]
+from ....data.draws import normal, uniform
 
 
 @dataclass(frozen=True)

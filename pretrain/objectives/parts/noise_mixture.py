@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .masking import uniform
+from ....data.draws import uniform
 
 
 @dataclass(frozen=True)
-class Mixture:
+class NoiseMixture:
     """Settings of the in-batch noise mixture."""
 
     probability: float = 0.5
@@ -45,7 +45,7 @@ class Segments:
     length: Tensor
 
 
-def draw_segments(seeds: Tensor, valid: Tensor, settings: Mixture) -> Segments:
+def draw_segments(seeds: Tensor, valid: Tensor, settings: NoiseMixture) -> Segments:
     """Draw each item's segments from its own seed; seeds, valid (samples): int64 [batch]."""
     most = settings.segments[1]
     u = uniform(seeds, 2 + 3 * most)
@@ -62,14 +62,16 @@ def draw_segments(seeds: Tensor, valid: Tensor, settings: Mixture) -> Segments:
     return Segments(source, target, length)
 
 
-def mix(waveform: Tensor, seeds: Tensor, valid: Tensor | None = None, settings: Mixture | None = None) -> Tensor:
+def add_segments(
+    waveform: Tensor, seeds: Tensor, valid: Tensor | None = None, settings: NoiseMixture | None = None
+) -> Tensor:
     """Return the mixed waveform [batch, samples]; the input stays untouched.
 
     waveform: [batch, samples] in [-1, 1] (the result may exceed it, as published); seeds: int64 [batch]; valid: int64
     [batch] samples that are sound (None: all). Sound is taken from and put into valid parts only. One item alone has
     nobody to borrow from and stays clean.
     """
-    settings = settings or Mixture()
+    settings = settings or NoiseMixture()
     batch, samples = waveform.shape
     if batch < 2 or settings.probability <= 0:
         return waveform

@@ -47,7 +47,7 @@ class Snapshot:
         _set_random_state(self._random)
 
 
-def dry_run(training: Training, manifest: Manifest) -> bool:
+def trial_step(training: Training, manifest: Manifest) -> bool:
     """Train one step on random audio in the recipe's shapes, count its FLOPs, then put everything back as it was.
 
     Returns False under DeepSpeed, whose engine can't be put back: there nothing is done. What an objective says about

@@ -1,0 +1,586 @@
+"""Learning from labels: any encoder, fine-tuned or from scratch, one head per task, several tasks at once.
+
+What MARBLE's unconstrained track, BEATs' and MERT's fine-tuning and the taggers of the supervised era do is one
+objective: hear a crop, answer about the clip (genre, key, tags, numbers) or about every frame (beats, chords, events),
+compare with the manifest's labels. A track may lack any of its labels. The encoder is a published one (or a run), or
+that of a recipe with fresh weights; low blocks may stay frozen, and learning rates may fall with depth.
+
+    groundbass pretrain labelled.finetune --objective.encoder ENCODER --objective.labels genre key --data MANIFEST
+        --run RUN
+
+Where the manifest says who trains (`split`), only its training tracks are heard. Each task's loss is a mean over all
+clips divided by the share of tracks that have its label, so that micro-batches and ranks combine exactly whatever is
+missing where, and a rare label weighs as much as a common one.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from ...data.augment.chain import clmr_chain
+from ...data.augment.pitch import shift_pitch
+from ...data.crops import CropConfig
+from ...data.draws import draw_seed, draw_seeds
+from ...data.track import WEIGHT, Manifest
+from ...models.encoder import ModelEncoder, load_encoder, weights_hash
+from ...models.heads import Head, HeadConfig
+from ...models.transformer import time_mask
+from ..clock import section
+from ..objective import Loss, Objective, example_index
+from ..recipe import Optim, Recipe, addresses, find
+from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ...data.batch import Batch
+
+AUGMENT, PARTNER, SHARE, SPEC = 401, 402, 403, 404  # streams of draws
+UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
+"""Parameters of encoders that no label reaches: mask embeddings and heads of their own."""
+TRAINING = {"train", "training"}
+
+
+@dataclass(frozen=True)
+class Mixup:
+    """Zhang et al. 2018: a clip is mixed with another of its micro-batch, and so are their losses."""
+
+    probability: float = 0.0
+    """of a clip being mixed"""
+    alpha: float = 0.8
+    """the share of the other is drawn from Beta(alpha, alpha)"""
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Park et al. 2019, in the waveform, so that it serves every front end: spans of silence, bands cut out."""
+
+    times: int = 0
+    """spans of silence per clip"""
+    seconds: float = 0.5
+    """longest span"""
+    bands: int = 0
+    """bands that are cut out of the spectrum per clip"""
+    width: float = 0.2
+    """widest band, as a share of the mel axis"""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Configuration: what hears, what is asked, how the sound is changed before."""
+
+    encoder: str = "masked.mert_tiny"
+    """a run or a published folder, with its weights; or a recipe's address, whose encoder begins with fresh ones"""
+    fresh: bool = False
+    """draw the encoder's weights anew, where it is a folder"""
+    labels: tuple[str, ...] = ()
+    """what is asked, as COLUMN[:KIND] of the manifest's labels, each with the settings of `head`"""
+    head: LabelTask = field(default_factory=lambda: LabelTask(""))
+    """settings of the heads of `labels`; its own label and kind mean nothing"""
+    tasks: tuple[LabelTask, ...] = ()
+    """more of what is asked, each with settings of its own"""
+    labels_csv: str = ""
+    """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
+    unfreeze: int | None = None
+    """train only the last so many blocks of the encoder; 0: the heads alone; None: everything"""
+    layer_decay: float = 1.0
+    """learning rate of a block over that of the block above it"""
+    head_lr: float = 1.0
+    """learning rate of the heads over the recipe's"""
+    balance: bool = False
+    """hear tracks of rare classes as often as those of common ones (the first task of classes, key or tags)"""
+    average: float = 0.0
+    """share of the averaged weights that a step keeps (EMA), which are what gets published; 0: no averaging"""
+    augment: Literal["none", "clmr"] = "none"
+    """CLMR's chain on each clip, without its pitch shift"""
+    transpose: int = 0
+    """semitones by which a clip may be transposed up or down; keys, chords and pitches move with it"""
+    mixup: Mixup = field(default_factory=Mixup)
+    spec: SpecAugment = field(default_factory=SpecAugment)
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be learned."""
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}: a share above 0 and up to 1.")
+        if self.unfreeze is not None and self.unfreeze < 0:
+            raise ValueError(f"unfreeze is {self.unfreeze}: a number of blocks, at least 0.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}: a share from 0 to below 1.")
+        if not 0 <= self.transpose <= 12:
+            raise ValueError(f"transpose is {self.transpose}: at most an octave, 12 semitones.")
+
+    @property
+    def questions(self) -> tuple[LabelTask, ...]:
+        """All that is asked."""
+        short = []
+        for words in self.labels:
+            label, _, kind = words.partition(":")
+            short.append(dataclasses.replace(self.head, label=label, kind=kind))
+        return (*short, *self.tasks)
+
+    def build(self) -> LabelledObjective:
+        """Load or draw the encoder; heads come with the labels, in `prepare`."""
+        return LabelledObjective(self)
+
+
+class LabelledObjective(Objective):
+    """The weighted sum of the tasks' losses; the weight counts clips."""
+
+    encoder: PreTrainedModel
+
+    def __init__(self, config: Labelled) -> None:
+        super().__init__()
+        self.config = config
+        if not config.questions:
+            raise ValueError("Nothing is asked: give --objective.labels COLUMN[:KIND], a label of the manifest.")
+        self.encoder, self._origin = _encoder(config)
+        self.heads = nn.ModuleList()
+        self.answers: list[Answers] = []
+        self.shares: list[float] = []
+        self._labels_hash = ""
+        self._valid: Any = None
+        self._freeze()
+
+    # ---- what is heard, and what is known of it
+
+    def heard(self, manifest: Manifest) -> Manifest:
+        """The tracks that are trained on: those of the training split that have any of the labels.
+
+        With `balance` they come with weights. Raises ValueError where none is left.
+        """
+        columns = self._columns(manifest)
+        labelled = set().union(*(meet(task, columns).labels for task in self.config.questions))
+        keys, splits = manifest.column("key"), manifest.column("split")
+        has = np.array([key in labelled for key in keys])
+        training = np.array([str(split).lower() in TRAINING for split in splits])
+        chosen = has & (training if training.any() else np.ones(len(keys), bool))
+        if not chosen.any():
+            raise ValueError(
+                f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
+                f"{' in the training split' if training.any() else ''}: nothing can be learned."
+            )
+        left = int(((training if training.any() else True) & ~has).sum())
+        if left:
+            print(f"{left} of {len(keys)} tracks ({left / len(keys):.1%}) have none of the labels: they aren't heard.")
+        kept = manifest.select(np.flatnonzero(chosen))
+        return self._balanced(kept, columns) if self.config.balance else kept
+
+    def _balanced(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> Manifest:
+        """With a column of weights: 1 / (number of tracks) of a track's rarest class."""
+        for task in self.config.questions:
+            answers = meet(task, columns)
+            if answers.kind in ("classes", "key", "tags"):
+                break
+        else:
+            raise ValueError("balance needs a task of classes, key or tags.")
+        keys = manifest.column("key")
+        of = {key: _as_list(answers.labels[key]) for key in keys if key in answers.labels}
+        counts = Counter(name for names in of.values() for name in names)
+        commonest = max(counts.values(), default=1)
+        weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
+        table = manifest.table
+        if WEIGHT in table.column_names:
+            weights = list(np.array(weights) * manifest.column(WEIGHT))
+            table = table.drop_columns([WEIGHT])
+        return Manifest(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
+
+    def _columns(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
+        """Label name -> track key -> value, of what has one."""
+        wanted = {column for task in self.config.questions for column in task.columns}
+        keys = [str(key) for key in manifest.column("key")]
+        if self.config.labels_csv:
+            return _csv_columns(Path(self.config.labels_csv), set(keys), wanted)
+        names = [name for name in manifest.label_names if name in wanted]
+        found = {name: dict(zip(keys, manifest.labels(name), strict=True)) for name in names}
+        found = {name: {k: v for k, v in values.items() if v not in (None, "")} for name, values in found.items()}
+        return found if set(found) == wanted else found | {n: {} for n in manifest.label_names if n not in found}
+
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Read the labels and make the heads. The manifest may hold more than what is trained on."""
+        kept = self.heard(manifest)
+        self._learn_from(kept, self._columns(manifest))
+
+    def _learn_from(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> None:
+        keys = set(map(str, manifest.column("key")))
+        weights = manifest.column(WEIGHT) if WEIGHT in manifest.table.column_names else np.ones(len(manifest))
+        training = {name: {k: v for k, v in values.items() if k in keys} for name, values in columns.items()}
+        self.answers = [meet(task, training) for task in self.config.questions]
+        self.shares = [
+            float(weights[[key in answers.labels for key in manifest.column("key")]].sum() / weights.sum())
+            for answers in self.answers
+        ]
+        told = [
+            [a.task.label, a.kind, a.names, sorted(a.labels.items(), key=lambda pair: pair[0])] for a in self.answers
+        ]
+        self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
+        self._draw_heads()
+
+    def stand_in(self) -> None:
+        """Heads of ten outputs where the labels would say how many."""
+        invented = tuple(map(str, range(10)))
+        kinds = [ALIASES.get(task.kind, task.kind) or "classes" for task in self.config.questions]
+        self.answers = [
+            Answers(task, kind, task.names or KINDS[kind].names([], task) or invented, {})
+            for task, kind in zip(self.config.questions, kinds, strict=True)
+        ]
+        self.shares = [1.0] * len(self.answers)
+        self._draw_heads()
+
+    def _draw_heads(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw_seed(self.seed, 0x4EAD))
+            self.heads = nn.ModuleList(_head(answers, self.encoder) for answers in self.answers)
+        self._freeze()
+        self.train(self.training)
+
+    # ---- what is trained
+
+    def _freeze(self) -> None:
+        """Leave alone what no label reaches, what lies above all heads' layers, and what `unfreeze` leaves out."""
+        depth, blocks = depths(self.encoder)
+        highest = max((_highest(head, self.encoder) for head in self._heads()), default=blocks)
+        highest = blocks if blocks + 1 != int(getattr(self.encoder, "layers", 0)) else highest
+        lowest = 0 if self.config.unfreeze is None else blocks - self.config.unfreeze + 1
+        if self.config.unfreeze is not None and self.config.unfreeze > blocks:
+            raise ValueError(f"unfreeze is {self.config.unfreeze}, but the encoder has {blocks} blocks.")
+        for name, parameter in self.encoder.named_parameters():
+            trained = lowest <= depth[name] <= highest and not name.startswith(UNHEARD)
+            parameter.requires_grad_(trained and parameter.is_floating_point())
+
+    def lr_scale(self, name: str) -> float:
+        """How a parameter's learning rate compares with the recipe's: heads by head_lr, blocks by layer_decay."""
+        if not name.startswith("encoder."):
+            return self.config.head_lr
+        depth, blocks = depths(self.encoder)
+        return float(self.config.layer_decay ** (blocks - depth[name.removeprefix("encoder.")]))
+
+    def train(self, mode: bool = True) -> LabelledObjective:
+        """What is frozen neither drops anything nor moves its running statistics."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            own = [parameter for parameter in module.parameters() if parameter is not None]
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+        return self
+
+    @property
+    def leaves_unused(self) -> bool:
+        """True where layer drop may leave a block out."""
+        return float(getattr(self.encoder.config, "layerdrop", 0.0) or 0.0) > 0
+
+    # ---- a step
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """Change the sound, hear it, answer, compare.
+
+        Raises:
+            ValueError: the audio has another sample rate than the encoder.
+        """
+        rate = self.encoder.config.sample_rate
+        if batch.sample_rate != rate:
+            raise ValueError(
+                f"The crops have {batch.sample_rate} Hz, the encoder hears {rate} Hz: set --crops.sample-rate {rate}."
+            )
+        views = batch.waveform.shape[1]
+        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        keys = [key for key in batch.keys for _ in range(views)]
+        starts = batch.starts.flatten().double() / rate
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
+            waveform, semitones = self._changed(waveform, valid, index)
+            waveform, partner, share = self._mixed(waveform, index)
+        states, frames = hear(self.encoder, waveform, valid)
+        clips = Clips(starts, states[-1].shape[1], float(self.encoder.frame_rate), frames, semitones)  # type: ignore[arg-type]
+        with section("targets"):
+            wanted = [answers.targets(keys, clips).to(waveform.device) for answers in self.answers]
+        return self._compare(states, frames, wanted, partner, share)
+
+    def _compare(
+        self, states: Sequence[Tensor], frames: Tensor, wanted: list[Tensor], partner: Tensor | None, share: Tensor
+    ) -> Loss:
+        """partner: whose sound was mixed into each clip, with share [batch] of itself left."""
+        total = states[-1].new_zeros((), dtype=torch.float32)
+        metrics: dict[str, Tensor | float] = {}
+        clips = len(share)
+        for head, answers, known, targets in zip(self._heads(), self.answers, self.shares, wanted, strict=True):
+            logits = head(states, frames)
+            each, labelled = head.losses(logits, targets, answers.task.smoothing)
+            sure = labelled
+            if partner is not None:
+                other, known_other = head.losses(logits, targets[partner], answers.task.smoothing)
+                each = share * each * labelled + (1 - share) * other * known_other
+                sure = share * labelled + (1 - share) * known_other
+            value = each.sum() / (max(known, 1e-9) * clips)
+            total = total + answers.task.weight * value
+            metrics[f"{answers.task.name}/loss"] = value.detach()
+            metrics[f"{answers.task.name}/labelled"] = sure.detach().mean()
+        return Loss(total, torch.full_like(total, float(clips)).detach(), metrics)
+
+    def _heads(self) -> list[Head]:
+        return list(self.heads)  # type: ignore[arg-type]
+
+    def _changed(self, waveform: Tensor, valid: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Augmentation, in training only: the waveform, and by how many semitones it was transposed."""
+        if not self.training:
+            return waveform, None
+        semitones = None
+        config, rate = self.config, int(self.encoder.config.sample_rate)
+        if config.transpose:
+            draws = draw_seeds(self.seed, index, AUGMENT)
+            semitones = draws % (2 * config.transpose + 1) - config.transpose
+            waveform = shift_pitch(waveform, 100.0 * semitones.to(waveform.device), rate)
+        if config.augment == "clmr":
+            waveform = self._chain()(waveform, draw_seeds(self.seed, index, AUGMENT + 1000))
+        if config.spec.times or config.spec.bands:
+            waveform = spec_augment(waveform, valid, rate, config.spec, draw_seeds(self.seed, index, SPEC))
+        return waveform, semitones
+
+    def _chain(self) -> nn.Module:
+        if not hasattr(self, "_augmentation"):
+            self._augmentation: tuple[nn.Module, ...] = (clmr_chain(int(self.encoder.config.sample_rate), pitch=False),)
+        return self._augmentation[0]
+
+    def _mixed(self, waveform: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Mixup: the mixture, each clip's partner (None: nothing was mixed), and each clip's share [batch]."""
+        config, clips = self.config.mixup, len(waveform)
+        whole = torch.ones(clips, device=waveform.device)
+        if not self.training or config.probability <= 0 or clips < 2:
+            return waveform, None, whole
+        partner = torch.roll(torch.arange(clips, device=waveform.device), 1)
+        share = torch.tensor(
+            [_share(int(seed), config) for seed in draw_seeds(self.seed, index, SHARE)], device=waveform.device
+        )
+        return share[:, None] * waveform + (1 - share[:, None]) * waveform[partner], partner, share
+
+    def provenance(self) -> dict[str, Any]:
+        """Hashes of the encoder that it began with, and of the labels."""
+        return {"encoder": self._origin, "labels": self._labels_hash}
+
+
+def _encoder(config: Labelled) -> tuple[Any, str | None]:
+    """The network, and its weights' hash where they aren't fresh."""
+    if config.encoder in addresses():
+        return find(config.encoder).objective.build().encoder, None
+    with torch.device("cpu"):
+        loaded = load_encoder(config.encoder)
+    if not isinstance(loaded, ModelEncoder):
+        kind = type(getattr(loaded, "model", loaded)).__name__
+        raise ValueError(
+            f"{config.encoder} is a {kind}, which is no model of groundbass: `groundbass import` makes one of MERT, "
+            "BEATs and CLMR; others can be probed but not trained here."
+        )
+    if config.fresh:
+        return type(loaded.model)(loaded.model.config), None
+    return loaded.model.train(), weights_hash(loaded)
+
+
+def _head(answers: Answers, encoder: Any) -> Head:
+    task = answers.task
+    head: Any = HeadConfig(
+        answers.kind, answers.names, int(encoder.dim), task.layer, task.mixed, task.pooling, task.hidden, task.dropout,
+        task.positive_weight,
+    ).build()  # fmt: skip
+    if answers.kind == "numbers" and answers.labels:
+        values = torch.tensor(list(answers.labels.values()), dtype=torch.float64)
+        offset = torch.nanmean(values, 0)
+        spread = torch.nanmean((values - offset).square(), 0).sqrt()
+        head.offset.copy_(offset)
+        head.scale.copy_(torch.where(spread > 1e-9, spread, 1.0))
+    return head
+
+
+def _highest(head: Head, encoder: Any) -> int:
+    """The number of the highest hidden state that a head reads."""
+    layers = int(encoder.layers)
+    if head.config.mixed:
+        return layers - 1
+    if not -layers <= head.config.layer < layers:
+        raise ValueError(f"A head reads layer {head.config.layer}, but the encoder has the layers 0 to {layers - 1}.")
+    return head.config.layer % layers
+
+
+def hear(encoder: Any, waveform: Tensor, valid: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Hidden states [batch, frames, dim] of all layers with gradient, and each clip's frames of sound [batch]."""
+    padded = bool((valid < waveform.shape[1]).any())
+    mask = time_mask(valid, waveform.shape[1]).long() if padded else None
+    states = encoder(waveform, attention_mask=mask, output_hidden_states=True).hidden_states
+    bands = getattr(encoder, "bands", 1)  # BEATs: a frame is the mean over its patches
+    if bands > 1:
+        states = tuple(state.unflatten(1, (-1, bands)).mean(2) for state in states)
+    return tuple(states), encoder.valid_frames(valid).clamp(1, states[-1].shape[1])
+
+
+def depths(encoder: nn.Module) -> tuple[dict[str, int], int]:
+    """How deep each parameter lies: 0 before the blocks, 1 for the first block, …; and the number of blocks.
+
+    The blocks are the entries of the list of modules (`ModuleList` or `Sequential`) that has one per hidden state after
+    the first, else of the longest; what is registered before it is at depth 0, what comes after it is as deep as the
+    last block.
+    """
+    wanted = int(getattr(encoder, "layers", 0)) - 1
+    trunk, blocks = "", 0
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            size = sum(1 for child in module if any(True for _ in child.parameters()))
+            if size == wanted or (size > blocks and blocks != wanted):
+                trunk, blocks = name, size
+    found: dict[str, int] = {}
+    order: dict[str, int] = {}
+    seen = False
+    for name, _ in encoder.named_parameters():
+        if trunk and name.startswith(f"{trunk}."):
+            seen = True
+            block = name.removeprefix(f"{trunk}.").partition(".")[0]
+            found[name] = order.setdefault(block, len(order) + 1)
+        else:
+            found[name] = blocks if seen else 0
+    return found, blocks
+
+
+def _share(seed: int, config: Mixup) -> float:
+    draws = np.random.Generator(np.random.Philox(seed))
+    if draws.random() >= config.probability:
+        return 1.0
+    return float(draws.beta(config.alpha, config.alpha))
+
+
+def spec_augment(waveform: Tensor, valid: Tensor, sample_rate: int, config: SpecAugment, seeds: Tensor) -> Tensor:
+    """Silence spans of each clip [batch, samples] and cut bands out of its spectrum; see `SpecAugment`."""
+    draws = [np.random.Generator(np.random.Philox(int(seed))) for seed in seeds]
+    samples = waveform.shape[1]
+    if config.bands:
+        spectrum = torch.fft.rfft(waveform)
+        mels = _mel(torch.linspace(0, sample_rate / 2, spectrum.shape[1], device=waveform.device))
+        for item, draw in enumerate(draws):
+            for _ in range(config.bands):
+                width = draw.uniform(0, config.width) * float(mels[-1])
+                low = draw.uniform(0, float(mels[-1]) - width)
+                spectrum[item, (mels >= low) & (mels < low + width)] = 0
+        waveform = torch.fft.irfft(spectrum, samples)
+    if config.times:
+        waveform = waveform.clone()
+        for item, draw in enumerate(draws):
+            for _ in range(config.times):
+                length = min(int(draw.uniform(0, config.seconds) * sample_rate), int(valid[item]))
+                start = int(draw.integers(0, int(valid[item]) - length + 1))
+                waveform[item, start : start + length] = 0
+    return torch.where(time_mask(valid, samples), waveform, 0.0)
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    """O'Shaughnessy's mel."""
+    return 2595.0 * torch.log10(1.0 + hertz / 700.0)
+
+
+def _as_list(label: Any) -> list[str]:
+    return [str(name) for name in label] if isinstance(label, list) else [str(label)]
+
+
+def _csv_columns(path: Path, keys: set[str], wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """labels.csv as label -> key -> value; rows without audio are counted and said, empty cells are no labels."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table of labels {path}.")
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    place = next((name for name in ("key", "path") if rows and name in rows[0]), None)
+    if place is None:
+        raise ValueError(f"{path} has no rows, or neither a column key nor a column path by which tracks are found.")
+    lost = sum(row[place] not in keys for row in rows)
+    if lost == len(rows):
+        raise ValueError(
+            f"None of the {lost} rows of {path} names a track of the manifest; the first is {rows[0][place]!r}."
+        )
+    if lost:
+        print(f"{lost} of {len(rows)} rows of {path.name} ({lost / len(rows):.1%}) match no audio.")
+    found: dict[str, dict[str, Any]] = {name: {} for name in rows[0] if name not in (None, place)}
+    for row in rows:
+        for name in wanted & set(found):
+            if row[place] in keys and row[name] not in (None, "") and not _is_nan(row[name]):
+                found[name][row[place]] = row[name]
+    return found
+
+
+def _is_nan(value: Any) -> bool:
+    try:
+        return math.isnan(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def finetune() -> Recipe:
+    """Fine-tune a published encoder on labels: everything trains, lower blocks more slowly, heads faster.
+
+    Settings between MERT's (Adam 1e-5, cosine, no warm-up) and BEATs' (3e-5, layer-wise decay 0.3 to 0.6): a decay of
+    0.75 per block, warm-up, weight decay 0.01.
+
+    groundbass pretrain labelled.finetune --objective.encoder ENCODER --objective.labels genre --data MANIFEST --run RUN
+    · any machine · minutes on two cores for a tiny encoder
+    """
+    return Recipe(
+        objective=Labelled(labels=("genre",), layer_decay=0.75, head_lr=10.0),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=320),
+        optim=Optim(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=50, decay="cosine", clip=1.0),
+        steps=1000,
+        batch_size=16,
+        log_every=10,
+        checkpoint_every=250,
+    )
+
+
+def finetune_debug() -> Recipe:
+    """Two tasks over a clip and two over time in miniature: MERT's mel front end at 25 Hz, two blocks of 32.
+
+    groundbass pretrain labelled.finetune_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    return Recipe(
+        objective=Labelled(
+            encoder="masked.bestrq_debug",
+            tasks=(
+                LabelTask("genre", pooling="mean+std+change", smoothing=0.1),
+                LabelTask("tempo", "numbers", pooling="attention", hidden=8, log2=True, tempo=True),
+                LabelTask("beats+downbeats", positive_weight=4.0, mixed=2),
+                LabelTask("chords"),
+            ),
+            layer_decay=0.5,
+            head_lr=2.0,
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=24_000, align=960),
+        optim=Optim(lr=1e-3, warmup_steps=2, clip=10.0),
+        steps=10,
+        batch_size=4,
+        log_every=1,
+        checkpoint_every=5,
+        workers=0,
+        trackers=(),
+    )
+
+
+def scratch() -> Recipe:
+    """Learn from labels alone: `masked.mert_tiny`'s encoder from fresh weights, with mixup, SpecAugment and balance.
+
+    groundbass pretrain labelled.scratch --objective.labels genre --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    return Recipe(
+        objective=Labelled(
+            labels=("genre",), balance=True, mixup=Mixup(probability=0.5), spec=SpecAugment(times=2, bands=2)
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
+        optim=Optim(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=50, decay="cosine", clip=1.0),
+        steps=1000,
+        batch_size=16,
+        log_every=10,
+        checkpoint_every=250,
+    )

@@ -1,0 +1,247 @@
+"""Learning from labels: targets against truth known by hand, what is trained, what is heard, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mir_eval
+import numpy as np
+import pytest
+import torch
+
+from groundbass.data.audio.read import write
+from groundbass.data.batch import Batch
+from groundbass.data.track import WEIGHT, Manifest, Track
+from groundbass.models.encoder import load_encoder
+from groundbass.pretrain.objectives.labelled import (
+    Labelled,
+    LabelledObjective,
+    Mixup,
+    SpecAugment,
+    depths,
+    finetune_debug,
+    spec_augment,
+)
+from groundbass.pretrain.objectives.parts.label_targets import (
+    CHORDS,
+    KINDS,
+    Clips,
+    LabelTask,
+    chord_class,
+    guess_kind,
+    meet,
+)
+from groundbass.pretrain.optim import build
+from groundbass.pretrain.train import train
+
+RATE = 24_000
+
+
+def clips(starts: list[float], frames: int = 10, rate: float = 10.0, **more: Any) -> Clips:
+    valid = torch.full((len(starts),), frames)
+    return Clips(torch.tensor(starts, dtype=torch.float64), frames, rate, more.pop("valid", valid), **more)
+
+
+def test_beats_lie_in_the_frame_that_holds_them() -> None:
+    """Ten frames a second from 2 s on: 2.05 s is in frame 0, 2.31 s in frame 3; twice as fast, 2.31 s is in frame 1."""
+    task = LabelTask("beats", beside=0.0)
+    answers = meet(task, {"beats": {"a": [0.5, 2.05, 2.31, 3.5]}})
+    assert answers.kind == "beats"
+    assert answers.targets(["a"], clips([2.0]))[0, :, 0].nonzero().flatten().tolist() == [0, 3]
+    faster = clips([2.0], speed=torch.tensor([2.0]))
+    assert answers.targets(["a"], faster)[0, :, 0].nonzero().flatten().tolist() == [0, 1, 7]
+    padded = answers.targets(["a", "b"], clips([2.0, 0.0], valid=torch.tensor([3, 10])))[..., 0]
+    assert torch.isnan(padded[0]).tolist() == [False] * 3 + [True] * 7 and torch.isnan(padded[1]).all()
+
+
+def test_chords_are_those_of_the_frames_middles() -> None:
+    """Against mir_eval's own sampling of the spans, and its majmin for what counts as which triad."""
+    spans = [(0.0, 1.13, "C:maj7"), (1.13, 1.52, "Eb:min/5"), (1.52, 1.7, "G:sus4"), (1.7, 2.6, "N")]
+    label = [{"start": a, "end": b, "label": name} for a, b, name in spans]
+    found = meet(LabelTask("c", "chords"), {"c": {"a": label}}).targets(["a"], clips([0.9], frames=15))[0]
+    times = 0.9 + (np.arange(15) + 0.5) / 10
+    names = mir_eval.util.interpolate_intervals(np.array([s[:2] for s in spans]), [s[2] for s in spans], times, "N")
+    assert found.tolist() == [chord_class(name) for name in names]
+    for name in ("C:maj7", "Eb:min/5", "Bb:7", "F#:min7"):
+        assert mir_eval.chord.majmin([name], [CHORDS[chord_class(name)]])[0] == 1
+    assert chord_class("G:sus4") == -1 and mir_eval.chord.majmin(["G:sus4"], ["G:maj"])[0] == -1
+
+
+def test_labels_move_with_the_pitch() -> None:
+    up = clips([0.0], semitones=torch.tensor([3]))
+    key = meet(LabelTask("key"), {"key": {"a": "B minor", "b": "A# major"}})
+    assert key.names[int(key.targets(["a"], up))] == "D minor"
+    assert key.names[int(key.targets(["b"], clips([0.0])))] == "Bb major"
+    chord = meet(LabelTask("c", "chords"), {"c": {"a": [{"start": 0, "end": 9, "label": "A:min"}]}})
+    assert CHORDS[int(chord.targets(["a"], up)[0, 0])] == "C:min"
+    pitch = meet(LabelTask("p", "classes", semitones=True), {"p": {"a": 60, "b": 63, "c": 100}})
+    assert pitch.names == ("60", "63", "100")
+    assert pitch.targets(["a", "b", "x"], clips([0.0] * 3, semitones=torch.tensor([3, 3, 3]))).tolist() == [1, -1, -1]
+    tempo = meet(LabelTask("t", "numbers", log2=True, tempo=True), {"t": {"a": 120.0, "b": float("nan")}})
+    assert set(tempo.labels) == {"a"}
+    moved = tempo.targets(["a"], clips([0.0], speed=torch.tensor([2.0])))
+    assert 2 ** float(moved) == pytest.approx(240.0)
+
+
+def test_kinds_are_guessed_from_what_labels_hold() -> None:
+    chord = [{"start": 0.0, "end": 1.0, "label": "A:min"}]
+    event = [{"start": 0.0, "end": 1.0, "label": "dog bark"}]
+    told = (
+        [chord],
+        [event],
+        [[0.1, 0.5]],
+        [["a", "b"]],
+        ["C major", "A minor"],
+        ["x|y"],
+        ["rock"],
+        ["1.5", 2],
+        [1, 2, 1],
+    )
+    kinds = ["chords", "events", "beats", "tags", "key", "tags", "classes", "numbers", "classes"]
+    assert [guess_kind(values) for values in told] == kinds
+    assert set(kinds) == set(KINDS)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
+    """Twelve tracks: low tones are rock, middle ones jazz, high ones folk; three are kept for tests."""
+    folder = tmp_path_factory.mktemp("genres")
+    tracks = []
+    for number in range(12):
+        time = np.arange(4 * RATE) / RATE
+        pitch = (200, 900, 3500)[number % 3] * (1 + 0.03 * number)
+        sound = 0.2 * np.sin(2 * np.pi * pitch * time) + 0.02 * np.random.default_rng(number).standard_normal(len(time))
+        write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
+        split = "test" if number in (0, 4, 8) else "train"
+        labels = labels_of(number, 4.0)
+        tracks.append(
+            Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}", split, labels=labels)
+        )
+    Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
+    return folder / "manifest.parquet"
+
+
+def make(manifest: Path, **changes: Any) -> LabelledObjective:
+    torch.manual_seed(0)
+    objective = dataclasses.replace(finetune_debug().objective, **changes).build()
+    objective.train()
+    objective.prepare(Manifest.open(manifest), manifest.parent)
+    return objective
+
+
+def batch(keys: list[str], seconds: float = 1.0, seed: int = 0) -> Batch:
+    samples = int(seconds * RATE)
+    sound = 0.1 * torch.randn(len(keys), 1, samples, generator=torch.Generator().manual_seed(seed))
+    valid = torch.full((len(keys), 1), samples)
+    return Batch(sound, RATE, valid, torch.zeros(len(keys), 1, dtype=torch.int64), keys, torch.arange(len(keys)))
+
+
+def test_parts_of_a_batch_combine_exactly_whatever_is_missing(manifest: Path) -> None:
+    """Track 3, 7 and 11 have a genre alone: mean over the weights of the parts is the whole."""
+    objective = make(manifest)
+    whole = batch([f"{number}.flac" for number in (1, 2, 3, 5, 7, 11)])
+    objective.eval()
+    with torch.no_grad():
+        expected = objective(whole, 0)
+        parts = []
+        for one in (slice(0, 2), slice(2, 6)):
+            part = dataclasses.replace(
+                whole, waveform=whole.waveform[one], valid=whole.valid[one], starts=whole.starts[one],
+                keys=whole.keys[one], index=whole.index[one],
+            )  # fmt: skip
+            parts.append(objective(part, 0))
+    total = sum(float(p.value * p.weight) for p in parts) / sum(float(p.weight) for p in parts)
+    assert total == pytest.approx(float(expected.value), rel=1e-5)
+    assert float(expected.metrics["tempo/labelled"]) == pytest.approx(0.5)
+    # nine tracks train, three of them without a tempo: a task's loss over that share is a mean over the labelled
+    assert objective.shares == pytest.approx([1.0, 2 / 3, 2 / 3, 2 / 3])
+
+
+def test_only_labelled_training_tracks_are_heard_and_rare_classes_more_often(manifest: Path) -> None:
+    opened = Manifest.open(manifest)
+    config = Labelled(encoder="masked.bestrq_debug", labels=("tempo",), balance=False)
+    heard = config.build().heard(opened)
+    assert sorted(heard.column("key")) == ["1.flac", "10.flac", "2.flac", "5.flac", "6.flac", "9.flac"]
+    balanced = Labelled(encoder="masked.bestrq_debug", labels=("genre",), balance=True).build().heard(opened)
+    genres, weights = np.array(balanced.labels("genre")), balanced.column(WEIGHT)
+    sums = [weights[genres == name].sum() for name in ("rock", "jazz", "folk")]
+    assert sums == pytest.approx([1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="has no label 'gnre': it has"):
+        Labelled(encoder="masked.bestrq_debug", labels=("gnre",)).build().heard(opened)
+    with pytest.raises(ValueError, match="Nothing is asked"):
+        Labelled().build()
+
+
+def test_labels_from_a_table(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("key,mood,level\n1.flac,calm,0.5\n2.flac,wild,nan\n5.flac,wild,\nlost.flac,calm,1\n")
+    objective = make(manifest, tasks=(), labels=("mood", "level:number"), labels_csv=str(table))
+    assert "1 of 4 rows of labels.csv (25.0%) match no audio." in capsys.readouterr().out
+    assert [answers.names for answers in objective.answers] == [("calm", "wild"), ("level",)]
+    assert set(objective.answers[1].labels) == {"1.flac"}
+    table.write_text("key,mood\nlost.flac,calm\n")
+    with pytest.raises(ValueError, match="None of the 1 rows"):
+        make(manifest, tasks=(), labels=("mood",), labels_csv=str(table))
+
+
+def test_what_is_frozen_stays_and_rates_fall_with_depth(manifest: Path) -> None:
+    objective = make(manifest, unfreeze=1)
+    depth, blocks = depths(objective.encoder)
+    assert blocks == 2 and {name.split(".")[2] for name in depth if depth[name] == 2} == {"1"}
+    trained = {name for name, p in objective.encoder.named_parameters() if p.requires_grad}
+    assert trained and all(depth[name] == 2 for name in trained)
+    assert make(manifest, unfreeze=0).encoder.training is False
+    assert not any(p.requires_grad for p in make(manifest, unfreeze=0).encoder.parameters())
+    groups = build(finetune_debug().optim, make(manifest)).param_groups
+    assert sorted({group.get("lr_scale", 1.0) for group in groups}) == [0.25, 0.5, 1.0, 2.0]
+    low = make(manifest, tasks=(LabelTask("genre", layer=1),))
+    assert {depth[n] for n, p in low.encoder.named_parameters() if p.requires_grad} == {0, 1}
+    with pytest.raises(ValueError, match="has 2 blocks"):
+        make(manifest, unfreeze=3)
+
+
+def test_mixup_mixes_losses_and_bands_and_spans_are_cut_out(manifest: Path) -> None:
+    objective = make(manifest, mixup=Mixup(probability=1.0), tasks=(LabelTask("genre"),))
+    keys = [f"{number}.flac" for number in (1, 2, 3, 5)]
+    _, partner, share = objective._mixed(batch(keys).waveform[:, 0], torch.arange(4))
+    assert partner.tolist() == [3, 0, 1, 2] and ((share > 0) & (share < 1)).all()
+    assert torch.equal(share, objective._mixed(batch(keys).waveform[:, 0], torch.arange(4))[2])
+    assert objective.eval()._mixed(batch(keys).waveform[:, 0], torch.arange(4))[1] is None
+    noise = torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([RATE])
+    cut = spec_augment(noise, valid, RATE, SpecAugment(bands=1, width=0.5), torch.tensor([5]))
+    before, after = torch.fft.rfft(noise)[0].abs(), torch.fft.rfft(cut)[0].abs()
+    gone = after < 1e-2 * before
+    edges = gone.nonzero().flatten()
+    assert len(edges) > 100 and gone[edges[0] : edges[-1] + 1].float().mean() > 0.99, "one band, and nothing else"
+    silent = spec_augment(noise, valid, RATE, SpecAugment(times=1, seconds=0.5), torch.tensor([5]))
+    still = (silent == 0).sum()
+    assert 0 < int(still) <= RATE // 2
+
+
+@pytest.mark.slow
+def test_it_learns_what_three_pitches_are_called(manifest: Path, tmp_path: Path) -> None:
+    recipe = finetune_debug()
+    objective = dataclasses.replace(recipe.objective, tasks=(LabelTask("genre"),), layer_decay=1.0)
+    optim = dataclasses.replace(recipe.optim, lr=3e-3)
+    recipe = dataclasses.replace(recipe, objective=objective, optim=optim, steps=60, batch_size=8, checkpoint_every=60)
+    train(recipe, manifest, tmp_path / "run")
+    trained = load_encoder(str(tmp_path / "run"))
+    assert trained.layers == 3
+    from safetensors.torch import load_file
+
+    learner = make(manifest, tasks=(LabelTask("genre"),))
+    learner.load_state_dict(load_file(tmp_path / "run/checkpoints/step_60/weights.safetensors"))
+    learner.eval()
+    opened = Manifest.open(manifest)
+    right = 0
+    for row in (0, 4, 8):
+        heard = torch.from_numpy(opened.read(row, RATE, 0, RATE))[None]
+        states = learner.encoder(heard, output_hidden_states=True).hidden_states
+        right += int(learner.heads[0](states)[0].argmax()) == learner.answers[0].names.index(
+            opened[row].labels["genre"]
+        )
+    assert right == 3

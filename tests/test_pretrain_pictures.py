@@ -1,0 +1,55 @@
+"""Pictures that are changed alike: transposition, speed and colour do what they say, each clip by its own seed."""
+
+import torch
+from torch import Tensor
+
+from groundbass.pretrain.objectives.parts.picture_augment import PictureAugment, change
+
+HERTZ = torch.linspace(40.0, 10_900.0, 81)
+SEEDS = torch.arange(8)
+
+
+def pictures(frames: int = 100) -> tuple[Tensor, Tensor]:
+    generator = torch.manual_seed(0)
+    return 3 * torch.rand(8, frames, 192, generator=generator), 2 * torch.rand(8, 2 * frames, 81, generator=generator)
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    cqt, mel = pictures()
+    valid = torch.tensor([100] * 7 + [60])
+    same = change(cqt, mel, valid, SEEDS, PictureAugment(), HERTZ)
+    assert same.cqt[:7].equal(cqt[:7])
+    assert same.mel is not None and same.mel[7, :120].equal(mel[7, :120])
+    assert not same.cqt[7, 60:].any() and not same.mel[7, 120:].any()
+    assert same.semitones.tolist() == [0] * 8 and same.speed.tolist() == [1.0] * 8
+
+
+def test_a_faster_clip_has_its_events_earlier() -> None:
+    cqt, mel = torch.zeros(8, 200, 192), torch.zeros(8, 400, 81)
+    cqt[:, 60:62], mel[:, 120:124] = 1.0, 1.0  # at 61 frames
+    changed = change(cqt, mel, torch.full((8,), 200), SEEDS, PictureAugment(speed=0.3), HERTZ)
+    assert changed.mel is not None
+    assert changed.speed.min() < 0.95 and changed.speed.max() > 1.05
+    for item, speed in enumerate(changed.speed.tolist()):
+        for picture, rate in ((changed.cqt, 1), (changed.mel, 2)):
+            loud = picture[item].mean(1)
+            centre = float(((torch.arange(len(loud)) + 0.5) * loud).sum() / loud.sum()) / rate
+            assert abs(centre - 61 / speed) < 0.6
+        assert int(changed.valid[item]) == min(200, int(200 / speed))
+
+
+def test_colour_is_a_recording_chain() -> None:
+    cqt, mel = pictures()
+    quiet = PictureAugment(semitones=6, colour=1.0)
+    torch.manual_seed(1)
+    whole = change(cqt, mel, torch.full((8,), 100), SEEDS, quiet, HERTZ)
+    torch.manual_seed(1)
+    again = change(cqt, mel, torch.full((8,), 100), SEEDS, quiet, HERTZ)
+    assert whole.cqt.equal(again.cqt) and whole.semitones.equal(again.semitones)
+    assert len(set(whole.semitones.tolist())) > 3 and int(whole.semitones.abs().max()) <= 6
+    assert whole.mel is not None and bool(whole.cqt.isfinite().all()) and float(whole.mel.min()) >= 0.0
+    # clips are coloured differently, but each alike over time: what was loud stays loud
+    ratio = torch.expm1(whole.cqt).mean((1, 2)) / torch.expm1(cqt).mean((1, 2))
+    assert float(ratio.log().std()) > 0.2
+    alike = [torch.corrcoef(torch.stack([whole.cqt[k].mean(0), cqt[k].mean(0)]))[0, 1] for k in range(8)]
+    assert all(torch.isfinite(torch.stack(alike)))
