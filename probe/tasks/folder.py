@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..splits import split
 from ..task import Kind, Task, class_names
 
 KINDS: dict[str, Kind] = {"class": "classes", "classes": "classes", "tags": "tags", "number": "numbers", "key": "key"}
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _SEPARATORS = re.compile(r"[|;,]")
 
 
@@ -77,6 +79,12 @@ def _task(path: Path, manifest: Manifest, columns: dict[str, list[Any]], label: 
 def guess_kind(values: Sequence[Any]) -> Kind:
     """Numbers when all values are, and not a few whole ones; tags when a value holds a separator; else classes."""
     known = [value for value in values if value is not None]
+    commas = [value for value in known if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip())]
+    if commas and all(value in commas or _is_number(value) for value in known):
+        raise ValueError(
+            f"One value is {commas[0]!r}: a number with a comma, or two tags? Write {commas[0].replace(',', '.')} for "
+            "a number, or name the kind, as in --label COLUMN:tags."
+        )
     if any(isinstance(value, (list, tuple)) for value in known):
         return "tags"
     try:
@@ -85,6 +93,14 @@ def guess_kind(values: Sequence[Any]) -> Kind:
         return "tags" if any(_SEPARATORS.search(str(value)) for value in known) else "classes"
     whole = all(number.is_integer() for number in numbers)
     return "classes" if whole and len(set(numbers)) <= 20 else "numbers"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def convert(kind: Kind, value: Any, column: str) -> Any:
@@ -132,9 +148,9 @@ def _scan(folder: Path, store: Path | None) -> Manifest:
         raise FileNotFoundError(f"There is no folder {folder}.")
     state = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=16)
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES or file.name == "labels.csv":
+        if (file.suffix.lower() in SUFFIXES or file.name == "labels.csv") and file.is_file():  # links may lead nowhere
             stat = file.stat()
-            state.update(f"{file.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            state.update(os.fsencode(file.relative_to(folder)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     remembered = None if store is None else store / "manifests" / f"{state.hexdigest()}.parquet"
     if remembered is not None and remembered.is_file():
         return Manifest.open(remembered, root=folder)
