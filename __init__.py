@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder"]
+__all__ = ["__version__", "load_classifier", "load_encoder", "predict"]
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .models.encoder import Encoder
+    from .probe.apply.classify import Classifier, Prediction
 
     class LoadedEncoder(Encoder, Protocol):
         """An `Encoder` that also embeds recordings of any length: see `groundbass.probe.apply.embedding.embed`."""
@@ -52,3 +53,25 @@ def load_encoder(
     if not hasattr(loaded, "embed"):  # models can't decode files, so this door adds what needs both
         type(loaded).embed = embed
     return loaded
+
+
+def load_classifier(
+    name_or_path: str | Path, device: str = "cpu", *, encoder: str | Path | None = None, trust_remote_code: bool = False
+) -> Classifier:
+    """Load a heads folder that `groundbass probe` wrote, a run that learned from labels, a published classifier, a
+    tagger, or any Hugging Face audio classifier: `load_classifier("…")("song.mp3", unit="window") -> Prediction`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or model.
+        ValueError: no classifier in it, or heads of another encoder.
+    """
+    from .probe.apply.classify import load_classifier as load
+
+    return load(name_or_path, device, encoder=encoder, trust_remote_code=trust_remote_code)
+
+
+def predict(classifiers: Any = None, sound: Any = None, sample_rate: int | None = None) -> dict[str, Prediction]:
+    """What classifiers (names, folders or loaded; None: what ships) say of a file or waveform: `{"key": …, …}`."""
+    from .probe.apply.classify import hear_all
+
+    return hear_all(classifiers, sound, sample_rate)

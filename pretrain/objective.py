@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
-
-from ..models.beats import BeatsBlock
-from ..models.transformer import Block
+from transformers import PreTrainedModel
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ..data.batch import Batch
     from ..data.track import Manifest
-
-
-BLOCKS = (Block, BeatsBlock)
 
 
 class TrainingStopped(ValueError):
@@ -44,6 +38,26 @@ class Loss:
 
 
 register_dataclass(Loss)  # FSDP looks into what `forward` returns for what the backward pass begins with
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Settings of an objective: a frozen dataclass of plain data that builds it."""
+
+    def build(self) -> Objective:
+        """The objective, with fresh weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no build()")
+
+    def stand_in(self, folder: Path, crop_samples: int) -> tuple[Self, str]:
+        """For counting what a step costs, where teachers can't be had: settings that name stand-ins of the same shape.
+
+        They have random weights and are written to `folder`. Also a sentence about them; empty where nothing is needed.
+        """
+        return self, ""
+
+    def cautions(self, micro_batches: int) -> list[str]:
+        """Sentences for `groundbass plan` about what `micro_batches` per step change besides the time."""
+        return []
 
 
 class Objective(nn.Module):
@@ -78,8 +92,8 @@ class Objective(nn.Module):
         folder is prepared again when it resumes: what is there already is loaded.
         """
 
-    def stand_in(self) -> None:
-        """Invent what `prepare` would read from data (heads for labels, say), so that a step's cost can be counted."""
+    def prepare_for_counting(self) -> None:
+        """Load what `forward` needs, without data: what `prepare` fits to audio is left out."""
 
     def encoder_loaded(self) -> None:
         """Follow an encoder whose weights came from elsewhere (`--init`): EMA teachers begin as it. After `build`."""
@@ -97,6 +111,20 @@ class Objective(nn.Module):
         """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
         self.encoder.compile()
 
+    validate_every: int = 0  # steps between validations; 0: none
+    patience: int = 0  # validations without a better one until the run ends; 0: it never ends by itself
+
+    def validate(self, state: dict[str, Tensor]) -> dict[str, float]:
+        """Judge a `state_dict` on tracks that aren't trained on: `score` (higher is better), and what it is made of."""
+        raise NotImplementedError(f"{type(self).__name__} has no validate(state)")
+
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of a `state_dict` gets published, under its names: the averaged weights, say."""
+        return state
+
+    def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
+        """Write what is published beside RUN/encoder. `state`: as `published_state` gave it. On rank 0 only."""
+
     def lr_scale(self, name: str) -> float:
         """The learning rate of a parameter, by its name in this module, over the recipe's."""
         return 1.0
@@ -106,9 +134,29 @@ class Objective(nn.Module):
         return {}
 
     @property
+    def network(self) -> nn.Module:
+        """What takes most of the time and carries the gradient: the encoder, or the one inside a tokenizer."""
+        return self.encoder
+
+    def teachers(self) -> Iterator[nn.Module]:
+        """The frozen teachers, which modules keep in tuples, out of parameters and state."""
+        for module in self.modules():
+            for value in vars(module).values():
+                for entry in value if isinstance(value, tuple) else ():
+                    held = getattr(entry, "model", entry)
+                    if isinstance(held, nn.Module):
+                        yield held
+
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks, of whatever model: classes that a model names in `_no_split_modules`."""
+        models = [type(module) for module in self.modules() if isinstance(module, PreTrainedModel)]
+        named = {name for model in models for name in model._no_split_modules or ()}
+        return [module for module in self.modules() if type(module).__name__ in named]
+
+    @property
     def _no_split_modules(self) -> list[str]:
         """The blocks that FSDP gathers one after the other, as Accelerate asks for them: classes by name."""
-        return sorted({type(module).__name__ for module in self.modules() if isinstance(module, BLOCKS)})
+        return sorted({type(module).__name__ for module in self.blocks()})
 
     @property
     def leaves_unused(self) -> bool:

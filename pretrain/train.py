@@ -4,6 +4,8 @@ RUN/recipe.json        what is trained, on what, with which versions
 RUN/loss.jsonl         deterministic: the same recipe and data give the same bytes on the same machine, resumed or not
 RUN/timing.jsonl       what depends on the machine: seconds per step, seconds of audio per second, memory
 RUN/checkpoints/       where the run goes on when it is started again
+RUN/classifier/        the same with heads, where something is learned from labels
+RUN/valid.jsonl        validations, where there are any; at the end RUN/encoder is then the best one
 RUN/encoder/           the newest encoder in published form: what `groundbass.load_encoder(RUN)` finds
 RUN/alarms.jsonl       what went wrong slowly, in words (see `watch`)
 RUN/probes/            what `--probe-every` measured on the way
@@ -33,7 +35,6 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.integrations import unset_hf_deepspeed_config
 
 from ..data.batch import Batch
@@ -49,6 +50,7 @@ from .objective import Objective
 from .recipe import Recipe
 from .run import checkpoint
 from .run.init_weights import start_from
+from .run.judge import Judge
 from .run.log import Log
 from .run.prefetch import on_device
 from .run.probing import Prober
@@ -70,7 +72,8 @@ def train(
 
     root: where the manifest's paths begin, if not where the manifest says.
     address, overrides: how the recipe was named on the command line, for recipe.json.
-    Returns the steps done: fewer than recipe.steps where SIGTERM or Ctrl-C came.
+    Returns the steps done: fewer than recipe.steps where SIGTERM or Ctrl-C came. A run that its validations end early
+    counts as done.
     Raises ValueError where the folder holds another run or the recipe doesn't fit the machine, and TrainingStopped
     where going on would be a waste; OSError where another process trains there.
     """
@@ -136,7 +139,11 @@ def _train(
 
     # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
-    if first >= recipe.steps:
+    judge = Judge(run, objective, first, recipe.steps, processes.is_main_process, say)
+    if first >= recipe.steps or judge.finished():
+        _publish_best(training, judge, run, say)
+        if judge.finished():
+            return recipe.steps
         say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")
         return first
 
@@ -155,17 +162,26 @@ def _train(
                 result = train_step(training, batches, step, asked.is_set())
             log.write(step + 1, result, bad)
             done = step + 1 == recipe.steps or result.stop_asked
+            judging = judge.due(step + 1)
             probing = recipe.probe_every > 0 and (step + 1) % recipe.probe_every == 0
-            if done or probing or (step + 1) % recipe.checkpoint_every == 0:
+            if done or probing or judging or (step + 1) % recipe.checkpoint_every == 0:
                 with distributed.all_or_none(f"while step {step + 1} is saved"):
-                    log.saved(_save(training, run, step + 1))
+                    log.saved(_save(training, run, step + 1, judge.best))
                 prober.after(step + 1)
-            if done:
+            if judging:
+                with distributed.all_or_none(f"while step {step + 1} is validated"):
+                    judge.after(step + 1)
+            if done or judge.finished():
                 break
-    if step + 1 == recipe.steps:
+    judge.close()
+    if step + 1 == recipe.steps or judge.finished():
         prober.finish(step + 1)
+        _publish_best(training, judge, run, say)
 
     # 9. Where things are.
+    if judge.finished():
+        say(f"Ended after step {step + 1}: {objective.patience} validations brought nothing better.")
+        return recipe.steps
     if result.stop_asked and step + 1 < recipe.steps:
         say(f"Stopped as asked after step {step + 1}, with a checkpoint; the same command goes on from there.")
     return step + 1
@@ -266,13 +282,25 @@ def _resume(training: Training, run: Path, say: Any) -> int:
             training.accelerator.scaler.load_state_dict(state["scaler"])
     with distributed.main_first():
         if training.accelerator.is_main_process:
-            _publish(training.objective.encoder, saved.weights(), run)
+            _publish(training.objective, saved.weights(), run)
     say(f"Going on from {saved.folder}.")
     return saved.step
 
 
-def _publish(encoder: PreTrainedModel, state: dict[str, Tensor], run: Path) -> None:
+def _publish_best(training: Training, judge: Judge, run: Path, say: Any) -> None:
+    """Make what is published that of the best checkpoint, where there were validations."""
+    if judge.best is not None and training.accelerator.is_main_process:
+        weights = judge.best_weights()
+        assert weights is not None
+        _publish(training.objective, weights, run)
+        say(f"Step {judge.best} validated best: it is what {run} publishes.")
+    training.accelerator.wait_for_everyone()
+
+
+def _publish(objective: Objective, state: dict[str, Tensor], run: Path) -> None:
     """Make RUN/encoder that of the objective's `state`, whole and on the CPU; it is left alone where it is already."""
+    encoder, state = objective.encoder, objective.published_state(state)
+    objective.publish_more(state, run)
     weights = {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
     if holds_weights(run / "encoder", weights):
         remove_leftovers(run / "encoder")
@@ -283,8 +311,11 @@ def _publish(encoder: PreTrainedModel, state: dict[str, Tensor], run: Path) -> N
     write_encoder(copy, run / "encoder")
 
 
-def _save(training: Training, run: Path, step: int) -> float:
-    """Write a checkpoint and the published encoder; every rank takes part, rank 0 writes. Returns the seconds."""
+def _save(training: Training, run: Path, step: int, best: int | None = None) -> float:
+    """Write a checkpoint and the published encoder; every rank takes part, rank 0 writes. Returns the seconds.
+
+    best: the step whose checkpoint must stay.
+    """
     began = time.perf_counter()
     accelerator, objective = training.accelerator, training.objective
     part = checkpoint.begin(run, step) if accelerator.is_main_process else run / "checkpoints" / f".step_{step}.part"
@@ -304,11 +335,14 @@ def _save(training: Training, run: Path, step: int) -> float:
             if not training.sharded:
                 scaler = {} if accelerator.scaler is None else accelerator.scaler.state_dict()
                 checkpoint.write_optimizer(part, {"optimizer": training.optimizer.state_dict(), "scaler": scaler})
-            checkpoint.finish(part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every)
-            if training.sharded:
-                _publish(encoder, state, run)
+            checkpoint.finish(
+                part, step, distributed.ranks(), training.recipe.keep_last, training.recipe.keep_every, best
+            )
+            if training.sharded or objective.published_state(state) is not state:
+                _publish(objective, state, run)
             else:
                 write_encoder(encoder, run / "encoder")
+                objective.publish_more(state, run)
     accelerator.wait_for_everyone()
     return time.perf_counter() - began
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import mir_eval
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.track import WEIGHT, Manifest, Track
+from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
 from groundbass.pretrain.objectives.labelled import (
     Labelled,
@@ -23,6 +26,7 @@ from groundbass.pretrain.objectives.labelled import (
     SpecAugment,
     depths,
     finetune_debug,
+    judged,
     spec_augment,
 )
 from groundbass.pretrain.objectives.parts.label_targets import (
@@ -112,7 +116,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., 
     tracks = []
     for number in range(12):
         time = np.arange(4 * RATE) / RATE
-        pitch = (200, 900, 3500)[number % 3] * (1 + 0.03 * number)
+        pitch = (200, 900, 3500)[number % 3] * (1 + 0.004 * number)
         sound = 0.2 * np.sin(2 * np.pi * pitch * time) + 0.02 * np.random.default_rng(number).standard_normal(len(time))
         write(folder / f"{number}.flac", sound.astype(np.float32), RATE)
         split = "test" if number in (0, 4, 8) else "train"
@@ -126,7 +130,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., 
 
 def make(manifest: Path, **changes: Any) -> LabelledObjective:
     torch.manual_seed(0)
-    objective = dataclasses.replace(finetune_debug().objective, **changes).build()
+    plain = {"validate_every": 0, "average": 0.0}
+    objective = dataclasses.replace(finetune_debug().objective, **(plain | changes)).build()
     objective.train()
     objective.prepare(Manifest.open(manifest), manifest.parent)
     return objective
@@ -223,25 +228,73 @@ def test_mixup_mixes_losses_and_bands_and_spans_are_cut_out(manifest: Path) -> N
 
 
 @pytest.mark.slow
+def test_the_best_is_kept_published_and_ends_the_run(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores rise to step 4, then fall: two more validations, and step 4 is published; resuming changes nothing."""
+    scores = {2: 0.2, 4: 0.7, 6: 0.5, 8: 0.6, 10: 0.9}
+    real, seen = LabelledObjective.validate, []
+
+    def told(self: LabelledObjective, state: dict[str, torch.Tensor]) -> dict[str, float]:
+        seen.append(len(seen))
+        found = real(self, state)
+        return found | {"score": scores[2 * len(seen)]}
+
+    monkeypatch.setattr(LabelledObjective, "validate", told)
+    recipe = finetune_debug()
+    objective = dataclasses.replace(recipe.objective, validate_every=2, patience=2, average=0.0)
+    recipe = dataclasses.replace(recipe, objective=objective, keep_last=1)
+    assert train(recipe, manifest, tmp_path) == 10, "an early end is an end"
+    lines = [json.loads(line) for line in (tmp_path / "valid.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert {"genre/loss", "genre/metric", "tempo/metric", "chords/metric"} <= set(lines[0])
+    state = load_file(tmp_path / "checkpoints/step_4/weights.safetensors")
+    model = open_classifier(tmp_path / "classifier")
+    assert torch.equal(model.heads[0].first.weight, state["heads.0.first.weight"])
+    assert torch.equal(load_encoder(tmp_path).model.masked_spec_embed, state["encoder.masked_spec_embed"])  # type: ignore[attr-defined]
+    before = (tmp_path / "classifier/model.safetensors").read_bytes()
+    assert train(recipe, manifest, tmp_path) == 10 and len(seen) == 4
+    assert (tmp_path / "classifier/model.safetensors").read_bytes() == before
+    assert model.head_names == ["genre", "tempo", "beats+downbeats", "chords"]
+    assert model.facts[2]["decoder"]["usual"] == pytest.approx(0.5, abs=0.11)
+
+
+def test_averaged_weights_are_what_is_published(manifest: Path) -> None:
+    objective = make(manifest, average=0.75)
+    name = "heads.0.first.weight"
+    begin = objective.state_dict()[name].clone()
+    values = [begin.clone() + step for step in range(3)]
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            objective.heads[0].first.weight.copy_(value)
+        objective.after_step(step)
+    expected = 0.75 * (0.75 * values[0] + 0.25 * values[1]) + 0.25 * values[2]
+    published = objective.published_state(objective.state_dict())
+    assert torch.allclose(published[name], expected) and not any("averaged" in key for key in published)
+    assert torch.allclose(objective.classifier().heads[0].first.weight, expected)
+
+
+def test_metrics_of_validation_are_those_of_the_libraries() -> None:
+    logits = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor([[5.0, 1.0]])]
+    assert judged("classes", logits, [torch.tensor([0]), torch.tensor([-1]), torch.tensor([1])]) == 0.5
+    truth = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, torch.nan]])]
+    assert judged("tags", logits, truth) == 1.0
+    numbers = [torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[4.0]])]
+    assert judged("numbers", numbers, numbers) == 1.0
+    mean = [torch.tensor([[7.0 / 3]])] * 3
+    assert judged("numbers", mean, numbers) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.slow
 def test_it_learns_what_three_pitches_are_called(manifest: Path, tmp_path: Path) -> None:
     recipe = finetune_debug()
-    objective = dataclasses.replace(recipe.objective, tasks=(LabelTask("genre"),), layer_decay=1.0)
+    objective = dataclasses.replace(
+        recipe.objective, tasks=(LabelTask("genre"),), layer_decay=1.0, validate_every=0, average=0.0
+    )
     optim = dataclasses.replace(recipe.optim, lr=3e-3)
     recipe = dataclasses.replace(recipe, objective=objective, optim=optim, steps=60, batch_size=8, checkpoint_every=60)
     train(recipe, manifest, tmp_path / "run")
-    trained = load_encoder(str(tmp_path / "run"))
-    assert trained.layers == 3
-    from safetensors.torch import load_file
-
-    learner = make(manifest, tasks=(LabelTask("genre"),))
-    learner.load_state_dict(load_file(tmp_path / "run/checkpoints/step_60/weights.safetensors"))
-    learner.eval()
-    opened = Manifest.open(manifest)
-    right = 0
+    classifier, opened = open_classifier(tmp_path / "run/classifier"), Manifest.open(manifest)
     for row in (0, 4, 8):
-        heard = torch.from_numpy(opened.read(row, RATE, 0, RATE))[None]
-        states = learner.encoder(heard, output_hidden_states=True).hidden_states
-        right += int(learner.heads[0](states)[0].argmax()) == learner.answers[0].names.index(
-            opened[row].labels["genre"]
-        )
-    assert right == 3
+        logits = classifier(torch.from_numpy(opened.read(row, RATE))[None]).logits
+        assert classifier.config.id2label[int(logits[0].argmax())] == opened[row].labels["genre"]

@@ -366,7 +366,7 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = EncodecConfig(num_filters=4, hidden_size=8, codebook_dim=8, codebook_size=16, num_lstm_layers=1)
-    monkeypatch.setattr("groundbass.pretrain.cost.count.EncodecConfig", lambda: small)
+    monkeypatch.setattr("groundbass.pretrain.targets.codec.EncodecConfig", lambda: small)
     words = ["--objective.codec.weight", "1", "--objective.codec.codebooks", "2", "--objective.codec.codebook-size"]
     live = told(capsys, "masked.mert_debug", *words, "16")
     assert any("facebook/encodec_24khz" in note for note in live["notes"])

@@ -10,8 +10,6 @@ forward pass keeps under CUDA's autocast, over what it keeps without; that is fo
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import sys
 import tempfile
 import time
@@ -23,30 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ...data.batch import Batch
-from ...data.track import Manifest, Track
-from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
+from ...data.track import Manifest
 from ...models.loading import quiet
-from ..objective import BLOCKS, Objective
-from ..objectives.distillation import UNTRAINED, Distillation, DistillationConfig, load_teacher
-from ..objectives.masked import Masked, MaskedConfig
-from ..objectives.tokens import Tokens, TokensConfig
+from ..objective import Objective
 from ..recipe import Recipe
 from ..run.flops import flop_counter
 from ..run.trial_step import random_batches
-from ..targets.codec import Codec, CodecIdentity, CodecTarget, CodeStore
+from ..targets.target import NOISE
 from .fused_attention import fused_attention
 
 CROPS = 2  # the fewest that a mixture or batch norm works with
-NOISE = Track("noise", "noise", 1, 1, 1, "0" * 32)
 
 
 @dataclass(frozen=True)
@@ -94,36 +85,31 @@ def count(recipe: Recipe) -> Count:
     print("Counting: one forward and backward pass of two crops on this CPU …", file=sys.stderr, flush=True)
     # what libraries say about themselves isn't asked for
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr), quiet():
-        recipe, notes = stand_ins(recipe, Path(folder))
+        config, said = recipe.objective.stand_in(Path(folder), recipe.crops.crop_samples)
+        recipe = dataclasses.replace(recipe, objective=config)
         objective = built(recipe)
         flops, forward, peak = run(objective, two_crops(recipe))
-    share = 1.0 if recipe.precision == "no" else kept_share(_network(objective), recipe.crops.crop_samples)
+    share = 1.0 if recipe.precision == "no" else kept_share(objective.network, recipe.crops.crop_samples)
     seconds = time.perf_counter() - began
     parameters = list(objective.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    blocks = [_size(module.parameters()) for module in objective.modules() if isinstance(module, BLOCKS)]
+    blocks = [_size(block.parameters()) for block in objective.blocks()]
     return Count(
         encoder=_size(objective.encoder.parameters()),
         trained=_size(trained),
         matrices=_size(parameter for parameter in trained if parameter.dim() > 1),
         frozen=_size(parameters) - _size(trained),
         buffers=sum(buffer.nbytes for buffer in objective.buffers()),
-        teachers=sum(tensor.nbytes for teacher in teachers(objective) for tensor in _state(teacher)),
+        teachers=sum(tensor.nbytes for teacher in objective.teachers() for tensor in _state(teacher)),
         block=max(blocks, default=0),
         beside_blocks=_size(parameters) - sum(blocks),
         flops=flops / CROPS,
         backward_share=1 - forward / flops if flops else 0.0,
         float32_activations=peak / CROPS,
         kept_share=share,
-        notes=tuple(notes),
+        notes=(said,) if said else (),
         seconds=seconds,
     )
-
-
-def _network(objective: Objective) -> nn.Module:
-    """The encoder; of a tokenizer, whose codes carry no gradient, the encoder inside."""
-    encoder = objective.encoder
-    return encoder.beats if isinstance(encoder, BeatsQuantizer) else encoder
 
 
 def _size(tensors: Any) -> int:
@@ -135,62 +121,7 @@ def _state(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def teachers(objective: nn.Module) -> Iterator[nn.Module]:
-    """The frozen teachers, which modules keep in tuples, out of parameters and state."""
-    for module in objective.modules():
-        for value in vars(module).values():
-            for entry in value if isinstance(value, tuple) else ():
-                held = entry.model if isinstance(entry, Codec) else entry
-                if isinstance(held, nn.Module):
-                    yield held
-
-
 # ---- what is run
-
-
-def stand_ins(recipe: Recipe, folder: Path) -> tuple[Recipe, list[str]]:
-    """The recipe with teachers of the right shape and random weights for those that it doesn't find here.
-
-    They are written to `folder`; each comes with a sentence. A store of codes becomes one of random codes for noise.
-    """
-    objective = recipe.objective
-    said = ""
-    if isinstance(objective, TokensConfig) and not objective.tokenizer:
-        config = BeatsQuantizerConfig(dataclasses.asdict(objective.encoder), objective.codes, objective.code_dim)
-        BeatsQuantizer(config).save_pretrained(folder)
-        objective = dataclasses.replace(objective, tokenizer=str(folder))
-        said = "A tokenizer of the encoder's shape with random weights stands in for --objective.tokenizer."
-    elif isinstance(objective, DistillationConfig) and not objective.teacher:
-        width = objective.encoder.hidden_size
-        objective = dataclasses.replace(objective, teacher=UNTRAINED, target="hidden", teacher_dim=width)
-        said = "An encoder of the tokenizer's shape with random weights stands in for --objective.teacher."
-    elif isinstance(objective, MaskedConfig) and objective.codec.weight > 0:
-        codec = objective.codec
-        if codec.store is not None:
-            _random_codes(folder, recipe)
-            codec = dataclasses.replace(codec, name=NOISE.key, store=str(folder))
-        elif not Path(codec.name).is_dir():
-            said = _random_codec(folder, codec.name)
-            codec = dataclasses.replace(codec, name=str(folder))
-        objective = dataclasses.replace(objective, codec=codec)
-    return dataclasses.replace(recipe, objective=objective), [said] if said else []
-
-
-def _random_codec(folder: Path, name: str) -> str:
-    """A codec of Transformers' default shape, which is that of EnCodec at 24 kHz, or of DAC at 16 kHz."""
-    kind, model = ("DAC", DacModel(DacConfig())) if "dac" in name else ("EnCodec", EncodecModel(EncodecConfig()))
-    model.save_pretrained(folder)
-    return f"{kind} of Transformers' default shape with random weights stands in for {name}."
-
-
-def _random_codes(folder: Path, recipe: Recipe) -> None:
-    """A store with codes of the track of noise."""
-    grid, codec = recipe.objective.grid, recipe.objective.codec
-    identity = CodecIdentity(NOISE.key, "", grid.sample_rate, grid.hop, codec.codebooks, codec.codebook_size)
-    (folder / "codec.json").write_text(json.dumps(dataclasses.asdict(identity)), encoding="utf-8")
-    shape = math.ceil(recipe.crops.crop_samples / grid.hop), codec.codebooks
-    codes = np.random.default_rng(0).integers(codec.codebook_size, size=shape, dtype=np.uint16)
-    CodeStore(folder).write_part([NOISE], [codes])
 
 
 def built(recipe: Recipe) -> Objective:
@@ -199,16 +130,7 @@ def built(recipe: Recipe) -> Objective:
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
-    if isinstance(objective, Distillation):
-        objective._teacher = (load_teacher(objective.config, objective.encoder.beats),)
-    elif isinstance(objective, Tokens):
-        objective.prepare(Manifest.from_tracks([NOISE], "."), Path())
-    elif isinstance(objective, Masked):
-        for target in objective.modules():
-            if isinstance(target, CodecTarget):
-                target.teacher()
-    else:
-        objective.stand_in()
+    objective.prepare_for_counting()
     if recipe.checkpoint_activations:
         if not objective.encoder.supports_gradient_checkpointing:
             raise ValueError(

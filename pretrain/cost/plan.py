@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..objectives.contrastive import ContrastiveConfig
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
 from .count import count
@@ -242,11 +241,7 @@ def _notes(recipe: Recipe, accumulation: int) -> list[str]:
         said.append("What 16 bits save was counted without --checkpoint-activations.")
     if recipe.compile:
         said.append("--compile isn't counted; it saves time and memory.")
-    if isinstance(recipe.objective, ContrastiveConfig) and accumulation > 1 and recipe.objective.chunk is None:
-        said.append(
-            "Negatives come from one micro-batch: a smaller one is another training; --objective.chunk keeps them all."
-        )
-    return said
+    return said + recipe.objective.cautions(accumulation)
 
 
 def show(found: Plan, console: Console) -> None:

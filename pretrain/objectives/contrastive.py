@@ -40,7 +40,7 @@ from ...data.draws import draw_seeds
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
-from ..objective import Loss, Objective
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
 
 
@@ -88,7 +88,7 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
+class ContrastiveConfig(ObjectiveConfig):
     """Configuration; the defaults are CLMR's (v2). A field that is None is as published."""
 
     sample_rate: int = 22050
@@ -124,6 +124,14 @@ class ContrastiveConfig:
         """Refuse a projector without layers."""
         if self.projector_layers is not None and self.projector_layers < 1:
             raise ValueError(f"projector_layers is {self.projector_layers}, but a projector has at least 1.")
+
+    def cautions(self, micro_batches: int) -> list[str]:
+        """Without `chunk`, a micro-batch is what negatives come from."""
+        if micro_batches == 1 or self.chunk is not None:
+            return []
+        return [
+            "Negatives come from one micro-batch: a smaller one is another training; --objective.chunk keeps them all."
+        ]
 
     def build(self) -> Contrastive:
         """Draw fresh weights."""

@@ -10,7 +10,7 @@ follow the mean of what chose them by exponential averages, summed over ranks, i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, ranks
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means
 from .tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
@@ -41,7 +41,7 @@ REVIVE = 131  # stream of draws
 
 
 @dataclass(frozen=True)
-class DistillationConfig:
+class DistillationConfig(ObjectiveConfig):
     """Settings of the self-distilled tokenizer; the defaults are BEATs'."""
 
     encoder: BeatsShape = field(default_factory=BeatsShape)
@@ -71,6 +71,13 @@ class DistillationConfig:
     """Bits: a codebook that stays below this has collapsed, and the run stops."""
     window: int = 100
     """Steps over which codes are counted."""
+
+    def stand_in(self, folder: Path, crop_samples: int) -> tuple[DistillationConfig, str]:
+        """An untrained teacher, where none is named."""
+        if self.teacher:
+            return self, ""
+        said = "An encoder of the tokenizer's shape with random weights stands in for --objective.teacher."
+        return replace(self, teacher=UNTRAINED, target="hidden", teacher_dim=self.encoder.hidden_size), said
 
     def build(self) -> Distillation:
         """Build the objective, with random codewords until `prepare`."""
@@ -222,7 +229,7 @@ class Distillation(Objective):
         Raises:
             ValueError: no teacher, one of another front end, or one whose output has another width.
         """
-        self._teacher = (load_teacher(self.config, self.encoder.beats),)
+        self.prepare_for_counting()
         model, config = self.encoder, self.config
         batch = first_crops(manifest, model.beats.config.sample_rate, config.first_crops, self.seed)
         points = []
@@ -240,6 +247,15 @@ class Distillation(Objective):
             raise ValueError("The first crops hold no whole row of patches: is the manifest's audio too short?")
         centres, _ = k_means(found, config.codes, generator, rounds=10)
         model.quantizer.codewords.copy_(_from_first(functional.normalize(centres, dim=-1)))
+
+    def prepare_for_counting(self) -> None:
+        """Load the teacher; the codewords stay random."""
+        self._teacher = (load_teacher(self.config, self.encoder.beats),)
+
+    @property
+    def network(self) -> BeatsModel:
+        """The encoder inside: codes carry no gradient."""
+        return self.encoder.beats
 
     def place(self, device: torch.device) -> None:
         """Move the teacher."""

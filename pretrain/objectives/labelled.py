@@ -15,6 +15,7 @@ missing where, and a rare label weighs as much as a common one.
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import hashlib
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ...data.augment.chain import clmr_chain
@@ -36,11 +38,15 @@ from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds
 from ...data.track import WEIGHT, Manifest
+from ...models.classifier import AudioClassifier
+from ...models.classifier_files import make_classifier, write_classifier
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
+from ...models.head_files import HeadFacts
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, example_index
+from ..distributed import whole
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
 
@@ -53,6 +59,8 @@ AUGMENT, PARTNER, SHARE, SPEC = 401, 402, 403, 404  # streams of draws
 UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
 """Parameters of encoders that no label reaches: mask embeddings and heads of their own."""
 TRAINING = {"train", "training"}
+VALIDATION = {"valid", "validation", "val", "dev"}
+VALID_SECONDS = 30.0  # of a track, that validation hears
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class SpecAugment:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(ObjectiveConfig):
     """Configuration: what hears, what is asked, how the sound is changed before."""
 
     encoder: str = "masked.mert_tiny"
@@ -93,6 +101,8 @@ class Labelled:
     """settings of the heads of `labels`; its own label and kind mean nothing"""
     tasks: tuple[LabelTask, ...] = ()
     """more of what is asked, each with settings of its own"""
+    window_seconds: float = 10.0
+    """longest stretch that the classifier hears at a time, when it listens to whole tracks"""
     labels_csv: str = ""
     """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
     unfreeze: int | None = None
@@ -103,6 +113,12 @@ class Labelled:
     """learning rate of the heads over the recipe's"""
     balance: bool = False
     """hear tracks of rare classes as often as those of common ones (the first task of classes, key or tags)"""
+    validate_every: int = 0
+    """steps between validations on the manifest's validation tracks (none: a fifth of the others is kept); 0: no"""
+    patience: int = 0
+    """validations without a better one until the run ends; 0: it goes to the end. The best one is published"""
+    judge: Literal["metric", "loss"] = "metric"
+    """what is best: the tasks' mean metric (accuracy, ROC-AUC, R²; over time: of frames), or the lowest loss"""
     average: float = 0.0
     """share of the averaged weights that a step keeps (EMA), which are what gets published; 0: no averaging"""
     augment: Literal["none", "clmr"] = "none"
@@ -152,7 +168,10 @@ class LabelledObjective(Objective):
         self.answers: list[Answers] = []
         self.shares: list[float] = []
         self._labels_hash = ""
-        self._valid: Any = None
+        self._valid: Manifest | None = None
+        self._valid_rows = np.zeros(0, bool)
+        self._valid_answers: list[Answers] = []
+        self.validate_every, self.patience = config.validate_every, config.patience
         self._freeze()
 
     # ---- what is heard, and what is known of it
@@ -168,6 +187,11 @@ class LabelledObjective(Objective):
         has = np.array([key in labelled for key in keys])
         training = np.array([str(split).lower() in TRAINING for split in splits])
         chosen = has & (training if training.any() else np.ones(len(keys), bool))
+        if self.config.validate_every:
+            self._valid_rows = has & np.array([str(split).lower() in VALIDATION for split in splits])
+            if not self._valid_rows.any():
+                self._valid_rows = _fifth(manifest, chosen)
+            chosen = chosen & ~self._valid_rows
         if not chosen.any():
             raise ValueError(
                 f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
@@ -211,8 +235,13 @@ class LabelledObjective(Objective):
 
     def prepare(self, manifest: Manifest, run: Path) -> None:
         """Read the labels and make the heads. The manifest may hold more than what is trained on."""
-        kept = self.heard(manifest)
-        self._learn_from(kept, self._columns(manifest))
+        kept, columns = self.heard(manifest), self._columns(manifest)
+        self._learn_from(kept, columns)
+        if self.config.validate_every:
+            self._valid = manifest.select(np.flatnonzero(self._valid_rows))
+            self._valid_answers = [
+                dataclasses.replace(learned, labels=meet(learned.task, columns).labels) for learned in self.answers
+            ]
 
     def _learn_from(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> None:
         keys = set(map(str, manifest.column("key")))
@@ -229,7 +258,7 @@ class LabelledObjective(Objective):
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
 
-    def stand_in(self) -> None:
+    def prepare_for_counting(self) -> None:
         """Heads of ten outputs where the labels would say how many."""
         invented = tuple(map(str, range(10)))
         kinds = [ALIASES.get(task.kind, task.kind) or "classes" for task in self.config.questions]
@@ -245,6 +274,10 @@ class LabelledObjective(Objective):
             torch.manual_seed(draw_seed(self.seed, 0x4EAD))
             self.heads = nn.ModuleList(_head(answers, self.encoder) for answers in self.answers)
         self._freeze()
+        if self.config.average:
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad:
+                    self.register_buffer(_averaged_name(name), parameter.detach().clone())
         self.train(self.training)
 
     # ---- what is trained
@@ -365,9 +398,150 @@ class LabelledObjective(Objective):
         )
         return share[:, None] * waveform + (1 - share[:, None]) * waveform[partner], partner, share
 
+    # ---- validation, averages, publishing
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """The averaged weights follow."""
+        keep = self.config.average
+        for name, parameter in self.named_parameters() if keep else ():
+            if parameter.requires_grad:
+                average = self.get_buffer(_averaged_name(name))
+                with whole(parameter):
+                    average.lerp_(parameter.to(average.dtype), 1 - keep if step else 1.0)
+
+    def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The averages in the place of what they are averages of."""
+        if not self.config.average:
+            return state
+        pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
+        return {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+
+    def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
+        """RUN/classifier."""
+        write_classifier(self.classifier(state), run / "classifier")
+
+    def classifier(self, state: dict[str, Tensor] | None = None) -> AudioClassifier:
+        """Encoder and heads as one model, on the CPU; state: of the objective, None for its own as it is now."""
+        state = self.published_state(self.state_dict()) if state is None else state
+        heads = copy.deepcopy(self.heads).cpu().eval()
+        heads.load_state_dict({n.removeprefix("heads."): v for n, v in state.items() if n.startswith("heads.")})
+        seconds = self.config.window_seconds
+        named: list[Any] = [
+            (answers.task.name, head, _facts(head, answers, seconds))
+            for head, answers in zip(heads, self.answers, strict=True)
+        ]
+        with torch.random.fork_rng(devices=[]):
+            made = make_classifier(self.encoder, named)
+        weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
+        made.encoder.load_state_dict(weights)
+        return made
+
+    @torch.no_grad()
+    def validate(self, state: dict[str, Tensor]) -> dict[str, float]:
+        """Each task's loss and metric on the validation tracks, heard whole (30 s at most) by the classifier."""
+        assert self._valid is not None
+        model, rate = self.classifier(self.published_state(state)), int(self.encoder.config.sample_rate)
+        raw: list[list[Tensor]] = [[] for _ in self._valid_answers]
+        wanted: list[list[Tensor]] = [[] for _ in self._valid_answers]
+        for row, track in enumerate(self._valid):
+            sound = torch.from_numpy(self._valid.read_all(row, rate, VALID_SECONDS))[None]
+            for number, answers in enumerate(self._valid_answers):
+                if track.key in answers.labels:
+                    logits, frames = _told(model, sound, number)
+                    clips = Clips(torch.zeros(1, dtype=torch.float64), frames, model.frame_rate, torch.tensor([frames]))
+                    raw[number].append(logits)
+                    wanted[number].append(answers.targets([track.key], clips))
+        found: dict[str, float] = {}
+        scores, losses, total = 0.0, 0.0, 0.0
+        for head, answers, logits_of, targets in zip(model.heads, self._valid_answers, raw, wanted, strict=True):
+            if not logits_of:
+                continue
+            pairs = zip(logits_of, targets, strict=True)
+            each = [head.losses(one, truth) for one, truth in pairs]  # type: ignore[operator]
+            loss = float(sum(value.sum() for value, _ in each) / max(1.0, float(sum(known.sum() for _, known in each))))
+            metric = judged(answers.kind, logits_of, targets)
+            found |= {f"{answers.task.name}/loss": loss, f"{answers.task.name}/metric": metric}
+            scores, losses = scores + answers.task.weight * metric, losses + answers.task.weight * loss
+            total += answers.task.weight
+        if not total:
+            raise ValueError("No validation track has a label, so nothing can be judged: --objective.validate-every 0.")
+        return {"score": scores / total if self.config.judge == "metric" else -losses / total, **found}
+
     def provenance(self) -> dict[str, Any]:
         """Hashes of the encoder that it began with, and of the labels."""
         return {"encoder": self._origin, "labels": self._labels_hash}
+
+
+AVERAGED = "averaged_"
+
+
+def _averaged_name(name: str) -> str:
+    """Of the buffer with a parameter's average; names of buffers have no dots."""
+    return AVERAGED + name.replace(".", "__")
+
+
+def _facts(head: Any, answers: Answers, seconds: float) -> HeadFacts:
+    decoder: dict[str, Any] = {}
+    if answers.kind == "beats":
+        decoder = {"name": "tracker", "tightness": 100.0, "usual": _usual(answers)}
+    elif answers.kind == "chords":
+        decoder = {"name": "viterbi", "switch": 3.0}
+    elif answers.kind == "events":
+        decoder = {"name": "threshold", "threshold": 0.5}
+    # attention weighs frames within a crop; what is learned of crops is averaged as logits
+    way: Any = "moments" if head.streams else "logits"
+    return HeadFacts(
+        window_seconds=seconds, unit="frame" if head.over_time else "clip", aggregation=way, decoder=decoder,
+        task={"label": answers.task.label, "kind": answers.kind},
+    )  # fmt: skip
+
+
+def _usual(answers: Answers) -> float:
+    """The median distance of beats in s."""
+    steps = [np.diff(columns[0]) for columns in answers.labels.values() if columns[0] is not None]
+    every = np.concatenate(steps) if steps else np.zeros(0)
+    return float(np.median(every)) if len(every) else 0.5
+
+
+def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
+    """Raw logits of one track and how many frames they are over; 1 where they are about the track."""
+    if model.heads[number].over_time:
+        logits, valid = model.answer_frames(sound, head=number)
+        return logits, int(valid[0])
+    return model._answer(sound, None, number), 1
+
+
+def judged(kind: str, logits: list[Tensor], targets: list[Tensor]) -> float:
+    """The metric of a kind of label over tracks: accuracy, macro ROC-AUC or R²; over time of all frames together."""
+    guess = torch.cat([one.flatten(0, -2) for one in logits])
+    if kind in ("classes", "key", "chords"):
+        truth = torch.cat([one.flatten() for one in targets])
+        known = truth >= 0
+        return float((guess.argmax(-1)[known] == truth[known]).float().mean()) if known.any() else 0.0
+    truth = torch.cat([one.flatten(0, -2) for one in targets])
+    scores = []
+    for guessed, wanted in zip(guess.T, truth.T, strict=True):
+        known = ~torch.isnan(wanted)
+        answer, right = guessed[known].numpy(), wanted[known].numpy()
+        if kind == "numbers" and len(right) > 1 and right.std() > 0:
+            scores.append(1 - float(np.mean((answer - right) ** 2) / right.var()))
+        elif kind != "numbers" and 0 < (right >= 1).sum() < len(right):
+            scores.append(float(roc_auc_score(right >= 1, answer)))
+    return float(np.mean(scores)) if scores else 0.0
+
+
+def _fifth(manifest: Manifest, chosen: Any) -> Any:
+    """A fifth of the chosen rows, whole artists at a time, in a seeded order."""
+    artists = [str(a) if a else f"track {key}" for a, key in zip(manifest.column("artist"), manifest.column("key"))]
+    rows = np.flatnonzero(chosen)
+    order = np.random.default_rng(0).permutation(sorted({artists[row] for row in rows}))
+    kept = np.zeros(len(chosen), bool)
+    for artist in order:
+        if kept.sum() >= len(rows) / 5:
+            break
+        kept[[row for row in rows if artists[row] == artist]] = True
+    return kept
 
 
 def _encoder(config: Labelled) -> tuple[Any, str | None]:
@@ -556,6 +730,8 @@ def finetune_debug() -> Recipe:
             ),
             layer_decay=0.5,
             head_lr=2.0,
+            validate_every=5,
+            average=0.5,
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=24_000, align=960),
         optim=Optim(lr=1e-3, warmup_steps=2, clip=10.0),

@@ -27,7 +27,7 @@ from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, TrainingStopped, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
 from .tokens import BeatsShape, check_rate, hidden_patches, take
@@ -41,7 +41,7 @@ COLLAPSED = 0.01
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(ObjectiveConfig):
     """What is hidden, how the teacher follows, what the decoder is."""
 
     encoder: BeatsShape = field(default_factory=BeatsShape)

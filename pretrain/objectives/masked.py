@@ -24,7 +24,7 @@ from ...data.draws import draw_seeds
 from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codec import CodecSettings
 from ..targets.codes import CodeHeadSettings
@@ -88,7 +88,7 @@ class EncoderShape:
 
 
 @dataclass(frozen=True)
-class MaskedConfig:
+class MaskedConfig(ObjectiveConfig):
     """What is masked, what is predicted, how much each prediction counts. A target of weight 0 isn't built."""
 
     encoder: EncoderShape = field(default_factory=EncoderShape)
@@ -115,6 +115,13 @@ class MaskedConfig:
     def frames(self, samples: int) -> int:
         """Tokens of a crop: the front end's frames (120,000 samples give 374 at 75 Hz, 125 at 25 Hz)."""
         return self.encoder.config().frames(samples)
+
+    def stand_in(self, folder: Path, crop_samples: int) -> tuple[MaskedConfig, str]:
+        """A codec with random weights, or random codes, where the codec target has any weight."""
+        if self.codec.weight == 0:
+            return self, ""
+        codec, said = self.codec.stand_in(folder, self.grid, crop_samples)
+        return dataclasses.replace(self, codec=codec), said
 
     def build(self) -> Masked:
         """Build the objective."""
@@ -262,6 +269,11 @@ class Masked(Objective):
         """Raise TrainingStopped where a target's labels carry no information."""
         for target in self._targets():
             target.follow(step)
+
+    def prepare_for_counting(self) -> None:
+        """Load the targets' teachers."""
+        for target in self._targets():
+            target.prepare_for_counting()
 
     def compile_encoder(self) -> None:
         """Compile the front end and the blocks, which `extract` and `encode` call."""

@@ -28,7 +28,7 @@ from ...data.draws import draw_seeds, uniform
 from ...models.cpc import MUSIC, SPEECH, CpcConfig, CpcModel
 from ..clock import section
 from ..distributed import gather
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Source = Literal["all", "same", "others"]
 
 
 @dataclass(frozen=True)
-class PredictiveConfig:
+class PredictiveConfig(ObjectiveConfig):
     """The network, how far it predicts, and from what it must tell the truth; the defaults are the speech network's."""
 
     sample_rate: int = 16_000

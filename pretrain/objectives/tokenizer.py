@@ -28,7 +28,7 @@ from ...data.draws import draw_seed, draw_seeds, uniform
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 from ..targets.first_crops import first_crops, k_means, valid_mel
@@ -44,7 +44,7 @@ REVIVE = 132  # stream of draws
 
 
 @dataclass(frozen=True)
-class MelRVQConfig:
+class MelRVQConfig(ObjectiveConfig):
     """Settings of the Mel-RVQ tokenizer."""
 
     sample_rate: int = 24_000

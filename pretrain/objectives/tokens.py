@@ -13,7 +13,7 @@ leaves open is named in `TokensConfig`.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,11 +25,11 @@ from ...data.crops import CropConfig
 from ...data.draws import draw_seeds, uniform
 from ...models.beats import BeatsConfig, BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
-from ...models.beats_tokenizer import BeatsQuantizer, RandomProjectionPatches
+from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
 
@@ -70,7 +70,7 @@ class BeatsShape:
 
 
 @dataclass(frozen=True)
-class TokensConfig:
+class TokensConfig(ObjectiveConfig):
     """What is hidden, whose codes are predicted, and by what."""
 
     encoder: BeatsShape = field(default_factory=BeatsShape)
@@ -98,6 +98,14 @@ class TokensConfig:
         """Refuse what can't be learned."""
         if not 0 < self.hidden < 1:
             raise ValueError(f"hidden is {self.hidden}: the share of hidden patches lies between 0 and 1.")
+
+    def stand_in(self, folder: Path, crop_samples: int) -> tuple[TokensConfig, str]:
+        """A tokenizer, where none is named."""
+        if self.tokenizer:
+            return self, ""
+        BeatsQuantizer(BeatsQuantizerConfig(asdict(self.encoder), self.codes, self.code_dim)).save_pretrained(folder)
+        said = "A tokenizer of the encoder's shape with random weights stands in for --objective.tokenizer."
+        return replace(self, tokenizer=str(folder)), said
 
     def build(self) -> Tokens:
         """Build the objective."""
@@ -176,7 +184,7 @@ class Tokens(Objective):
         positions, mask = draw_kept(inside, 1 - self.config.hidden, seeds)
         hidden = hidden_patches(inside, positions, mask)
         tokens = take(self.encoder.embed_patches(fbank), positions)
-        heard = self._encode(tokens, positions, mask, total)
+        heard = self.encode_kept(tokens, positions, mask, total)
         logits = self.predictor.logits(self.predictor(heard, positions, mask, inside)[hidden]).float()
         wanted = labels[hidden]
         count = hidden.sum()
@@ -186,7 +194,8 @@ class Tokens(Objective):
         metrics = {"accuracy": accuracy, "kept": mask.sum() / inside.sum().clamp(min=1)}
         return Loss(value, count, metrics | label_metrics(self.counts))
 
-    def _encode(self, tokens: Tensor, positions: Tensor, mask: Tensor, total: int) -> Tensor:
+    def encode_kept(self, tokens: Tensor, positions: Tensor, mask: Tensor, total: int) -> Tensor:
+        """What the encoder makes of the kept patches [batch, kept, dim] at `positions` of `total`."""
         everywhere = bool(mask.all())
         places = positions if self.config.positions == "true" else None
         return self.encoder.encode(tokens, places, None if everywhere else mask, total)[-1]
@@ -205,6 +214,10 @@ class Tokens(Objective):
         Raises:
             ValueError: it names none, or one with other codes or another front end.
         """
+        self.prepare_for_counting()
+
+    def prepare_for_counting(self) -> None:
+        """Load the tokenizer: nothing is fitted to data."""
         if self.config.tokenizer != RANDOM:
             self._teacher = (_tokenizer(self.config, self.encoder.config),)
 

@@ -79,8 +79,10 @@ def write_optimizer(folder: Path, state: dict[str, Any]) -> None:
     torch.save(state, folder / "optimizer.pt")
 
 
-def finish(folder: Path, step: int, ranks: int, keep_last: int, keep_every: int | None = None) -> Checkpoint:
-    """Add the checksums, rename to ``step_N``; only the newest `keep_last` and multiples of `keep_every` stay."""
+def finish(
+    folder: Path, step: int, ranks: int, keep_last: int, keep_every: int | None = None, keep: int | None = None
+) -> Checkpoint:
+    """Add the checksums, rename to ``step_N``; the newest `keep_last`, multiples of `keep_every` and `keep` stay."""
     files = {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / "checkpoint.json").write_text(json.dumps({"step": step, "ranks": ranks, "files": files}, indent=1))
     _flush(folder)
@@ -92,7 +94,7 @@ def finish(folder: Path, step: int, ranks: int, keep_last: int, keep_every: int 
     for damaged in newer:
         shutil.rmtree(damaged)
     for old in _folders(folder.parent)[keep_last:]:
-        if keep_every is None or int(old.name[5:]) % keep_every:
+        if int(old.name[5:]) != keep and (keep_every is None or int(old.name[5:]) % keep_every):
             shutil.rmtree(old)
     return Checkpoint(final, step, ranks)
 

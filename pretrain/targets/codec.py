@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,13 +24,13 @@ import torch
 import tyro
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, DacModel, EncodecModel
+from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ...data.audio import read as audio
 from ...data.locks import alone
 from ...data.track import Manifest, Track
 from .codes import CodeHead, CodeHeadSettings
-from .target import FrameGrid, Target
+from .target import NOISE, FrameGrid, Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +54,23 @@ class CodecSettings:
     store: str | None = None
     """Folder that `groundbass data codes` filled; None: codes on the fly."""
     head: CodeHeadSettings = field(default_factory=CodeHeadSettings)
+
+    def stand_in(self, folder: Path, grid: FrameGrid, crop_samples: int) -> tuple[CodecSettings, str]:
+        """A codec of random weights for one that isn't here, or a store of random codes of the track `NOISE`."""
+        if self.store is not None:
+            shape = math.ceil(crop_samples / grid.hop), self.codebooks
+            codes = np.random.default_rng(0).integers(self.codebook_size, size=shape, dtype=np.uint16)
+            identity = CodecIdentity(NOISE.key, "", grid.sample_rate, grid.hop, self.codebooks, self.codebook_size)
+            (folder / "codec.json").write_text(json.dumps(asdict(identity)), encoding="utf-8")
+            CodeStore(folder).write_part([NOISE], [codes])
+            return replace(self, name=NOISE.key, store=str(folder)), ""
+        if Path(self.name).is_dir():
+            return self, ""
+        dac = "dac" in self.name
+        model: Any = DacModel(DacConfig()) if dac else EncodecModel(EncodecConfig())  # at 16 kHz, at 24 kHz
+        model.save_pretrained(folder)
+        said = f"{'DAC' if dac else 'EnCodec'} of Transformers' default shape with random weights stands in for "
+        return replace(self, name=str(folder)), f"{said}{self.name}."
 
     def build(self, grid: FrameGrid, dim: int) -> CodecTarget:
         """Build the target for an encoder's frame grid and width; the codec itself is loaded by `prepare`."""
@@ -294,6 +311,10 @@ class CodecTarget(Target):
                     f"{teacher.folder} has {what} the track {track.key!r}: store them with `groundbass data codes` for "
                     "this manifest (it goes on where it stopped)."
                 )
+
+    def prepare_for_counting(self) -> None:
+        """Load the codec."""
+        self.teacher()
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
         """Compute or read codes int64 [batch, frames, codebooks]; a store knows the codes around the crop."""

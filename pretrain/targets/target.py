@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...data.track import Track
+
 Metrics = dict[str, Tensor | float]
+
+NOISE = Track("noise", "noise", 1, 1, 1, "0" * 32)
+"""The track of the noise that steps are counted on."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,9 @@ class Target(nn.Module):
 
     def prepare(self, manifest: Any, run: Path) -> None:
         """Fit or load what has to exist before training, in the folder `run`; called once, on all ranks."""
+
+    def prepare_for_counting(self) -> None:
+        """Load what `targets` needs, without data."""
 
     def provenance(self) -> dict[str, Any]:
         """Return what else decides the targets (hashes of teachers), JSON-able."""

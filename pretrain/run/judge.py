@@ -1,0 +1,81 @@
+"""Validation on the way: which checkpoint is best, and whether going on still helps.
+
+RUN/valid.jsonl has a line per validation; it is cut back to the checkpoint on resume, like loss.jsonl. The best
+checkpoint is kept whatever `keep_last` says, and is what gets published when the run ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
+
+from .record import Lines
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..objective import Objective
+
+
+class Judge:
+    """Validations of one run; every rank asks, rank 0 validates and decides for all."""
+
+    def __init__(self, run: Path, objective: Objective, first: int, steps: int, main: bool, say: Callable[..., Any]):
+        self._run, self._objective, self._steps, self._main, self._say = run, objective, steps, main, say
+        self._lines: list[dict[str, Any]] = []
+        self._file: Lines | None = None
+        if not objective.validate_every:
+            return
+        if main:
+            self._file = Lines(run / "valid.jsonl", first)
+            self._lines = [json.loads(line) for line in (run / "valid.jsonl").read_text().splitlines()]
+        self._lines = self._shared(self._lines)
+        if self.due(first) and not any(line["step"] == first for line in self._lines):
+            self.after(first)  # killed between the checkpoint and its validation
+
+    def due(self, step: int) -> bool:
+        """Whether a step is validated: every `validate_every`, and the last."""
+        every = self._objective.validate_every
+        return bool(every) and step > 0 and (step % every == 0 or step == self._steps)
+
+    def after(self, step: int) -> None:
+        """Validate the checkpoint of `step`."""
+        if self._main and self._file is not None:
+            line = {"step": step, **self._objective.validate(self._weights(step))}
+            self._file.write(line)
+            self._lines.append(line)
+            told = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
+            self._say(f"Step {step}, validation: {told}{' (best)' if self.best == step else ''}")
+        self._lines = self._shared(self._lines)
+
+    @property
+    def best(self) -> int | None:
+        """The step with the highest score, the first of equals; None before any validation."""
+        return max(self._lines, key=lambda line: (line["score"], -line["step"]))["step"] if self._lines else None
+
+    def finished(self) -> bool:
+        """Whether `patience` validations have passed since the best."""
+        since = sum(line["step"] > (self.best or 0) for line in self._lines)
+        return bool(self._objective.patience) and since >= self._objective.patience
+
+    def best_weights(self) -> dict[str, Tensor] | None:
+        """The objective's state at the best step."""
+        return None if self.best is None else self._weights(self.best)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _weights(self, step: int) -> dict[str, Tensor]:
+        return load_file(self._run / "checkpoints" / f"step_{step}" / "weights.safetensors")
+
+    def _shared(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What rank 0 has."""
+        found: list[dict[str, Any]] = broadcast_object_list([lines])[0]
+        return found

@@ -1,0 +1,555 @@
+"""Sound to labels: `load_classifier` opens heads folders, published classifiers, taggers and Hugging Face classifiers.
+
+Whatever it is, it listens in windows, so that hours of sound need the memory of minutes. Heads on one encoder share one
+pass. An answer is a `Prediction`, about the track, about windows, or over time.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+from ...data.audio import read as audio
+from ...models.classifier import PROBLEMS, cut
+from ...models.classifier_files import is_classifier, open_classifier
+from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
+from ...models.head_files import HeadFacts, head_names, read_heads
+from ...models.heads import Head, Moments, combined, pooled
+from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
+from ..heads import decoding
+
+Unit = Literal["track", "window", "frame"]
+Aggregate = Literal["mean", "max", "median", "vote"]
+Array = npt.NDArray[np.float64]
+BATCH_SECONDS, READ_SECONDS = 80.0, 120.0  # of sound that is heard, and decoded, at a time
+WINDOW_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was heard. kind: of the labels; names: of the outputs; start, end: [units] s.
+
+    Of what the kind hasn't, None: probabilities [units, classes]; values [units, numbers]; times [beats] s, with
+    positions [beats] in the bar where downbeats are known; segments (start, end, label) of chords and events.
+    thresholds: above which a tag holds, per name.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    start: Array
+    end: Array
+    probabilities: Array | None = None
+    values: Array | None = None
+    times: Array | None = None
+    positions: npt.NDArray[np.int64] | None = None
+    segments: list[tuple[float, float, str]] | None = None
+    thresholds: tuple[float, ...] = ()
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """The likeliest name of a track (of several units, of their mean); of numbers, the values."""
+        if self.probabilities is not None:
+            return self.names[int(self.probabilities.mean(0).argmax())]
+        values = np.zeros(0) if self.values is None else self.values.mean(0)
+        return ", ".join(f"{name} {value:.3g}" for name, value in zip(self.names, values))
+
+    @property
+    def tempo(self) -> float | None:
+        """Beats per minute, by the median distance of beats; None without two beats."""
+        if self.times is None or len(self.times) < 2:
+            return None
+        return 60.0 / float(np.median(np.diff(self.times)))
+
+    def ranked(self, top: int | None = None, threshold: float | None = None) -> list[tuple[str, float]]:
+        """Names with their probabilities (mean over units), the likeliest first.
+
+        Of tags those above the threshold (given, or the head's own, else 0.5) unless `top` says how many.
+        """
+        if self.probabilities is None:
+            return []
+        mean = self.probabilities.mean(0)
+        order = np.argsort(-mean, kind="stable")
+        if top is None and PROBLEMS.get(self.kind) == "multi_label_classification":
+            limits = self.thresholds or (0.5,) * len(self.names)
+            order = np.array([i for i in order if mean[i] >= (limits[i] if threshold is None else threshold)], int)
+        return [(self.names[i], float(mean[i])) for i in order[: top or len(order)]]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording at one rate, read as it is needed. read: (start, samples) -> [samples] float32."""
+
+    samples: int
+    rate: int
+    read: Callable[[int, int], npt.NDArray[np.float32]]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.rate
+
+
+def sound_of(source: Any, sample_rate: int | None, rate: int) -> Sound:
+    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz.
+
+    Raises ValueError or OSError for what is no sound: empty, NaN, an unreadable file.
+    """
+    if isinstance(source, (str, Path)):
+        about = audio.info(source)
+        samples = max(1, about.samples * rate // about.sample_rate)
+        return Sound(samples, rate, lambda start, count: _finite(audio.read(source, rate, start, count), source))
+    wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
+    wave = wave.mean(0) if wave.ndim == 2 else wave
+    if wave.ndim != 1 or not len(wave):
+        raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
+    wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
+    return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+
+
+def _finite(wave: npt.NDArray[np.float32], name: Any) -> npt.NDArray[np.float32]:
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{name} holds NaN or infinity, which nothing can be heard in.")
+    return wave
+
+
+@dataclass
+class Answer:
+    """What a head said of a track, raw. stretches: start, end in s and logits of each; frames: logits and times."""
+
+    logits: Tensor | None = None  # of the track, as its facts say
+    windows: list[tuple[float, float, Tensor]] = field(default_factory=list)
+    frames: Tensor | None = None
+    times: Array | None = None
+
+
+class Answering(Protocol):
+    """Something that answers about sound. rate: Hz that it hears; heads: name, kind, names, facts of its answers."""
+
+    rate: int
+    heads: list[tuple[str, str, tuple[str, ...], HeadFacts]]
+
+    def hear(self, sound: Sound, window: float | None) -> list[Answer]:
+        """One answer per head; window: seconds of the windows that are answered about, None for the head's own."""
+        ...
+
+
+class OnEncoder:
+    """Heads on an encoder: what shares windows shares one pass."""
+
+    def __init__(self, encoder: Encoder, heads: Sequence[tuple[str, Head, HeadFacts]], device: str = "cpu") -> None:
+        self.encoder, self.device = encoder, device
+        self.rate = int(encoder.sample_rate)
+        self.modules = [head.to(device).eval() for _, head, _ in heads]
+        self.heads = [(name, head.config.kind, head.names, facts) for name, head, facts in heads]
+        for name, head, _ in heads:
+            if head.config.dim != encoder.dim or not -encoder.layers <= head.config.layer < encoder.layers:
+                raise ValueError(
+                    f"The head {name!r} reads layer {head.config.layer} of frames of {head.config.dim} numbers; this "
+                    f"encoder has {encoder.layers} layers of {encoder.dim}: it belongs to another."
+                )
+
+    def hear(self, sound: Sound, window: float | None) -> list[Answer]:
+        """See `Answering`."""
+        groups: dict[tuple[float, float | None], list[int]] = {}
+        for number, (_, _, _, facts) in enumerate(self.heads):
+            groups.setdefault((min(facts.window_seconds, window or math.inf), facts.stretch_seconds), []).append(number)
+        answers = [Answer() for _ in self.heads]
+        for (longest, judged), members in groups.items():
+            self._hear_group(sound, longest, judged, members, answers)
+        return answers
+
+    def _hear_group(
+        self, sound: Sound, longest: float, judged: float | None, members: list[int], answers: list[Answer]
+    ) -> None:
+        size = sound.samples if judged is None else max(1, round(judged * self.rate))
+        most = max(1, round(longest * self.rate))
+        plan = [
+            (first + start, count, number)
+            for number, (first, samples) in enumerate(cut(sound.samples, size))
+            for start, count in cut(samples, most)
+        ]
+        held: dict[int, list[Any]] = {member: [] for member in members}
+        stretch: dict[int, list[Tensor]] = {member: [] for member in members}
+        over: dict[int, list[Tensor]] = {member: [] for member in members}
+        times: list[Any] = []
+        previous = 0
+        for start, count, number, states, frames in self._states(sound, plan):
+            if number != previous:
+                self._judge(members, held, stretch)
+                previous = number
+            times.append(start / self.rate + (np.arange(frames) + 0.5) / self.encoder.frame_rate)
+            for member in members:
+                module = self.modules[member]
+                chosen = module.select(states)
+                if module.over_time:
+                    over[member].append(module.answer(chosen)[0].cpu())
+                    continue
+                found = module.moments(chosen) if module.streams else module.answer(module.pool(chosen))
+                one = module.answer(pooled(found, module.config.pooling)) if isinstance(found, Moments) else found
+                answers[member].windows.append((start / self.rate, (start + count) / self.rate, one[0].cpu()))
+                held[member] = (
+                    [combined([*held[member], found])] if isinstance(found, Moments) else [*held[member], found]
+                )
+        self._judge(members, held, stretch)
+        for member in members:
+            if self.modules[member].over_time:
+                answers[member].frames, answers[member].times = torch.cat(over[member]), np.concatenate(times)
+            else:
+                answers[member].logits = self._whole(member, torch.cat(stretch[member]))
+
+    def _judge(self, members: list[int], held: dict[int, list[Any]], stretch: dict[int, list[Tensor]]) -> None:
+        """End a stretch: its windows become one answer."""
+        for member in members:
+            module, parts = self.modules[member], held[member]
+            if not parts:
+                continue
+            if isinstance(parts[0], Moments):
+                stretch[member].append(module.answer(pooled(parts[0], module.config.pooling)).cpu())
+            else:
+                stretch[member].append(torch.stack(parts).mean(0).cpu())
+            held[member] = []
+
+    def _whole(self, member: int, each: Tensor) -> Tensor:
+        module, facts = self.modules[member], self.heads[member][3]
+        problem = PROBLEMS[module.config.kind]
+        if len(each) == 1 or facts.aggregation != "probabilities" or problem == "regression":
+            return each.mean(0)
+        mean = module.probabilities(each).mean(0)
+        single = problem == "single_label_classification"
+        return (mean.clamp(min=1e-12).log() if single else torch.logit(mean, eps=1e-7)) * module.config.temperature
+
+    def _states(
+        self, sound: Sound, plan: list[tuple[int, int, int]]
+    ) -> Iterator[tuple[int, int, int, list[Tensor], int]]:
+        """Start, samples, stretch, hidden states [1, frames, dim] of all layers, frames, window by window."""
+        size = max(1, int(min(BATCH_SECONDS, READ_SECONDS) * self.rate / max(count for _, count, _ in plan)))
+        for first in range(0, len(plan), size):
+            part = plan[first : first + size]
+            begin, end = part[0][0], part[-1][0] + part[-1][1]
+            wave = sound.read(begin, end - begin)
+            batch = torch.zeros(len(part), max(count for _, count, _ in part))
+            for place, (start, count, _) in enumerate(part):
+                piece = wave[start - begin : start - begin + count]
+                batch[place, : len(piece)] = torch.from_numpy(np.ascontiguousarray(piece))
+            lengths = torch.tensor([count for _, count, _ in part])
+            padded = bool((lengths < lengths.max()).any())
+            with torch.inference_mode():
+                hidden = self.encoder.hidden_states(batch.to(self.device), lengths.to(self.device) if padded else None)
+                counts = self.encoder.valid_frames(lengths).clamp(1, hidden.shape[2]).tolist()
+                for place, (start, count, number) in enumerate(part):
+                    states = list(hidden[place : place + 1, :, : int(counts[place])].unbind(1))
+                    yield start, count, number, states, int(counts[place])
+
+    def probabilities(self, member: int, logits: Tensor) -> Tensor:
+        """What a head's logits mean."""
+        with torch.inference_mode():
+            return self.modules[member].probabilities(logits.to(self.device)).cpu()
+
+
+class Whole:
+    """A network with an answer of its own: one of our taggers, or a Hugging Face classifier."""
+
+    def __init__(self, name: str, model: Any, extractor: Any, device: str) -> None:
+        self.model, self.extractor, self.device = model.to(device).eval(), extractor, device
+        config = model.config
+        self.rate = int(getattr(extractor, "sampling_rate", 0) or config.sample_rate)
+        self.problem = config.problem_type or "single_label_classification"
+        kind = {"multi_label_classification": "tags", "regression": "numbers"}.get(self.problem, "classes")
+        names = tuple(str(config.id2label[number]) for number in range(len(config.id2label)))
+        seconds = getattr(config, "window_samples", 0) / self.rate or WINDOW_SECONDS
+        self.heads = [(name, kind, names, HeadFacts(window_seconds=seconds, thresholds=()))]
+        self.frame_wise = bool(getattr(model, "frame_wise", False))
+
+    def hear(self, sound: Sound, window: float | None) -> list[Answer]:
+        """See `Answering`: the answer about a track is the mean probability of its windows."""
+        answer = Answer()
+        longest = max(1, round((window or self.heads[0][3].window_seconds) * self.rate))
+        frames, times = [], []
+        for start, count in cut(sound.samples, longest):
+            wave = torch.from_numpy(np.ascontiguousarray(sound.read(start, count)))[None]
+            with torch.inference_mode():
+                logits = self._logits(wave)[0].float().cpu()
+                answer.windows.append((start / self.rate, (start + count) / self.rate, logits))
+                if self.frame_wise:
+                    found = self.model.frame_logits(wave.to(self.device))[0].float().cpu()
+                    frames.append(found)
+                    times.append(start / self.rate + (np.arange(len(found)) + 0.5) / self.model.frame_rate)
+        likely = torch.stack([self.probabilities(0, logits) for _, _, logits in answer.windows]).mean(0)
+        answer.logits = {
+            "multi_label_classification": lambda mean: torch.logit(mean, eps=1e-7), "regression": lambda mean: mean,
+        }.get(self.problem, lambda mean: mean.clamp(min=1e-12).log())(likely)  # fmt: skip
+        if frames:
+            answer.frames, answer.times = torch.cat(frames), np.concatenate(times)
+        return [answer]
+
+    def _logits(self, wave: Tensor) -> Tensor:
+        if self.extractor is None:
+            found: Tensor = self.model.class_logits(wave.to(self.device))
+            return found
+        given = self.extractor(wave[0].numpy(), sampling_rate=self.rate, return_tensors="pt")
+        return self.model(**{name: value.to(self.device) for name, value in given.items()}).logits
+
+    def probabilities(self, member: int, logits: Tensor) -> Tensor:
+        """What its logits mean."""
+        if self.problem == "regression":
+            return logits
+        return torch.sigmoid(logits) if self.problem == "multi_label_classification" else torch.softmax(logits, -1)
+
+
+@dataclass
+class Classifier:
+    """A classifier, ready to hear. It may hold several heads: calling it asks the first, `hear` asks all."""
+
+    answering: Any
+    name: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Of the heads."""
+        return [name for name, _, _, _ in self.answering.heads]
+
+    def __call__(self, sound: Any, sample_rate: int | None = None, unit: Unit = "track") -> Prediction:
+        """What the first head says of a file or a waveform ([samples], at `sample_rate` Hz or the classifier's own).
+
+        unit: "track", "window", or "frame" (heads over time, others answer about windows).
+        Raises ValueError or OSError for what is no sound.
+        """
+        return next(iter(self.hear(sound, sample_rate, unit).values()))
+
+    def hear(
+        self,
+        sound: Any,
+        sample_rate: int | None = None,
+        unit: Unit = "track",
+        aggregate: Aggregate | None = None,
+        window: float | None = None,
+    ) -> dict[str, Prediction]:
+        """What every head says, in one pass.
+
+        aggregate: of the windows of a track; None for each head's own way. window: seconds, where the unit is one.
+        """
+        if unit not in ("track", "window", "frame"):
+            raise ValueError(f"unit is {unit!r}; it is track, window or frame.")
+        heard = sound if isinstance(sound, Sound) else sound_of(sound, sample_rate, self.answering.rate)
+        answers = self.answering.hear(heard, window)
+        found: dict[str, Prediction] = {}
+        for number, (answer, (name, kind, names, facts)) in enumerate(zip(answers, self.answering.heads)):
+            said = Said(self.answering, number, name, kind, names, facts)
+            found[name] = said.prediction(answer, heard.seconds, unit, aggregate)
+        return found
+
+
+@dataclass(frozen=True)
+class Said:
+    """From a head's raw answers to a `Prediction`."""
+
+    answering: Any
+    number: int
+    name: str
+    kind: str
+    names: tuple[str, ...]
+    facts: HeadFacts
+
+    def prediction(self, answer: Answer, seconds: float, unit: Unit, aggregate: Aggregate | None) -> Prediction:
+        """Answers of one track, per unit."""
+        if answer.frames is not None and (unit == "frame" or self.kind in ("beats", "chords", "events")):
+            return self._over_time(answer, seconds, unit)
+        if unit == "track":
+            assert answer.logits is not None
+            likely = self._likely(answer.logits)[None]
+            if aggregate is not None and len(answer.windows) > 1:
+                likely = _aggregated(np.stack([self._likely(one) for _, _, one in answer.windows]), aggregate)
+            return self._made(np.zeros(1), np.array([seconds]), likely)
+        start, end = (np.array([window[side] for window in answer.windows]) for side in (0, 1))
+        return self._made(start, end, np.stack([self._likely(one) for _, _, one in answer.windows]))
+
+    def _likely(self, logits: Tensor) -> Array:
+        return np.asarray(self.answering.probabilities(self.number, logits).double().numpy())
+
+    def _made(self, start: Array, end: Array, likely: Array, **more: Any) -> Prediction:
+        if self.kind == "numbers":
+            return Prediction(self.kind, self.names, start, end, values=likely, name=self.name)
+        limits = tuple(self.facts.thresholds)
+        return Prediction(self.kind, self.names, start, end, likely, thresholds=limits, name=self.name, **more)
+
+    def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
+        assert answer.frames is not None and answer.times is not None
+        likely, times = self._likely(answer.frames), answer.times
+        more = self._decoded(likely, times, seconds)
+        if unit != "frame":
+            return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)
+        middle = (times[1:] + times[:-1]) / 2
+        return self._made(np.array([0.0, *middle]), np.array([*middle, max(seconds, times[-1])]), likely, **more)
+
+    def _decoded(self, likely: Array, times: Array, seconds: float) -> dict[str, Any]:
+        way = self.facts.decoder
+        if self.kind == "beats":
+            usual = float(way.get("usual", 0.5))
+            if way.get("name") == "peaks":
+                beats = decoding.peaks(likely[:, 0], times, float(way.get("threshold", 0.2)), min(1.0, 0.4 * usual))
+            else:
+                beats = decoding.track_beats(likely[:, 0], times, usual, float(way.get("tightness", 100.0)))
+            positions = bar_positions(beats, likely[:, 1], times) if likely.shape[1] > 1 else None
+            return {"times": beats, "positions": positions}
+        if self.kind == "chords":
+            path = decoding.viterbi(np.log(np.maximum(likely, 1e-12)), float(way.get("switch", 3.0)))
+            return {"segments": _runs(path, times, seconds, self.names)}
+        limit = float(way.get("threshold", 0.5))
+        found = [
+            (start, end, name)
+            for column, name in enumerate(self.names)
+            for start, end, on in _runs((likely[:, column] >= limit).astype(int), times, seconds, ("", name))
+            if on
+        ]
+        return {"segments": sorted(found)}
+
+
+def bar_positions(beats: Array, downbeat: Array, times: Array) -> npt.NDArray[np.int64]:
+    """The place of every beat in its bar, 1 for the first: of bars of 3 and 4, the length and phase whose first beats
+    are likeliest to be downbeats.
+
+    downbeat: [frames] probability; a beat has the highest within a frame of it.
+    """
+    if not len(beats):
+        return np.zeros(0, np.int64)
+    near = np.searchsorted(times, beats).clip(1, max(1, len(times) - 2))
+    heard = np.max([downbeat[(near + step).clip(0, len(downbeat) - 1)] for step in (-1, 0, 1)], axis=0)
+    scores = {
+        (meter, phase): heard[phase::meter].mean() - np.delete(heard, np.s_[phase::meter]).mean()
+        for meter in (4, 3) for phase in range(min(meter, len(beats)))
+        if len(beats) > meter
+    }  # fmt: skip
+    meter, phase = max(scores, key=lambda key: scores[key]) if scores else (4, int(heard[:4].argmax()))
+    return (np.arange(len(beats)) - phase) % meter + 1
+
+
+def _runs(path: npt.NDArray[Any], times: Array, seconds: float, names: Sequence[str]) -> list[tuple[float, float, str]]:
+    """Equal neighbours as spans; a frame reaches halfway to its neighbours, the first and last to the ends."""
+    edges = np.array([0.0, *((times[1:] + times[:-1]) / 2), max(seconds, float(times[-1]))])
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    ends = [*starts[1:], len(path)]
+    return [(float(edges[a]), float(edges[b]), names[int(path[a])]) for a, b in zip(starts, ends)]
+
+
+def _aggregated(each: Array, how: Aggregate) -> Array:
+    """[windows, classes] -> [1, classes]; a vote is the share of windows in which a class is likeliest."""
+    if how == "vote":
+        return np.asarray(np.bincount(each.argmax(1), minlength=each.shape[1])[None] / len(each))
+    reduce: Any = {"mean": np.mean, "max": np.max, "median": np.median}[how]
+    return np.asarray(reduce(each, axis=0)[None])
+
+
+def load_classifier(
+    name_or_path: str | Path, device: str = "cpu", *, encoder: str | Path | None = None, trust_remote_code: bool = False
+) -> Classifier:
+    """Open a heads folder that `groundbass probe` wrote, a run that learned from labels, a published classifier, one of
+    our taggers, or any Hugging Face audio classifier.
+
+    encoder: of a heads folder, where it has moved. trust_remote_code: run a folder's own Python.
+
+    Raises:
+        FileNotFoundError: there is no such folder or model.
+        ValueError: no classifier in it, or heads of another encoder (by its weights' hash).
+    """
+    path = Path(name_or_path).expanduser()
+    if not path.is_dir():
+        path = download(str(name_or_path))
+    if head_names(path):
+        return Classifier(_on_heads(path, device, encoder), path.name)
+    if (path / "classifier" / "config.json").is_file():
+        path = path / "classifier"
+    config = read_config(path)
+    ours = find_our_class(config)
+    if ours is not None and is_classifier(config):
+        model = open_classifier(path, device)
+        heads = [
+            (name, head, HeadFacts(**facts)) for name, head, facts in zip(model.head_names, model.heads, model.facts)
+        ]
+        model.encoder.config = copy.deepcopy(model.config)
+        forget_heads(model.encoder.config)
+        return Classifier(OnEncoder(ModelEncoder(model.encoder), heads, device), path.name)  # type: ignore[arg-type]
+    if ours is not None and hasattr(ours, "class_logits"):
+        tagger: Any = load_encoder(path, device)
+        return Classifier(Whole(path.name, tagger.model, None, device), path.name)
+    if not any("Classification" in str(name) for name in config.get("architectures") or []):
+        raise ValueError(
+            f"{name_or_path} holds no classifier: it is an encoder. `groundbass probe ENCODER TASK` fits heads on it, "
+            "`groundbass finetune` trains it on labels."
+        )
+    with quiet():
+        model_ = AutoModelForAudioClassification.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+        extractor = AutoFeatureExtractor.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    return Classifier(Whole(path.name, model_, extractor, device), path.name)
+
+
+def _on_heads(path: Path, device: str, encoder: str | Path | None) -> OnEncoder:
+    heads = [(name, head, facts) for name, (head, facts) in read_heads(path).items()]
+    where = str(encoder) if encoder is not None else heads[0][2].encoder
+    if not where:
+        raise ValueError(f"The heads in {path} don't say where their encoder is: give --encoder.")
+    loaded = load_encoder(where, device)
+    found = weights_hash(loaded)
+    other = [name for name, _, facts in heads if facts.encoder_hash and facts.encoder_hash != found]
+    if other:
+        raise ValueError(
+            f"The head {other[0]!r} in {path} was fitted on another encoder than {where} (other weights): give the one "
+            "that it was fitted on by --encoder, or probe again."
+        )
+    return OnEncoder(loaded, heads, device)
+
+
+def shipped() -> Path:
+    """What `predict` takes where nothing is named. Raises ValueError where this installation has none."""
+    folder = Path(__file__).parents[2] / "models" / "shipped" / "groundbass_tiny"
+    if not folder.is_dir():
+        raise ValueError(
+            "No classifier is named, and none ships with this version: name a heads folder (groundbass probe writes "
+            "one), a run of labelled.*, a published classifier or a Hub name."
+        )
+    return folder
+
+
+def hear_all(classifiers: Any, sound: Any, sample_rate: int | None = None) -> dict[str, Prediction]:
+    """Ask several classifiers; see `groundbass.predict`."""
+    if sound is None:
+        raise ValueError("There is no sound: groundbass.predict(classifiers, sound), a file or a waveform.")
+    listed = [shipped()] if classifiers is None else classifiers
+    listed = [listed] if isinstance(listed, (str, Path, Classifier)) else list(listed)
+    found: dict[str, Prediction] = {}
+    for one in together([item if isinstance(item, Classifier) else load_classifier(item) for item in listed]):
+        found |= one.hear(sound, sample_rate)
+    return found
+
+
+def together(classifiers: Sequence[Classifier]) -> list[Classifier]:
+    """Heads on the same encoder (by its weights) become one classifier, which hears once; names stay unique."""
+    merged: list[Classifier] = []
+    by_weights: dict[str, OnEncoder] = {}
+    taken: set[str] = set()
+    for classifier in classifiers:
+        answering = classifier.answering
+        for number, (name, kind, names, facts) in enumerate(answering.heads):
+            fresh = name if name not in taken else f"{classifier.name}/{name}"
+            taken.add(fresh)
+            answering.heads[number] = (fresh, kind, names, facts)
+        if not isinstance(answering, OnEncoder):
+            merged.append(classifier)
+            continue
+        key = weights_hash(answering.encoder)
+        if key in by_weights:
+            by_weights[key].heads += answering.heads
+            by_weights[key].modules += answering.modules
+        else:
+            by_weights[key] = answering
+            merged.append(classifier)
+    return merged

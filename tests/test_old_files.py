@@ -1,0 +1,65 @@
+"""What an earlier version wrote opens: runs go on, shards and stores are read, results are reported, models answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import groundbass
+from groundbass.data.storage.shards import open_data
+from groundbass.data.track import Manifest
+from groundbass.pretrain.command import main as pretrain
+from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.report.command import report
+
+OLD = Path(__file__).parent / "old"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy that may be written to."""
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+def test_a_run_goes_on(old: Path) -> None:
+    words = ["contrastive.clmr_debug", "--data", str(old / "music.parquet"), "--run", str(old / "run")]
+    assert pretrain([*words, "--steps", "3", "--workers", "0", "--trackers"]) == 0
+    before = (OLD / "run" / "loss.jsonl").read_text()
+    after = (old / "run" / "loss.jsonl").read_text()
+    assert after.startswith(before) and len(after.splitlines()) == 3
+
+
+def test_a_published_folder_answers_as_it_did() -> None:
+    encoder = groundbass.load_encoder(OLD / "published")
+    states = encoder.hidden_states(torch.sin(torch.arange(24_000) / 9.0)[None]).double()
+    assert states.shape == (1, 1, 1, 15)
+    assert float(states.sum()) == pytest.approx(0.4792172363959253, abs=1e-6)
+    assert float(states.square().sum()) == pytest.approx(0.04868701333189719, abs=1e-6)
+
+
+def test_shards_hold_what_the_files_hold() -> None:
+    files, shards = Manifest.open(OLD / "music.parquet"), open_data(OLD / "shards", None)
+    assert shards.column("key").tolist() == files.column("key").tolist()
+    for row in range(len(files)):
+        np.testing.assert_allclose(shards.read(row, 8000, 100, 5000), files.read(row, 8000, 100, 5000), atol=2e-5)
+
+
+def test_a_feature_store_is_not_computed_again(old: Path) -> None:
+    encoder, manifest = groundbass.load_encoder(OLD / "published"), Manifest.open(OLD / "music.parquet")
+    [stored] = old.glob("store/*/*/features.npy")
+    store = FeatureStore(old / "store", workers=0, quiet=True)
+    np.testing.assert_array_equal(store.clips(encoder, manifest, "mean"), np.load(stored))
+    assert store.calls == 0
+
+
+def test_results_are_reported(tmp_path: Path) -> None:
+    tables = (OLD / "probe" / "results.json", OLD / "probe" / "results.parquet")
+    report((OLD / "probe", *tables), out=tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    value = json.loads((OLD / "probe" / "music_note.json").read_text())["score"]["value"]
+    assert page.count(f"| {value:.3f} [") >= 3
