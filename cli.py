@@ -49,6 +49,8 @@ COMMANDS = {
     "plan": Command("pretrain.cost.plan:main", "memory, step time and GPU-hours of a recipe, with formulas", argv=True),
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
+    "finetune": Command("finetuning:finetune", "train an encoder on labels, compared with its frozen probe"),
+    "predict": Command("probe.apply.predict:predict", "what classifiers hear in recordings: tables, files, a page"),
     "report": Command("probe.report.command:report", "tables and one HTML page from probe results"),
     "import": Command(
         "models.importers:import_checkpoint", "official CLMR, MERT or BEATs weights → a published folder"

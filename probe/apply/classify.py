@@ -41,7 +41,7 @@ class Prediction:
 
     Of what the kind hasn't, None: probabilities [units, classes]; values [units, numbers]; times [beats] s, with
     positions [beats] in the bar where downbeats are known; segments (start, end, label) of chords and events.
-    thresholds: above which a tag holds, per name.
+    thresholds: above which a tag holds, per name. windows: of a track, what its windows say.
     """
 
     kind: str
@@ -55,6 +55,7 @@ class Prediction:
     segments: list[tuple[float, float, str]] | None = None
     thresholds: tuple[float, ...] = ()
     name: str = ""
+    windows: Prediction | None = None
 
     @property
     def label(self) -> str:
@@ -158,6 +159,7 @@ class OnEncoder:
                     f"encoder has {encoder.layers} layers of {encoder.dim}: it belongs to another."
                 )
 
+    @torch.inference_mode()
     def hear(self, sound: Sound, window: float | None) -> list[Answer]:
         """See `Answering`."""
         groups: dict[tuple[float, float | None], list[int]] = {}
@@ -243,12 +245,11 @@ class OnEncoder:
                 batch[place, : len(piece)] = torch.from_numpy(np.ascontiguousarray(piece))
             lengths = torch.tensor([count for _, count, _ in part])
             padded = bool((lengths < lengths.max()).any())
-            with torch.inference_mode():
-                hidden = self.encoder.hidden_states(batch.to(self.device), lengths.to(self.device) if padded else None)
-                counts = self.encoder.valid_frames(lengths).clamp(1, hidden.shape[2]).tolist()
-                for place, (start, count, number) in enumerate(part):
-                    states = list(hidden[place : place + 1, :, : int(counts[place])].unbind(1))
-                    yield start, count, number, states, int(counts[place])
+            hidden = self.encoder.hidden_states(batch.to(self.device), lengths.to(self.device) if padded else None)
+            counts = self.encoder.valid_frames(lengths).clamp(1, hidden.shape[2]).tolist()
+            for place, (start, count, number) in enumerate(part):
+                states = list(hidden[place : place + 1, :, : int(counts[place])].unbind(1))
+                yield start, count, number, states, int(counts[place])
 
     def probabilities(self, member: int, logits: Tensor) -> Tensor:
         """What a head's logits mean."""
@@ -367,9 +368,13 @@ class Said:
         if unit == "track":
             assert answer.logits is not None
             likely = self._likely(answer.logits)[None]
+            over = self._windows(answer) if len(answer.windows) > 1 else None
             if aggregate is not None and len(answer.windows) > 1:
                 likely = _aggregated(np.stack([self._likely(one) for _, _, one in answer.windows]), aggregate)
-            return self._made(np.zeros(1), np.array([seconds]), likely)
+            return self._made(np.zeros(1), np.array([seconds]), likely, windows=over)
+        return self._windows(answer)
+
+    def _windows(self, answer: Answer) -> Prediction:
         start, end = (np.array([window[side] for window in answer.windows]) for side in (0, 1))
         return self._made(start, end, np.stack([self._likely(one) for _, _, one in answer.windows]))
 
@@ -378,7 +383,7 @@ class Said:
 
     def _made(self, start: Array, end: Array, likely: Array, **more: Any) -> Prediction:
         if self.kind == "numbers":
-            return Prediction(self.kind, self.names, start, end, values=likely, name=self.name)
+            return Prediction(self.kind, self.names, start, end, values=likely, name=self.name, **more)
         limits = tuple(self.facts.thresholds)
         return Prediction(self.kind, self.names, start, end, likely, thresholds=limits, name=self.name, **more)
 

@@ -1,0 +1,276 @@
+"""`groundbass finetune`: train an encoder on labels, and say what that brings over probing it frozen.
+
+The short form of `groundbass pretrain labelled.finetune`: it takes data as `groundbass probe` does, sets rate and crops
+by the encoder, and afterwards compares with the frozen encoder's linear probe on the same test tracks, paired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired."""
+
+    task: str
+    metric: str
+    tracks: int
+    finetuned: Any
+    probe: Any | None = None
+    difference: Any | None = None
+
+    def told(self) -> str:
+        """In one line."""
+        from .probe.report.bootstrap import mark
+
+        words = f"{self.task}: {self.metric} {_told(self.finetuned)} on {self.tracks} test tracks"
+        if self.probe is None:
+            return words
+        return f"{words}; frozen probe {_told(self.probe)}, difference {_told(self.difference)} {mark(self.difference)}"
+
+
+def finetune(
+    encoder: tyro.conf.Positional[str],
+    *,
+    data: Annotated[str, tyro.conf.arg(metavar="folder:PATH|CORPUS")],
+    run: Path,
+    label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:KIND]"), tyro.conf.UseAppendAction] = (),
+    fold: int = 0,
+    steps: int = 600,
+    batch_size: int = 16,
+    lr: float = 3e-4,
+    layer_decay: float = 0.75,
+    head_lr: float = 10.0,
+    unfreeze: int | None = None,
+    scratch: bool = False,
+    pooling: Literal["mean", "mean+std", "mean+std+change", "attention"] = "mean+std",
+    crop_seconds: float = 5.0,
+    balance: bool = False,
+    mixup: float = 0.0,
+    smoothing: float = 0.0,
+    spec_augment: bool = False,
+    validate_every: int = 50,
+    patience: int = 4,
+    probe: bool = True,
+    store: Path | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+) -> list[Compared]:
+    """Fine-tune an encoder on labels; the same --run folder goes on where it stopped.
+
+    RUN/classifier is what `groundbass predict` and `publish` take. The test tracks are heard once, at the end.
+
+    Args:
+        encoder: a run, or a published or imported folder.
+        data: as `groundbass probe` takes it: folder:PATH (with --label), or a task or corpus such as gtzan_genre.
+        run: the run's folder.
+        label: of folder: data, COLUMN[:class|tags|number|key]; give it several times for several tasks at once.
+        fold: which fold tests, where the data has folds.
+        steps: of the optimiser, at most.
+        batch_size: crops per step.
+        lr: highest learning rate of the top block.
+        layer_decay: learning rate of a block over that of the block above it.
+        head_lr: learning rate of the heads over that of the top block.
+        unfreeze: train only the last so many blocks; 0: the heads alone.
+        scratch: draw the encoder's weights anew: what labels alone teach.
+        pooling: of a clip's frames.
+        crop_seconds: length of a training crop.
+        balance: hear rare classes as often as common ones.
+        mixup: probability of mixing a clip with another.
+        smoothing: label smoothing.
+        spec_augment: silence spans and cut out bands.
+        validate_every: steps between validations.
+        patience: validations without a better one until the end.
+        probe: fit the frozen encoder's linear probe too, and compare.
+        store: where features of the probe are kept; by default in the run.
+        seed: of heads, crops and augmentation.
+        workers: processes that read audio.
+        precision: of the arithmetic.
+    """
+    from .models.encoder import load_encoder
+    from .pretrain.distributed import rank
+    from .pretrain.train import train
+
+    tasks = _tasks(data, label, fold, run)
+    heard: Any = load_encoder(encoder)
+    manifest = run / "labelled.parquet"
+    if rank() == 0 and not manifest.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        labelled_manifest(tasks).write(manifest)
+    recipe = _recipe(
+        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, pooling=pooling, crop_seconds=crop_seconds,
+        batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
+        mixup=mixup,
+        smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
+        workers=workers, precision=precision,
+    )  # fmt: skip
+    train(recipe, manifest, run, address="labelled.finetune")
+    if rank() != 0:
+        return []
+    found = [_compared(task, number, run, heard if probe else None, store or run / "features")
+             for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
+    for one in found:
+        print(one.told())
+    (run / "finetune.json").write_text(
+        json.dumps([dataclasses.asdict(one) for one in found], indent=1, default=str) + "\n", encoding="utf-8"
+    )
+    print(f"The classifier: {run / 'classifier'}. Next: groundbass predict {run} FILES, groundbass publish {run} OUT")
+    return found
+
+
+def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
+    """The questions, each with the one fold that is asked for. Raises ValueError where they aren't of one corpus."""
+    from .probe.task import find_tasks
+
+    tasks = find_tasks(data, label, run / "features")
+    if not 0 <= fold < len(tasks[0].folds):
+        raise ValueError(f"fold is {fold}, but {data} has the folds 0 to {len(tasks[0].folds) - 1}.")
+    kept = [dataclasses.replace(task, folds=(task.folds[fold],)) for task in tasks]
+    others = [task.name for task in kept if task.hashes != kept[0].hashes]
+    if others:
+        raise ValueError(f"{others[0]} asks about other tracks than {kept[0].name}: fine-tune on one task at a time.")
+    return kept
+
+
+def kind_of(task: Any) -> str:
+    """The name of a task's kind of label."""
+    return str(getattr(task.kind, "name", task.kind))
+
+
+def _about_clips(task: Any) -> bool:
+    return kind_of(task) in ("classes", "key", "tags", "numbers")
+
+
+def label_of(task: Any) -> str:
+    """The name of a task's labels in the manifest: one column per number."""
+    names = [f"{task.name}.{number}" for number in range(len(task.classes))] if kind_of(task) == "numbers" else []
+    return "+".join(names) or str(task.name)
+
+
+def labelled_manifest(tasks: Sequence[Any]) -> Any:
+    """The tasks' tracks with their labels, each in the set that the first task's fold puts it into."""
+    from .data.track import Manifest
+
+    manifest = tasks[0].manifest
+    sides: dict[int, str] = {}
+    for task in reversed(tasks):
+        for side in ("train", "valid", "test"):
+            sides |= {int(row): side for row in getattr(task.folds[0], side)}
+    tracks = []
+    for row, track in enumerate(manifest):
+        if row not in sides:
+            continue
+        labels: dict[str, Any] = {}
+        for task in tasks:
+            value = task.labels[row]
+            several = kind_of(task) == "numbers"
+            values = [value] if not several else [None] * len(task.classes) if value is None else value
+            labels |= {name: one for name, one in zip(label_of(task).split("+"), values) if one is not None}
+        tracks.append(dataclasses.replace(track, split=sides[row], labels=labels))
+    return Manifest.from_tracks(tracks, manifest.root)
+
+
+def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
+    """`labelled.finetune`, set by the encoder and the options."""
+    from .data.crops import CropConfig
+    from .pretrain.objectives.labelled import Labelled, Mixup, SpecAugment, finetune
+    from .pretrain.objectives.parts.label_targets import LabelTask
+    from .pretrain.recipe import Optim
+
+    base = finetune()
+    asked_of = tuple(
+        LabelTask(
+            label_of(task), kind_of(task), names=tuple(map(str, task.classes)) if kind_of(task) != "beats" else (),
+            pooling=asked["pooling"], smoothing=asked["smoothing"],
+        )
+        for task in tasks
+    )  # fmt: skip
+    objective = Labelled(
+        encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
+        layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
+        head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],
+        mixup=Mixup(probability=asked["mixup"]),
+        spec=SpecAugment(times=2, bands=2) if asked["spec"] else SpecAugment(),
+        validate_every=asked["validate_every"], patience=asked["patience"],
+    )  # fmt: skip
+    rate = int(heard.sample_rate)
+    crops = CropConfig(sample_rate=rate, crop_samples=max(1, round(asked["crop_seconds"] * rate)))
+    optim = Optim(
+        lr=asked["lr"], betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=min(50, asked["steps"] // 10),
+        decay="cosine", clip=1.0,
+    )  # fmt: skip
+    return dataclasses.replace(
+        base, objective=objective, crops=crops, optim=optim, steps=asked["steps"], batch_size=asked["batch_size"],
+        checkpoint_every=max(asked["validate_every"], 1), seed=asked["seed"], workers=asked["workers"],
+        precision=asked["precision"], keep_last=1,
+    )  # fmt: skip
+
+
+def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
+    """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
+    from .probe.apply.classify import load_classifier
+    from .probe.fit import fit
+    from .probe.listen.features import FeatureStore
+    from .probe.report import bootstrap
+
+    rows = task.folds[0].test
+    classifier = load_classifier(run)
+    names = classifier.names
+    guess = []
+    for row in rows:
+        track = task.manifest[int(row)]
+        said = classifier.hear(task.manifest.path_of(track))[names[number]]
+        values = said.values if said.values is not None else said.probabilities
+        assert values is not None
+        guess.append(values[0])
+    ours = np.stack(guess)
+    counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
+    truth = task.targets[rows]
+    mine, replicates = _score(task, truth, ours, counts)
+    bounds = _bounds(task)
+    one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
+    if frozen is None:
+        return one
+    features = FeatureStore(store).clips(frozen, task.manifest, "mean+std")
+    outcome = fit(task, features)
+    order = {int(row): place for place, row in enumerate(outcome.rows)}
+    theirs = np.stack([outcome.guess[order[int(row)]] for row in rows])
+    other, others = _score(task, truth, theirs, counts)
+    return dataclasses.replace(
+        one, probe=bootstrap.interval(other, others, groups, bounds),
+        difference=bootstrap.interval(mine - other, replicates - others, groups),
+    )  # fmt: skip
+
+
+def _score(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:
+    """The main metric, and the same on every resample."""
+    if hasattr(task.kind, "resampled"):
+        whole = task.kind.resampled(truth, guess, list(task.classes), np.ones((1, len(truth))))
+        return float(whole[0]), task.kind.resampled(truth, guess, list(task.classes), counts)
+    from .probe import metrics
+
+    names = list(task.classes)
+    once = metrics.resampled(task.kind, truth, guess, names, np.ones((1, len(truth))))
+    return float(once[0]), metrics.resampled(task.kind, truth, guess, names, counts)
+
+
+def _metric(task: Any) -> str:
+    return str(task.metric)
+
+
+def _bounds(task: Any) -> tuple[float, float]:
+    return (-np.inf, 1.0) if kind_of(task) == "numbers" else (0.0, 1.0)
+
+
+def _told(interval: Any) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,0 +1,447 @@
+"""`groundbass predict [CLASSIFIER…] FILES`: what classifiers say of recordings, as tables, files and a page."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tqdm import tqdm
+
+from ...data.audio.read import SUFFIXES
+from ...models.classifier import PROBLEMS
+from ...models.head_files import head_names
+from .classify import Aggregate, Classifier, Prediction, Unit, hear_all, load_classifier, shipped, together
+from .verdicts import compare, read_truth
+
+__all__ = ["hear_all", "predict"]
+FORMATS = (".json", ".csv", ".parquet", ".jams")
+JAMS = {"chords": "chord", "beats": "beat", "key": "key_mode", "tags": "tag_open", "classes": "tag_open",
+        "numbers": "vector", "events": "segment_open"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to listen and what to tell."""
+
+    unit: Unit
+    aggregate: Aggregate | None
+    window: float | None
+    top: int | None
+    threshold: float | None
+
+
+def predict(
+    what: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[CLASSIFIER…] FILES")],
+    *,
+    unit: Unit = "track",
+    aggregate: Aggregate | None = None,
+    window: float | None = None,
+    top: int | None = None,
+    threshold: float | None = None,
+    out: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
+    page: Path | None = None,
+    labels: Path | None = None,
+    encoder: str | None = None,
+    device: str = "cpu",
+    workers: int = 2,
+    force: bool = False,
+    quiet: bool = False,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Say what classifiers hear in recordings. Heads on one encoder share one pass.
+
+    Classifiers are heads folders (of groundbass probe), runs of labelled.*, published folders, or Hugging Face audio
+    classifiers; whatever else is named is sound. Without a classifier, what ships with groundbass answers.
+
+    Args:
+        what: classifiers, then files or folders of audio.
+        unit: answers about tracks, windows or frames.
+        aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
+        window: seconds of the windows, where the unit is one.
+        top: show so many names.
+        threshold: show tags above this; by default the head's own thresholds.
+        out: X.json, X.csv, X.parquet, X.jams (one JAMS per recording in a folder of that name), or a folder: chords as
+            .lab, beats as .beats. May be given several times; one that was interrupted goes on.
+        page: an HTML page with players and what was heard over time.
+        labels: labels.csv with the truth: says how often the classifiers are right.
+        encoder: of heads folders, where it has moved.
+        device: cpu, cuda.
+        workers: recordings that are decoded at a time.
+        force: begin again where OUT is there.
+        quiet: say nothing but errors.
+        json_: print JSON lines, one per recording and head, and nothing else.
+        trust_remote_code: run a foreign folder's own Python.
+
+    Raises:
+        ValueError: no classifier, no audio, a threshold outside [0, 1], an unknown format.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold {threshold}: a probability from 0 to 1.")
+    for place in out:
+        if place.suffix and place.suffix not in FORMATS:
+            raise ValueError(f"--out {place}: the ending says what to write, {', '.join(FORMATS)}, or none: a folder.")
+    names, files = _sorted_out(what)
+    opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
+    classifiers = together(opened)
+    options = Options(unit, aggregate, window, top, threshold)
+    kept = _Kept(out, files, [*names, unit, aggregate, window], force)
+    failed: dict[str, str] = {}
+    results: dict[str, dict[str, Prediction]] = {}
+    bar = tqdm(total=len(files), unit="recording", disable=quiet or json_ or len(files) < 2)
+    with bar:
+        for file, found in _heard(files, classifiers, options, kept, workers, failed):
+            bar.update()
+            results[str(file)] = found
+            if json_:
+                for name, said in found.items():
+                    print(json.dumps({"path": str(file), "head": name, **to_json(said, options)}))
+            elif not quiet and len(files) == 1:
+                _show(file, found, options)
+    if not quiet and not json_ and len(files) > 1:
+        _show_all(results, options)
+    for left_out, reason in failed.items():
+        print(f"{left_out} is left out: {reason}", file=sys.stderr)
+    if not results:
+        raise ValueError(
+            f"None of the {len(files)} recordings could be heard; the first: {next(iter(failed.values()))}"
+        )
+    for place in out:
+        write_results(place, results, options)
+    kept.done()
+    if page is not None:
+        from .predict_page import write_page
+
+        write_page(page, results)
+    if labels is not None:
+        comparison = compare(results, read_truth(labels, list(results)))
+        if json_:
+            print(json.dumps({"comparison": comparison.to_json()}))
+        elif not quiet:
+            comparison.show(Console())
+
+
+def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Which words are classifiers, and the files of the others. Raises ValueError where either is missing."""
+    names, files = [], []
+    for word in what:
+        path = Path(word).expanduser()
+        if is_classifier_folder(path) or not path.exists():
+            names.append(word)
+        elif path.is_dir():
+            files += [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        else:
+            files.append(path)
+    if not files:
+        raise ValueError("There is no sound to hear: give files or folders of audio after the classifiers.")
+    return names or [str(shipped())], files
+
+
+def is_classifier_folder(path: Path) -> bool:
+    """Whether a folder is meant as a classifier, not as one of audio."""
+    if not path.is_dir():
+        return False
+    return any((path / name).is_file() for name in ("config.json", "recipe.json")) or bool(head_names(path))
+
+
+class _Kept:
+    """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
+
+    def __init__(self, out: Sequence[Path], files: Sequence[Path], settings: Sequence[Any], force: bool) -> None:
+        self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
+        state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
+        self.lines: dict[str, Any] = {}
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if force:
+            self.path.unlink(missing_ok=True)
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
+                    self.lines[entry["path"]] = entry["heads"]
+
+    def add(self, file: Path, found: dict[str, Prediction]) -> None:
+        if self.path is not None:
+            heads = {name: _whole(said) for name, said in found.items()}
+            with self.path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"key": self.key, "path": str(file), "heads": heads}) + "\n")
+
+    def get(self, file: Path) -> dict[str, Prediction] | None:
+        heads = self.lines.get(str(file))
+        return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
+
+    def done(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _heard(
+    files: Sequence[Path], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
+    failed: dict[str, str],
+) -> Iterator[tuple[Path, dict[str, Prediction]]]:  # fmt: skip
+    """Every file with its answers; `workers` files are heard at a time, since decoders leave Python's lock."""
+
+    def hear(file: Path) -> dict[str, Prediction] | str:
+        known = kept.get(file)
+        if known is not None:
+            return known
+        found: dict[str, Prediction] = {}
+        try:
+            for classifier in classifiers:
+                found |= classifier.hear(file, None, options.unit, options.aggregate, options.window)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return found
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        ahead = max(1, workers) + 1
+        waiting = [(file, pool.submit(hear, file)) for file in files[:ahead]]
+        for number in range(len(files)):
+            file, future = waiting.pop(0)
+            if number + ahead < len(files):
+                waiting.append((files[number + ahead], pool.submit(hear, files[number + ahead])))
+            found = future.result()
+            if isinstance(found, str):
+                failed[str(file)] = found
+                continue
+            if str(file) not in kept.lines:
+                kept.add(file, found)
+            yield file, found
+
+
+def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
+    """A prediction for files: the ranked names, values, times and segments, and units where there are several."""
+    top, threshold = (None, None) if options is None else (options.top, options.threshold)
+    told: dict[str, Any] = {"kind": said.kind}
+    if said.probabilities is not None:
+        told["label"] = said.label
+        told["probabilities"] = {name: round(value, 6) for name, value in said.ranked(top, threshold)}
+    if said.values is not None:
+        told["values"] = {name: float(value) for name, value in zip(said.names, said.values.mean(0))}
+    if said.times is not None:
+        told["times"] = [round(float(time), 4) for time in said.times]
+        told["tempo"] = said.tempo
+    if said.positions is not None:
+        told["positions"] = said.positions.tolist()
+    if said.segments is not None:
+        told["segments"] = [[round(a, 4), round(b, 4), name] for a, b, name in said.segments]
+    if len(said.start) > 1:
+        table = said.values if said.values is not None else said.probabilities
+        told["units"] = [
+            {"start": round(float(a), 4), "end": round(float(b), 4), "values": np.round(row, 6).tolist()}
+            for a, b, row in zip(said.start, said.end, table if table is not None else [])
+        ]
+        told["names"] = list(said.names)
+    return told
+
+
+def rows_of(path: str, name: str, said: Prediction, options: Options) -> Iterator[dict[str, Any]]:
+    """A prediction as rows of a table: one per unit and name, per beat, per segment."""
+    base = {"path": path, "head": name}
+    for start, end, label in said.segments or []:
+        yield base | {"start": start, "end": end, "label": label, "value": None}
+    for number, time in enumerate(said.times if said.times is not None else []):
+        position = "" if said.positions is None else str(said.positions[number])
+        yield base | {"start": float(time), "end": float(time), "label": position, "value": None}
+    if said.segments is not None or said.times is not None:
+        return
+    table = said.values if said.values is not None else said.probabilities
+    for start, end, row in zip(said.start, said.end, table if table is not None else []):
+        one = Prediction(
+            said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
+        )
+        pairs = (
+            list(zip(said.names, row.tolist()))
+            if said.values is not None
+            else one.ranked(options.top, options.threshold)
+        )
+        for label, value in pairs:
+            yield base | {"start": float(start), "end": float(end), "label": label, "value": float(value)}
+
+
+def write_results(place: Path, results: dict[str, dict[str, Prediction]], options: Options) -> None:
+    """Write everything as the ending says; beside and renamed."""
+    if place.suffix == ".json":
+        told = {path: {name: to_json(said, options) for name, said in found.items()} for path, found in results.items()}
+        _write(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        return
+    if place.suffix in (".csv", ".parquet"):
+        rows = [row for path, found in results.items() for name, said in found.items()
+                for row in rows_of(path, name, said, options)]  # fmt: skip
+        part = place.with_name(f".{place.name}.part")
+        if place.suffix == ".csv":
+            with part.open("w", newline="", encoding="utf-8") as lines:
+                table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
+                table.writeheader()
+                table.writerows(rows)
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), part)
+        os.replace(part, place)
+        return
+    place.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for path, found in results.items():
+        stem = _unique(Path(path).stem, taken)
+        if place.suffix == ".jams":
+            _write(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
+            continue
+        for name, said in found.items():
+            ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
+            if said.kind == "chords" and said.segments is not None:
+                _write(place / f"{stem}{ending}.lab", "".join(f"{a:.3f} {b:.3f} {c}\n" for a, b, c in said.segments))
+            elif said.kind == "beats" and said.times is not None:
+                _write(place / f"{stem}{ending}.beats", beats_text(said))
+            else:
+                _write(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
+
+
+def beats_text(said: Prediction) -> str:
+    """Lines of a time in s and, where known, the position in the bar."""
+    times = said.times if said.times is not None else np.zeros(0)
+    if said.positions is None:
+        return "".join(f"{time:.3f}\n" for time in times)
+    return "".join(f"{time:.3f}\t{position}\n" for time, position in zip(times, said.positions))
+
+
+def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
+    """A recording's predictions as JAMS (Humphrey et al. 2014), plain JSON."""
+    duration = max(float(said.end[-1]) for said in found.values())
+    annotations = [
+        {
+            "namespace": JAMS[said.kind],
+            "data": list(_observations(said)),
+            "annotation_metadata": {
+                "annotator": {}, "annotation_tools": "groundbass", "data_source": f"program: {name}", "version": "",
+                "corpus": "", "curator": {"name": "", "email": ""}, "annotation_rules": "", "validation": "",
+            },
+            "sandbox": {}, "time": 0.0, "duration": duration,
+        }
+        for name, said in found.items()
+    ]  # fmt: skip
+    meta = {"title": Path(path).stem, "artist": "", "release": "", "duration": duration, "identifiers": {},
+            "jams_version": "0.3.4"}  # fmt: skip
+    return {"file_metadata": meta, "annotations": annotations, "sandbox": {"path": path}}
+
+
+def _observations(said: Prediction) -> Iterator[dict[str, Any]]:
+    def one(time: float, duration: float, value: Any, confidence: float | None) -> dict[str, Any]:
+        return {"time": float(time), "duration": float(duration), "value": value, "confidence": confidence}
+
+    if said.segments is not None:
+        yield from (one(a, b - a, label, None) for a, b, label in said.segments)
+    elif said.times is not None:
+        places = said.positions if said.positions is not None else [None] * len(said.times)
+        yield from (
+            one(time, 0.0, None if place is None else int(place), None) for time, place in zip(said.times, places)
+        )
+    elif said.values is not None:
+        yield from (one(a, b - a, row.tolist(), None) for a, b, row in zip(said.start, said.end, said.values))
+    elif said.probabilities is not None:
+        several = PROBLEMS.get(said.kind) == "multi_label_classification"
+        for start, end, row in zip(said.start, said.end, said.probabilities):
+            unit = Prediction(
+                said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
+            )
+            for label, value in unit.ranked(None if several else 1):
+                told = label.replace(" ", ":") if said.kind == "key" else label
+                yield one(start, end - start, told, value)
+
+
+def _whole(said: Prediction) -> dict[str, Any]:
+    """Everything of a prediction as JSON, to go on from."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Prediction):
+            return _whole(value)
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    return {name: plain(value) for name, value in said.__dict__.items()}
+
+
+def _from_whole(told: dict[str, Any]) -> Prediction:
+    arrays: dict[str, Any] = {name: None if told[name] is None else np.array(told[name])
+              for name in ("start", "end", "probabilities", "values", "times", "positions")}  # fmt: skip
+    segments = None if told["segments"] is None else [(a, b, name) for a, b, name in told["segments"]]
+    return Prediction(told["kind"], tuple(told["names"]), segments=segments, thresholds=tuple(told["thresholds"]),
+                      windows=None if told["windows"] is None else _from_whole(told["windows"]),
+                      name=told["name"], **arrays)  # fmt: skip
+
+
+def brief(said: Prediction, options: Options) -> str:
+    """A prediction in a cell."""
+    if said.segments is not None:
+        names = [name for _, _, name in said.segments]
+        return f"{len(said.segments)} spans: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}"
+    if said.times is not None:
+        tempo = "" if said.tempo is None else f", {said.tempo:.1f} bpm"
+        return f"{len(said.times)} beats{tempo}"
+    if said.values is not None:
+        return said.label
+    top = options.top or (3 if PROBLEMS.get(said.kind) != "multi_label_classification" else None)
+    pairs = said.ranked(top, options.threshold)[:8]
+    return ", ".join(f"{name} {value:.2f}" for name, value in pairs) or "–"
+
+
+def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
+    table = Table(box=box.SIMPLE, title=escape(str(file)), title_justify="left")
+    for head in ("head", "start", "end", "heard"):
+        table.add_column(head, justify="right" if head in ("start", "end") else "left")
+    for name, said in found.items():
+        if len(said.start) == 1 or said.segments is not None or said.times is not None:
+            table.add_row(escape(name), "0.0", f"{said.end[-1]:.1f}", escape(brief(said, options)))
+            continue
+        values = said.values if said.values is not None else said.probabilities
+        for start, end, row in zip(said.start, said.end, values if values is not None else []):
+            given: Any = {"values": row[None]} if said.values is not None else {"probabilities": row[None]}
+            one = Prediction(
+                said.kind, said.names, np.array([start]), np.array([end]), thresholds=said.thresholds, **given
+            )
+            table.add_row(escape(name), f"{start:.1f}", f"{end:.1f}", escape(brief(one, options)))
+    Console().print(table)
+
+
+def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
+    names = list(dict.fromkeys(name for found in results.values() for name in found))
+    table = Table(box=box.SIMPLE)
+    for head in ("recording", *names):
+        table.add_column(escape(head))
+    for path, found in results.items():
+        table.add_row(escape(Path(path).name), *(escape(brief(found[n], options)) if n in found else "" for n in names))
+    Console().print(table)
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _unique(stem: str, taken: set[str]) -> str:
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)

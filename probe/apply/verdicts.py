@@ -1,0 +1,197 @@
+"""How often predictions are right: `groundbass predict --labels labels.csv`."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sklearn import metrics as sk
+
+from ..report import bootstrap
+from .classify import Prediction
+
+MOST_NAMES = 20  # of a confusion matrix that is shown
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A head against the truth. scores: metric → value with 95 % interval over tracks; confusion: [truth][guess]."""
+
+    head: str
+    tracks: int
+    scores: dict[str, dict[str, float]]
+    names: tuple[str, ...] = ()
+    confusion: list[list[int]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every head that has a column of the truth."""
+
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+    def show(self, console: Console) -> None:
+        """In the terminal."""
+        for verdict in self.verdicts:
+            table = Table(
+                box=box.SIMPLE, title=f"{escape(verdict.head)}, {verdict.tracks} recordings", title_justify="left"
+            )
+            table.add_column("metric")
+            table.add_column("value", justify="right")
+            for name, score in verdict.scores.items():
+                table.add_row(name, f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
+            console.print(table)
+            if verdict.confusion and len(verdict.names) <= MOST_NAMES:
+                grid = Table("truth \\ guess", *map(escape, verdict.names), box=box.SIMPLE)
+                for name, row in zip(verdict.names, verdict.confusion):
+                    grid.add_row(escape(name), *map(str, row))
+                console.print(grid)
+            for note in verdict.notes:
+                console.print(escape(note))
+        for note in self.notes:
+            console.print(escape(note))
+
+
+def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, str]]:
+    """labels.csv as recording → column → value; a row is found by its path, absolute, as given, or beside the table.
+
+    Raises ValueError where no row names a recording that was heard.
+    """
+    if not table.is_file():
+        raise FileNotFoundError(f"There is no table of labels {table}.")
+    with table.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.DictReader(lines))
+    if not rows or "path" not in rows[0]:
+        raise ValueError(f"{table} needs a column path, by which recordings are found, and a column per head.")
+    places = {str(Path(name).resolve()): name for name in heard}
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        for place in (Path(row["path"]), table.parent / row["path"]):
+            name = places.get(str(place.resolve()))
+            if name is not None:
+                found[name] = {column: value for column, value in row.items() if column and value not in (None, "")}
+    if not found:
+        raise ValueError(
+            f"None of the {len(rows)} rows of {table} is a recording that was heard; the first is {rows[0]['path']!r}."
+        )
+    return found
+
+
+def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, str]]) -> Comparison:
+    """Score every head of classes, key, tags or numbers that has a column of its name (or of its last part)."""
+    notes = [
+        f"{len(results) - len(truth)} of {len(results)} recordings have no row: they aren't scored."
+    ] if len(truth) < len(results) else []  # fmt: skip
+    names = list(dict.fromkeys(name for found in results.values() for name in found))
+    columns = {column for row in truth.values() for column in row}
+    verdicts = []
+    for name in names:
+        column = next(
+            (c for c in sorted(columns, key=len, reverse=True) if name == c or name.endswith((f"_{c}", f"/{c}"))), None
+        )
+        pairs = [
+            (results[path][name], row[column]) for path, row in truth.items()
+            if column is not None and column in row and name in results[path]
+        ]  # fmt: skip
+        if pairs and pairs[0][0].kind in ("classes", "key", "tags", "numbers"):
+            verdicts.append(_verdict(name, [said for said, _ in pairs], [value for _, value in pairs]))
+    if not verdicts:
+        raise ValueError(
+            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one: the heads are "
+            f"{', '.join(names)}."
+        )
+    return Comparison(tuple(verdicts), tuple(notes))
+
+
+def _verdict(name: str, said: list[Prediction], values: list[str]) -> Verdict:
+    if said[0].kind == "numbers":
+        guess = np.array([one.values.mean(0)[0] for one in said if one.values is not None])
+        return Verdict(
+            name, len(said), _scored(lambda rows: _distance(np.array(values, float)[rows], guess[rows]), len(said))
+        )
+    likely = np.stack([one.probabilities.mean(0) for one in said if one.probabilities is not None])
+    if said[0].kind == "tags":
+        return _tags(name, said[0], likely, values)
+    names = said[0].names
+    index = {label: number for number, label in enumerate(names)}
+    strange = sorted({value for value in values if value not in index})
+    kept = np.array([value in index for value in values])
+    notes = (f"Not among the classes, so always wrong: {', '.join(strange[:8])}.",) if strange else ()
+    truth = np.array([index.get(value, -1) for value in values])
+    order = np.argsort(-likely, axis=1)
+
+    def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
+        top, right = order[rows], truth[rows]
+        precision, recall, f, _ = sk.precision_recall_fscore_support(
+            right, top[:, 0], average="macro", zero_division=0.0, labels=sorted(set(right.tolist()) - {-1})
+        )
+        return {
+            "accuracy, top 1": float(np.mean(top[:, 0] == right)),
+            "accuracy, top 3": float(np.mean((top[:, :3] == right[:, None]).any(1))),
+            "precision, macro": float(precision), "recall, macro": float(recall), "F, macro": float(f),
+        }  # fmt: skip
+
+    matrix = (
+        sk.confusion_matrix(truth[kept], order[kept, 0], labels=range(len(names))) if kept.any() else np.zeros((0, 0))
+    )
+    return Verdict(name, len(said), _scored(measure, len(said)), names, matrix.astype(int).tolist(), notes)
+
+
+def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, float]:
+    r2 = sk.r2_score(truth, guess) if len(set(truth.tolist())) > 1 else np.nan
+    return {"R²": float(r2), "mean absolute error": float(sk.mean_absolute_error(truth, guess))}
+
+
+def _tags(name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str]) -> Verdict:
+    tags = [{part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")} for value in values]
+    truth = np.array([[int(label in row) for label in said.names] for row in tags])
+    limits = np.array(said.thresholds or (0.5,) * len(said.names))
+
+    def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
+        right, guess = truth[rows], likely[rows]
+        used = np.flatnonzero((right.sum(0) > 0) & (right.sum(0) < len(right)))
+        chosen = guess >= limits
+        precision, recall, f, _ = sk.precision_recall_fscore_support(right, chosen, average="macro", zero_division=0.0)
+        best = [max(sk.f1_score(right[:, c], guess[:, c] >= t, zero_division=0.0) for t in np.linspace(0.05, 0.95, 19))
+                for c in used]  # fmt: skip
+        areas = [sk.roc_auc_score(right[:, c], guess[:, c]) for c in used]
+        averages = [sk.average_precision_score(right[:, c], guess[:, c]) for c in used]
+        mixed = 0 < right.sum() < right.size
+        return {
+            "ROC-AUC, macro": float(np.mean(areas)) if areas else np.nan,
+            "ROC-AUC, micro": float(sk.roc_auc_score(right.ravel(), guess.ravel())) if mixed else np.nan,
+            "average precision, macro": float(np.mean(averages)) if averages else np.nan,
+            "precision at the thresholds": float(precision), "recall at the thresholds": float(recall),
+            "F at the thresholds": float(f), "F at the best thresholds": float(np.mean(best)) if best else np.nan,
+        }  # fmt: skip
+
+    return Verdict(name, len(values), _scored(measure, len(values), resamples=100), said.names)
+
+
+def _scored(measure: Any, tracks: int, resamples: int = 400) -> dict[str, dict[str, float]]:
+    """Each metric with its bootstrap interval over tracks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes that a resample lacks
+        whole = measure(np.arange(tracks))
+        draws = np.random.default_rng(0).integers(tracks, size=(resamples, tracks))
+        found = [measure(rows) for rows in draws] if tracks > 1 else []
+    return {
+        name: bootstrap.interval(value, np.array([one[name] for one in found]), tracks).to_json()
+        for name, value in whole.items()
+    }

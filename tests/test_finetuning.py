@@ -1,0 +1,79 @@
+"""The story: a labelled folder → finetune → predict; the frozen probe beside it, paired; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from groundbass.data.audio.read import write
+from groundbass.data.track import Manifest
+from groundbass.finetuning import finetune, label_of, labelled_manifest
+from groundbass.models.published import write_encoder
+from groundbass.pretrain.recipe import find
+from groundbass.probe.apply.classify import load_classifier
+from groundbass.probe.task import find_tasks
+
+RATE = 24_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty clips of three pitches, by six artists, with a level as a number; and a small untrained encoder."""
+    place = tmp_path_factory.mktemp("labelled")
+    (place / "music").mkdir()
+    rows = ["path,genre,level,split"]
+    for number in range(30):
+        time = np.arange(2 * RATE) / RATE
+        level = 0.05 + 0.3 * (number % 7) / 7
+        sound = level * np.sin(2 * np.pi * (300, 1100, 4000)[number % 3] * (1 + 0.002 * number) * time)
+        write(place / "music" / f"{number}.flac", sound.astype(np.float32), RATE)
+        split = "test" if number >= 24 else "valid" if number >= 18 else "train"
+        rows.append(f"{number}.flac,{('rock', 'jazz', 'folk')[number % 3]},{level:.4f},{split}")
+    (place / "music" / "labels.csv").write_text("\n".join(rows) + "\n")
+    torch.manual_seed(0)
+    write_encoder(find("masked.bestrq_debug").objective.build().encoder, place / "encoder")
+    return place
+
+
+def test_a_task_becomes_a_manifest_that_says_who_trains(folder: Path) -> None:
+    tasks = find_tasks(f"folder:{folder / 'music'}", ("genre", "level:number"), None)
+    manifest = labelled_manifest(tasks)
+    assert isinstance(manifest, Manifest) and len(manifest) == 30
+    sides = manifest.column("split").tolist()
+    assert (sides.count("train"), sides.count("valid"), sides.count("test")) == (18, 6, 6)
+    by_key = {track.key: track.labels for track in manifest}
+    assert [by_key[f"{number}.flac"]["music_genre"] for number in range(3)] == ["rock", "jazz", "folk"]
+    assert label_of(tasks[1]) == "music_level.0" and by_key["0.flac"]["music_level.0"] == pytest.approx(0.05)
+
+
+@pytest.mark.slow
+def test_finetune_compares_with_the_frozen_probe_and_predict_hears(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    music = f"folder:{folder / 'music'}"
+    found = finetune(
+        str(folder / "encoder"), data=music, run=tmp_path / "run", label=("genre", "level:number"),
+        steps=40, batch_size=9, crop_seconds=1.0, lr=3e-3, layer_decay=1.0, head_lr=3.0, validate_every=20, workers=0,
+    )  # fmt: skip
+    genre, level = found
+    assert genre.metric == "accuracy" and genre.tracks == 6 and genre.finetuned.value >= 5 / 6
+    assert level.metric == "r2" and level.probe is not None
+    assert genre.difference.value == pytest.approx(genre.finetuned.value - genre.probe.value)
+    out = capsys.readouterr().out
+    assert "frozen probe" in out and "difference" in out
+    told = json.loads((tmp_path / "run" / "finetune.json").read_text())
+    assert [entry["task"] for entry in told] == ["music_genre", "music_level"]
+    classifier = load_classifier(tmp_path / "run")
+    right = 0
+    for number in range(24, 30):
+        said = classifier(folder / "music" / f"{number}.flac")
+        right += said.label == ("rock", "jazz", "folk")[number % 3]
+    assert right / 6 == pytest.approx(genre.finetuned.value), "what was scored is what predict says"
+    with pytest.raises(ValueError, match="fold is 3"):
+        finetune(
+            str(folder / "encoder"), data=f"folder:{folder / 'music'}", run=tmp_path / "other", label=("genre",), fold=3
+        )

@@ -1,0 +1,210 @@
+"""`groundbass predict`: every format read back, interruptions, truth, the page, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+from groundbass.cli import main
+from groundbass.data.audio.read import write
+from groundbass.models.classifier_files import make_classifier, write_classifier
+from groundbass.models.head_files import HeadFacts
+from groundbass.models.heads import HeadConfig
+from groundbass.pretrain.recipe import find
+from groundbass.probe.apply import predict as command
+from groundbass.probe.apply.classify import Classifier, Prediction
+from groundbass.probe.apply.verdicts import compare, read_truth
+
+RATE = 24_000
+KINDS = {
+    "genre": ({"kind": "classes", "names": ("rock", "jazz", "folk")}, {}),
+    "mood": ({"kind": "tags", "names": ("calm", "wild")}, {"thresholds": (0.0, 1.0)}),
+    "bpm": ({"kind": "numbers", "names": ("bpm",)}, {}),
+    "beats": ({"kind": "beats", "names": ("beat", "downbeat")}, {"decoder": {"name": "tracker", "usual": 0.5}}),
+    "chords": ({"kind": "chords", "names": ("C:maj", "A:min", "N")}, {"decoder": {"name": "viterbi", "switch": 0.5}}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of five heads, and three songs, one of them broken."""
+    folder = tmp_path_factory.mktemp("predict")
+    torch.manual_seed(0)
+    encoder = find("masked.bestrq_debug").objective.build().encoder.eval()
+    heads = [
+        (name, HeadConfig(dim=32, **settings).build(), HeadFacts(window_seconds=2.0, **facts))  # type: ignore[arg-type]
+        for name, (settings, facts) in KINDS.items()
+    ]
+    write_classifier(make_classifier(encoder, heads), folder / "classifier")
+    (folder / "songs").mkdir()
+    for number in range(2):
+        time = np.arange(6 * RATE) / RATE
+        sound = 0.3 * np.sin(2 * np.pi * 220 * (number + 1) * time) * (np.sin(2 * np.pi * 2 * time) > 0)
+        write(folder / "songs" / f"song{number}.flac", sound.astype(np.float32), RATE)
+    (folder / "songs" / "broken.flac").write_bytes(b"no sound")
+    return folder
+
+
+def groundbass(*words: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", *words])
+    assert not stop.value.code
+
+
+def run(place: Path, *words: str) -> None:
+    groundbass(str(place / "classifier"), str(place / "songs"), *words)
+
+
+def test_every_format_holds_the_same(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outs = [tmp_path / name for name in ("all.json", "all.csv", "all.parquet", "all.jams", "files")]
+    run(place, *(word for out in outs for word in ("--out", str(out))), "--quiet")
+    assert "broken.flac is left out" in capsys.readouterr().err
+    told = json.loads(outs[0].read_text())
+    song = str(place / "songs/song0.flac")
+    assert set(told) == {song, str(place / "songs/song1.flac")} and set(told[song]) == set(KINDS)
+    likely = told[song]["genre"]["probabilities"]
+    assert sum(likely.values()) == pytest.approx(1.0, abs=1e-4) and next(iter(likely)) == told[song]["genre"]["label"]
+    rows = list(csv.DictReader(outs[1].open()))
+    table = pq.read_table(outs[2]).to_pylist()
+    assert len(rows) == len(table) > 10
+    genre = {row["label"]: float(row["value"]) for row in rows if (row["path"], row["head"]) == (song, "genre")}
+    assert genre == pytest.approx(likely, abs=1e-5)
+    beats = [float(row["start"]) for row in rows if (row["path"], row["head"]) == (song, "beats")]
+    assert beats == pytest.approx(told[song]["beats"]["times"], abs=1e-3)
+
+    lab = np.loadtxt(outs[4] / "song0.lab", dtype=str, ndmin=2)
+    assert (
+        float(lab[0, 0]) == 0
+        and (lab[1:, 0] == lab[:-1, 1]).all()
+        and set(lab[:, 2]) <= set(KINDS["chords"][0]["names"])
+    )  # type: ignore[arg-type]
+    assert float(lab[-1, 1]) == pytest.approx(6.0, abs=0.05)
+    lines = np.loadtxt(outs[4] / "song0.beats", ndmin=2)
+    assert lines[:, 0] == pytest.approx(beats, abs=1e-3) and set(np.diff(lines[:, 1])) <= {1.0, -2.0, -3.0}
+    jams = json.loads((outs[3] / "song0.jams").read_text())
+    by_name = {entry["namespace"]: entry for entry in jams["annotations"]}
+    assert jams["file_metadata"]["duration"] == pytest.approx(6.0)
+    assert {"tag_open", "vector", "beat", "chord"} == set(by_name)
+    assert [o["time"] for o in by_name["beat"]["data"]] == pytest.approx(beats, abs=1e-3)
+
+
+def test_json_lines_and_units(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    song = str(place / "songs/song0.flac")
+    groundbass(str(place / "classifier"), song, "--unit", "window", "--window", "2", "--json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["head"] for line in lines] == list(KINDS)
+    units = lines[0]["units"]
+    assert [unit["start"] for unit in units] == [0.0, 2.0, 4.0] and len(units[0]["values"]) == 3
+    groundbass(str(place / "classifier"), song, "--top", "2")
+    shown = capsys.readouterr().out
+    assert "genre" in shown and "beats" in shown and "bpm" in shown
+
+
+def test_an_interrupted_run_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, heard = Classifier.hear, []
+
+    def hear(self: Classifier, sound: Any, *rest: Any) -> dict[str, Prediction]:
+        if len(heard) == 1 and sound.name == "song1.flac":
+            raise KeyboardInterrupt
+        heard.append(sound.name)
+        return real(self, sound, *rest)
+
+    monkeypatch.setattr(Classifier, "hear", hear)
+    (tmp_path / "whole.json").parent.mkdir(exist_ok=True)
+    songs = [str(place / "songs/song0.flac"), str(place / "songs/song1.flac")]
+    words = [
+        "predict",
+        str(place / "classifier"),
+        *songs,
+        "--out",
+        str(tmp_path / "some.json"),
+        "--quiet",
+        "--workers",
+        "1",
+    ]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(words)
+    assert not (tmp_path / "some.json").exists() and heard == ["song0.flac"]
+    monkeypatch.setattr(
+        Classifier, "hear", lambda self, sound, *rest: heard.append(sound.name) or real(self, sound, *rest)
+    )
+    groundbass(*words[1:])
+    assert heard == ["song0.flac", "song1.flac"], "the first isn't heard again"
+    monkeypatch.setattr(Classifier, "hear", real)
+    run(place, "--out", str(tmp_path / "whole.json"), "--quiet")
+    assert json.loads((tmp_path / "some.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_the_truth_is_compared(tmp_path: Path) -> None:
+    """Top-1 and top-3 against scikit-learn and by hand; a strange class is wrong; rows without audio are nothing."""
+    draw = np.random.default_rng(0)
+    names = ("a", "b", "c", "d")
+    results, rows = {}, ["path,genre,mood"]
+    truth, guess = [], []
+    for number in range(40):
+        likely = draw.dirichlet(np.ones(4))
+        one = np.zeros(1)
+        results[f"/x/{number}.wav"] = {
+            "folder_genre": Prediction("classes", names, one, one + 1, likely[None]),
+            "mood": Prediction("tags", ("calm", "wild"), one, one + 1, likely[None, :2], thresholds=(0.2, 0.2)),
+        }
+        truth.append("strange" if number == 7 else names[draw.integers(4)])
+        guess.append(likely)
+        rows.append(f"/x/{number}.wav,{truth[-1]},{'calm|wild' if number % 3 else 'wild'}")
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "/x/lost.wav,a,calm"]))
+    found = compare(results, read_truth(tmp_path / "labels.csv", list(results)))
+    genre, mood = found.verdicts
+    chosen = [names[row.argmax()] for row in guess]
+    assert genre.scores["accuracy, top 1"]["value"] == pytest.approx(accuracy_score(truth, chosen))
+    top3 = np.mean([t in {names[i] for i in np.argsort(-row)[:3]} for t, row in zip(truth, guess)])
+    assert genre.scores["accuracy, top 3"]["value"] == pytest.approx(top3)
+    low, high = genre.scores["accuracy, top 1"]["low"], genre.scores["accuracy, top 1"]["high"]
+    assert low < accuracy_score(truth, chosen) < high and "strange" in genre.notes[0]
+    assert sum(map(sum, genre.confusion)) == 39
+    assert np.isfinite(mood.scores["ROC-AUC, macro"]["value"]) and mood.scores["F at the thresholds"]["value"] > 0
+    with pytest.raises(ValueError, match="no head is called like one"):
+        compare(results, {"/x/1.wav": {"colour": "red"}})
+    (tmp_path / "labels.csv").write_text("path,genre\n/y/1.wav,a\n")
+    with pytest.raises(ValueError, match="is a recording that was heard"):
+        read_truth(tmp_path / "labels.csv", list(results))
+
+
+def test_the_page_has_a_lane_for_what_was_heard(place: Path, tmp_path: Path) -> None:
+    run(place, "--page", str(tmp_path / "page.html"), "--quiet")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<section") == 2 and text.count("<audio") == 2 and text.count('id="all"') == 1
+    source = re.search(r'<audio[^>]*src="([^"]*)"', text)
+    assert source and (tmp_path / source[1]).resolve() == (place / "songs/song0.flac").resolve()
+    for head in ("genre", "mood", "bpm", "beats", "chords"):
+        assert f'data-head="{head}"' in text
+    first = text.partition("</section>")[0]
+    widths = [float(w) for w in re.findall(r"width:([\d.]+)%", first.partition('data-head="chords"')[2])]
+    assert sum(widths) == pytest.approx(100.0, abs=1.0), "chords fill the song"
+    assert len(re.findall('class="tick"', first)) > 3
+
+
+def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, song = str(place / "classifier"), str(place / "songs/song0.flac")
+    for words, sentence in (
+        ([model, song, "--threshold", "1.5"], "a probability from 0 to 1"),
+        ([model, song, "--out", "x.xml"], "the ending says what to write"),
+        ([model], "no sound to hear"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            command.predict(tuple(word for word in words if not word.startswith("--") and word not in ("1.5", "x.xml")),
+                            threshold=1.5 if "--threshold" in words else None,
+                            out=(Path("x.xml"),) if "--out" in words else ())  # fmt: skip
+    monkeypatch.setattr(command, "shipped", lambda: place / "classifier")
+    command.predict((song,), quiet=True)
+    with pytest.raises(ValueError, match="None of the 1 recordings could be heard"):
+        command.predict((model, str(place / "songs/broken.flac")), quiet=True)
