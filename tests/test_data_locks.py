@@ -99,7 +99,7 @@ def test_every_command_that_goes_on_refuses_a_second_writer(tmp_path: Path) -> N
     with held(tmp_path / "shards" / "__groundbass__" / "lock"), pytest.raises(OSError, match="shards is being written"):
         write_shards(manifest, tmp_path / "shards", 24_000, workers=1, progress=False)
     (tmp_path / "mine.py").write_text(
-        "from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel): pass\n"
+        "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline): pass\n"
     )
     encoder = f"{tmp_path / 'mine.py'}:Mine"
     with held(tmp_path / ".x.parquet.lock"), pytest.raises(OSError, match=r"x\.parquet is being written"):
