@@ -33,6 +33,7 @@ class Command:
 
 COMMANDS = {
     "quickstart": Command("quickstart:quickstart", "embedded corpus → pretrain → probe → publish → report.html"),
+    "tiny": Command("tiny:tiny", "make the encoder that ships, groundbass-tiny, anew and compare"),
     "data synth": Command("data.synth.corpus:synth", "write the embedded corpus: music with exact labels"),
     "data scan": Command("data.collections.scan:scan", "list a folder of audio in a Parquet manifest"),
     "data shard": Command("data.storage.sharding:shard", "pack a manifest's audio into Parquet shards, for clusters"),

@@ -92,8 +92,8 @@ def open_classifier(folder: str | Path, device: str | torch.device = "cpu") -> A
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
-    """Whether a config.json says that there are heads."""
-    return bool((config.get("classifier") or {}).get("heads"))
+    """Whether a config.json is a classifier's: it names heads, or none where the encoder answers by its own."""
+    return config.get("classifier") is not None
 
 
 def _plain(facts: HeadFacts) -> dict[str, Any]:

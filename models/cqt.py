@@ -160,6 +160,9 @@ class CqtConfig(PretrainedConfig):
         kernel: taps of a dilated convolution, odd.
         dilations: of the convolutions, one after the other, from the first again if there are more blocks.
         dropout: in the blocks.
+        joins: with stem and trunk "conv", the block after which the tonal half joins: the states up to there are of
+            rhythm alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves
+            from the start.
         kwargs: what every Hugging Face configuration takes.
 
     Raises:
@@ -190,6 +193,7 @@ class CqtConfig(PretrainedConfig):
         kernel: int = 5,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
         dropout: float = 0.1,
+        joins: int = 0,
         **kwargs: Any,
     ) -> None:
         self.sample_rate, self.hop = sample_rate, hop
@@ -199,7 +203,8 @@ class CqtConfig(PretrainedConfig):
         self.tonal_channels, self.rhythm_channels = list(tonal_channels), list(rhythm_channels)
         self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
         self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.kernel, self.dilations, self.dropout = kernel, list(dilations), dropout
+        self.kernel, self.dilations = kernel, list(dilations)
+        self.dropout, self.joins = dropout, joins
         self._check()
         super().__init__(**kwargs)
 
@@ -223,6 +228,11 @@ class CqtConfig(PretrainedConfig):
             raise ValueError(
                 f"A hidden size of {self.hidden_size} doesn't divide into {self.num_attention_heads} heads of even "
                 f"width, which rotary positions need: choose a multiple of {2 * self.num_attention_heads}."
+            )
+        if self.joins and not (self.stem == self.trunk == "conv" and 0 < self.joins < self.num_hidden_layers):
+            raise ValueError(
+                f"joins is {self.joins}: with a conv stem and trunk a block's number below {self.num_hidden_layers}, "
+                "otherwise 0."
             )
         if self.stem == "conv" and (len(self.tonal_channels) != 4 or len(self.rhythm_channels) != 3):
             raise ValueError(
@@ -262,8 +272,32 @@ def standardise(image: Tensor, inside: Tensor | None) -> Tensor:
     return centred / (deviation + 1e-2)
 
 
+class ClipNorm(nn.Module):
+    """Each channel with zero mean and unit deviation over the valid part of its own clip, then scaled and shifted.
+
+    Batch norm's running statistics are those of what was trained on; a recording's are its own (instance norm, Ulyanov
+    et al. 2016). Trained on rendered music, that is the difference between holding on recordings and not.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, image: Tensor, inside: Tensor | None = None) -> Tensor:
+        """[batch, channels, frames, rows], inside: bool [batch, frames]; sums in float32, keeps the type."""
+        image = _leave_out(image, inside)
+        frames = image.shape[2] if inside is None else inside.sum(1).clamp(min=1)[:, None, None, None]
+        count = frames * image.shape[3]
+        mean = image.sum((2, 3), keepdim=True, dtype=torch.float32) / count
+        square = (image * image).sum((2, 3), keepdim=True, dtype=torch.float32) / count
+        scale = torch.rsqrt((square - mean.square()).clamp(min=0.0) + 1e-4) * self.weight.float()[:, None, None]
+        shift = self.bias.float()[:, None, None] - mean * scale
+        return torch.addcmul(shift.to(image.dtype), image, scale.to(image.dtype))
+
+
 class ConvStage(nn.Module):
-    """Two convolutions (3×5, 3×3) with batch norm and ELU: time is kept, frequency becomes fewer rows.
+    """Two convolutions (3×5, 3×3) with clip norm and ELU: time is kept, frequency becomes fewer rows.
 
     Of `rows` rows ((rows - 5) // stride + 1 - 2) // pool are left.
     """
@@ -271,15 +305,15 @@ class ConvStage(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, pool: int) -> None:
         super().__init__()
         self.wide = nn.Conv2d(inputs, outputs, (3, 5), stride=(1, stride), padding=(1, 0), bias=False)
-        self.wide_norm = nn.BatchNorm2d(outputs)
+        self.wide_norm = ClipNorm(outputs)
         self.narrow = nn.Conv2d(outputs, outputs, 3, padding=(1, 0), bias=False)
-        self.narrow_norm = nn.BatchNorm2d(outputs)
+        self.narrow_norm = ClipNorm(outputs)
         self.pool = pool
 
     def forward(self, image: Tensor, inside: Tensor | None = None) -> Tensor:
         """[batch, inputs, frames, rows] to [batch, outputs, frames, fewer rows]."""
-        image = _leave_out(F.elu(self.wide_norm(self.wide(image))), inside)
-        image = F.elu(self.narrow_norm(self.narrow(image)))
+        image = _leave_out(F.elu(self.wide_norm(self.wide(image), inside)), inside)
+        image = F.elu(self.narrow_norm(self.narrow(image), inside))
         return _leave_out(F.max_pool2d(image, (1, self.pool)) if self.pool > 1 else image, inside)
 
 
@@ -313,11 +347,11 @@ class RhythmStem(nn.Module):
         super().__init__()
         first, second, third = channels
         self.first = nn.Conv2d(2, first, 3, padding=(1, 0), bias=False)
-        self.first_norm = nn.BatchNorm2d(first)
+        self.first_norm = ClipNorm(first)
         self.second = nn.Conv2d(first, second, 3, padding=(1, 0), bias=False)
-        self.second_norm = nn.BatchNorm2d(second)
+        self.second_norm = ClipNorm(second)
         self.third = nn.Conv2d(second, third, (1, 4), bias=False)
-        self.third_norm = nn.BatchNorm2d(third)
+        self.third_norm = ClipNorm(third)
         self.pair = nn.Conv1d(2 * third, dim, 4, stride=2, padding=1)
 
     def forward(self, mel: Tensor, inside: Tensor | None) -> Tensor:
@@ -325,9 +359,9 @@ class RhythmStem(nn.Module):
         twice = None if inside is None else inside.repeat_interleave(2, 1)
         rises = F.pad(F.relu(mel[:, 1:] - mel[:, :-1]), (0, 0, 1, 0))
         image = _leave_out(torch.stack([mel, rises], 1), twice)
-        image = F.max_pool2d(F.elu(self.first_norm(self.first(image))), (1, 3))
-        image = F.max_pool2d(F.elu(self.second_norm(self.second(_leave_out(image, twice)))), (1, 3))
-        image = _leave_out(F.elu(self.third_norm(self.third(_leave_out(image, twice)))), twice)
+        image = F.max_pool2d(F.elu(self.first_norm(self.first(image), twice)), (1, 3))
+        image = F.max_pool2d(F.elu(self.second_norm(self.second(_leave_out(image, twice)), twice)), (1, 3))
+        image = _leave_out(F.elu(self.third_norm(self.third(_leave_out(image, twice)), twice)), twice)
         return self.pair(torch.cat([image.amax(3), image.mean(3)], 1)).transpose(1, 2)
 
 
@@ -374,12 +408,16 @@ class DilatedTrunk(nn.Module):
             DilatedBlock(config.hidden_size, config.kernel, dilation, config.dropout) for dilation in dilations
         )
         self.layer_norm = nn.LayerNorm(config.hidden_size)
+        self.joins = config.joins
 
-    def forward(self, hidden: Tensor, inside: Tensor | None = None, keep_all: bool = True) -> tuple[Tensor, ...]:
-        """As `Transformer.forward`."""
+    def forward(
+        self, hidden: Tensor, inside: Tensor | None = None, keep_all: bool = True, later: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """As `Transformer.forward`; `later` [batch, frames, dim] is added after block `config.joins`."""
         states = [hidden]
-        for block in self.layers:
-            states.append(block(states[-1], inside))
+        for number, block in enumerate(self.layers):
+            heard = states[-1] if later is None or number != self.joins else states[-1] + later
+            states.append(block(heard, inside))
         states[-1] = self.layer_norm(states[-1])
         return tuple(states) if keep_all else tuple(states[-1:])
 
@@ -404,7 +442,7 @@ class CqtModel(PreTrainedModel):
         else:
             self.tonal = TonalStem(config.seen_bins, config.tonal_channels, dim)
             self.rhythm = RhythmStem(config.rhythm_channels, dim) if config.mel_bins else None
-        self.masked_embed = nn.Parameter(torch.empty(dim))
+        self.masked_spec_embed = nn.Parameter(torch.empty(dim))
         self.encoder = self._make_trunk(config)
         self.post_init()
 
@@ -428,14 +466,14 @@ class CqtModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Kaiming for convolutions with ELU, Xavier for linear layers; `init` leaves loaded weights alone."""
         if isinstance(module, CqtModel):
-            init.normal_(module.masked_embed, std=0.5)
+            init.normal_(module.masked_spec_embed, std=0.5)
         elif isinstance(module, LogMel | LogCQT):
             for name, table in module.tables().items():
                 init.copy_(getattr(module, name), table)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | ClipNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -459,6 +497,15 @@ class CqtModel(PreTrainedModel):
     def layers(self) -> int:
         """Number of hidden states: what the stem says, and the output of every block."""
         return self.config.num_hidden_layers + 1
+
+    @property
+    def mel_hertz(self) -> Tensor:
+        """[mel_bins] where each band of the rhythm picture has its middle."""
+        if self.log_mel is None:
+            return torch.zeros(0)
+        filters = self.log_mel.filters
+        hertz = torch.linspace(0, self.config.sample_rate / 2, len(filters), device=filters.device)
+        return (hertz @ filters) / filters.sum(0).clamp(min=1e-9)
 
     def valid_frames(self, valid: Tensor) -> Tensor:
         """[batch] int64 samples to [batch] int64 whole frames in them."""
@@ -500,20 +547,26 @@ class CqtModel(PreTrainedModel):
         """
         cqt = standardise(self._crop(cqt, shift), inside)
         mel = None if mel is None else standardise(mel, None if inside is None else inside.repeat_interleave(2, 1))
-        dtype = self.masked_embed.dtype
+        dtype = self.masked_spec_embed.dtype
         cqt, mel = cqt.to(dtype), None if mel is None else mel.to(dtype)
-        hidden = self._stem(cqt, mel, inside)
+        hidden, later = self._stem(cqt, mel, inside)
         if hidden_frames is not None:
-            hidden = torch.where(hidden_frames[..., None], self.masked_embed, hidden)
-        states = self.encoder(hidden, inside, keep_all=output_hidden_states)
+            hidden = torch.where(hidden_frames[..., None], self.masked_spec_embed, hidden)
+        if later is None:
+            states = self.encoder(hidden, inside, keep_all=output_hidden_states)
+        else:
+            states = self.encoder(hidden, inside, output_hidden_states, later)
         return BaseModelOutput(last_hidden_state=states[-1], hidden_states=states if output_hidden_states else None)
 
-    def _stem(self, cqt: Tensor, mel: Tensor | None, inside: Tensor | None) -> Tensor:
+    def _stem(self, cqt: Tensor, mel: Tensor | None, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the first block hears, and what joins later (None: nothing)."""
         if self.config.stem == "patches":
-            hidden: Tensor = self.patches(cqt, mel)
-            return hidden
-        hidden = self.tonal(cqt, inside)
-        return hidden if self.rhythm is None else hidden + self.rhythm(mel, inside)
+            return self.patches(cqt, mel), None
+        tonal = self.tonal(cqt, inside)
+        if self.rhythm is None:
+            return tonal, None
+        rhythm = self.rhythm(mel, inside)
+        return (rhythm, tonal) if self.config.joins else (rhythm + tonal, None)
 
     def _crop(self, cqt: Tensor, shift: Tensor | None) -> Tensor:
         """The rows that are seen: up by `shift` bins is a crop that begins as much lower."""

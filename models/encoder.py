@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .adapters import HuggingFaceEncoder, ModelEncoder, prepare_input
 from .beats_file import load_beats_file
-from .loading import download, find_folder, load_folder, load_stranger
+from .loading import download, find_folder, load_folder, load_stranger, shipped
 
 __all__ = [
     "Encoder",
@@ -82,7 +82,7 @@ def load_encoder(
     Python code is run from a file that is named, as in `file.py:Class`, and nowhere else unless it is trusted.
 
     Args:
-        name_or_path: where it lives.
+        name_or_path: where it lives; `groundbass-tiny` comes with the package.
         device: where it shall compute.
         dtype: of the weights, as torch.dtype or its name; None for float32. Hidden states are float32 in any case.
         trust_remote_code: run the Python that a folder or Hub model brings (`auto_map`). Our own models never need it.
@@ -108,6 +108,8 @@ def load_encoder(
         raise ValueError(f"{name} is a file; give the folder that holds config.json, or a class as {name}:Class.")
     if path.is_dir():
         return load_folder(find_folder(path), device, dtype, trust=trust_remote_code)
+    if (own := shipped(name)) is not None:
+        return load_folder(own, device, dtype, trust=False)
     return load_folder(download(name), device, dtype, trust=trust_remote_code)
 
 

@@ -259,6 +259,7 @@ class Htsat(nn.Module):
     """The network; see the file's head."""
 
     frame_wise = True
+    axes = (2, 3)
 
     def __init__(self, config: HtsatConfig) -> None:
         super().__init__()

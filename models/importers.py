@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 from .adapters import ModelEncoder
 from .beats_file import load_beats_file
 from .card import LICENSES, write_card
+from .classifier_files import make_classifier, write_classifier
 from .mert import MertConfig, MertModel
 from .mert_folder import HEADS, load_mert_folder, read_json
 from .published import check_out, write_encoder
@@ -86,7 +87,12 @@ def import_checkpoint(
     license = license or LICENSES[found.family]
     found.model.config.origin = {"family": found.family, "source": source.resolve().name, "license": license}
     found.model.config.origin["dropped"] = found.dropped
-    write_encoder(found.model, out, write_card(encoder, None, license=license, name=out.resolve().name))
+    card = write_card(encoder, None, license=license, name=out.resolve().name)
+    tagger = hasattr(found.model, "class_logits")
+    if tagger:
+        write_classifier(make_classifier(found.model, []), out, card)
+    else:
+        write_encoder(found.model, out, card)
     parameters = sum(weight.numel() for weight in found.model.parameters())
     print(
         f"{source}: {found.family}, {parameters:,} parameters, {encoder.sample_rate} Hz, {encoder.frame_rate:.4g} "
@@ -98,7 +104,8 @@ def import_checkpoint(
     if found.dropped:
         shown = ", ".join(found.dropped[:6]) + (" …" if len(found.dropped) > 6 else "")
         print(f"Dropped, as no hidden state needs them: {len(found.dropped)} weights ({shown}).")
-    print(f"Encoder: {out}. Next: groundbass probe {out} folder:PATH --label COLUMN")
+    kind = f"Classifier of {found.model.config.classes} labels, and encoder" if tagger else "Encoder"
+    print(f"{kind}: {out}. Next: groundbass probe {out} folder:PATH --label COLUMN")
 
 
 def read_checkpoint(

@@ -27,6 +27,12 @@ PUBLIC_MERT = "mert_model"
 PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
 
 
+def shipped(name: str) -> Path | None:
+    """The folder of an encoder that ships with the package, such as groundbass-tiny; None for other names."""
+    folder = Path(__file__).parent / "shipped" / name.replace("-", "_")
+    return folder if re.fullmatch(r"groundbass-[a-z0-9-]+", name) and (folder / "config.json").is_file() else None
+
+
 def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
     """An object of the class `class_name` in `file`."""
     if not file.is_file():

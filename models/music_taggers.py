@@ -201,6 +201,7 @@ class MelFeatures(nn.Module):
     """Log-mel in dB, one batch norm over everything: [windows, samples] -> [windows, 1, bins, steps]."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()
@@ -325,6 +326,7 @@ class SampleLevel(nn.Module):
     """
 
     frame_wise = False
+    axes = None
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()
@@ -433,6 +435,7 @@ class HarmonicCnn(nn.Module):
     """A CNN whose input channels are harmonics, so that a small kernel sees a whole tone."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: MusicTaggerConfig) -> None:
         super().__init__()
@@ -560,7 +563,7 @@ class SelfAttention(MelFeatures):
             x = getattr(self, f"layer{i}")(x)
             states.append(over_frequency(x))
         tokens = x.mean(dim=2).transpose(1, 2) if x.shape[2] > 1 else x[:, :, 0].transpose(1, 2)
-        tokens = torch.cat([self.cls.to(tokens.dtype).expand(len(tokens), 1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls.to(tokens.dtype).expand(tokens.shape[0], 1, -1), tokens], dim=1)
         for layer in self.encoder["layer"].children():
             tokens = layer(tokens)
             states.append(tokens[:, 1:].transpose(1, 2))

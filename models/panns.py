@@ -160,6 +160,8 @@ class AttentionBlock(nn.Module):
 class Pann(nn.Module):
     """Log-mel, blocks, and the head that `config.network` names; see the file's head."""
 
+    axes = (2, 3)
+
     def __init__(self, config: PannsConfig) -> None:
         super().__init__()
         self.decision, self.frame_wise = config.decision, bool(config.decision)

@@ -110,7 +110,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
+        )
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -157,7 +159,7 @@ class Trunk(nn.Module):
     def forward(self, features: Tensor) -> list[Tensor]:
         """[windows, spectra, mels] -> the tokens, then what every block gives: [windows, 2 + rows · columns, dim]."""
         patches = self.patch_embed["proj"](features.transpose(1, 2)[:, None]).flatten(2).transpose(1, 2)
-        special = torch.cat([self.cls_token, self.dist_token], dim=1).expand(len(patches), -1, -1)
+        special = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
         states = [torch.cat([special, patches], dim=1) + self.pos_embed]
         for block in self.blocks:
             states.append(block(states[-1]))
@@ -168,6 +170,7 @@ class SpectrogramTransformer(nn.Module):
     """The network; see the file's head."""
 
     frame_wise = False
+    axes = (1, 2)
 
     def __init__(self, config: SpectrogramTransformerConfig) -> None:
         super().__init__()
@@ -180,15 +183,17 @@ class SpectrogramTransformer(nn.Module):
 
     def features(self, windows: Tensor, counted: Tensor | None = None) -> Tensor:
         """[windows, samples] -> [windows, spectra, mels], standardised; beyond a window's sound they are (0 - mean)."""
-        samples = windows.shape[1]
+        count, samples = windows.shape
         if counted is None:
-            counted = torch.full((len(windows),), samples, device=windows.device)
+            counted = torch.full((count,), samples, device=windows.device)
         sound = torch.arange(samples, device=windows.device) < counted[:, None]
-        centred = (windows - windows.sum(-1, keepdim=True) / counted.clamp(min=1)[:, None]) * sound
+        mean = windows.sum(-1, keepdim=True) / counted.clamp(min=1)[:, None]
+        centred = torch.where(sound, windows - mean, 0.0)
         energies = F.pad(self.fbank(centred), (0, 0, 0, self.spectra))[:, : self.spectra]
         whole = ((counted - self.fbank.length) // self.fbank.shift + 1)[:, None]
         heard = torch.arange(self.spectra, device=windows.device) < whole
-        return ((energies * heard[..., None] - self.mean) / (2 * self.std)).to(self.v.cls_token.dtype)
+        energies = torch.where(heard[..., None], energies, 0.0)
+        return ((energies - self.mean) / (2 * self.std)).to(self.v.cls_token.dtype)
 
     def hear(self, features: Tensor) -> Heard:
         """Features to layers (mean over the patches of one time) and logits."""

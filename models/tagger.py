@@ -3,7 +3,8 @@
 A tagger is a `PreTrainedModel` with the mixin `Tagger`; its config says `sample_rate`, `window_samples` (the crop it
 was trained on), `window_frames`, `classes`, and how a track becomes one answer (`windows`, `window_count`,
 `aggregation`). Its `network` turns windows into `Heard`, in two steps, so that training can mix and mask features:
-`features(windows [windows, samples], counted [windows])`, then `hear(features)`.
+`features(windows [windows, samples], counted [windows])`, then `hear(features)`. `network.axes` says which dimensions
+of the features are time and frequency (None: bare samples).
 
 The surface of every tagger, for those who wrap it:
 
@@ -344,7 +345,7 @@ class Tagger:
         length = torch.full((batch,), samples, device=waveform.device) if mask is None else mask.long().sum(-1)
         begin = torch.arange(count, device=waveform.device) * size
         counted = (length[:, None] - begin).clamp(min=0, max=size)
-        return frames, waveform.reshape(-1, size), counted.flatten()
+        return frames, waveform.reshape(batch, count, size).flatten(0, 1), counted.flatten()
 
     def _portions(self, windows: Tensor, counted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """A long track in portions, unless in training, where batch norm must see all windows of a batch at once."""

@@ -188,6 +188,7 @@ class TaggingTransformer(nn.Module):
     """The network; see the file's head."""
 
     frame_wise = False
+    axes = (3, 2)
 
     def __init__(self, config: TaggingTransformerConfig) -> None:
         super().__init__()
@@ -209,7 +210,7 @@ class TaggingTransformer(nn.Module):
     def hear(self, features: Tensor) -> Heard:
         """Features to layers (the tokens, then every block) and logits."""
         tokens = self.frontend(features)
-        x = torch.cat([self.cls_token.expand(len(tokens), 1, -1), tokens], dim=1)
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
         x = self.dropout(x + self.pos_embedding[:, : x.shape[1]])
         states = [x, *self.transformer(x)]
         return Heard([state[:, 1:].transpose(1, 2) for state in states], self.mlp_head(states[-1][:, 0]))

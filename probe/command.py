@@ -15,21 +15,23 @@ import torch
 import tyro
 from rich.console import Console
 
+from ..data.labels.splits import Fold
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
+from .addresses import available, find_tasks
 from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .contract import attributes, problems
 from .curves import few_shot, robustness
 from .curves.robustness import kinds_of
-from .fit import Features, Outcome, Protocol, fit
-from .heads.frames import SLOWEST, constant_frames, fit_fold, fit_frames
+from .fit import Outcome, Protocol, fit
+from .heads.frames import constant_frames, fit_fold, fit_frames
+from .heads.head import Features
 from .listen.features import FeatureStore, Frames, digest, identity
 from .report import long_table, result
 from .report.naming import distinct
 from .report.tables import said, table
-from .splits import Fold
-from .task import Task, available, find_tasks
+from .task import Task
 
 PROTOCOL = "version 2"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
@@ -209,7 +211,7 @@ def run_tasks(
                 few_shot=tuple(sorted({*here.few_shot, *shots})),
                 robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
             )
-        slowest = SLOWEST.get(task.kind, 0.0)
+        slowest = task.label_kind.slowest
         if encoder.frame_rate < slowest:
             print(
                 f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "
@@ -314,7 +316,7 @@ def _baseline(
         )
         assert isinstance(features, Features)
         found: dict[str, list[Outcome]] = {name: [outcome], "tzanetakis_knn": [fit(task, features, [0], "knn")]}
-        if task.kind == "classes":
+        if task.label_kind.one_of and not task.label_kind.related:
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
     heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()

@@ -17,61 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import metrics
-from .heads.linear import RIDGE_STRENGTHS, STRENGTHS, basis, logistic, ridge
+from ..data.labels.splits import Fold
+from .heads.forms import form_of
+from .heads.gmm import mixtures
+from .heads.head import Array, Features, Floats, Head, Rows, TrainingData, answer, items_of
+from .heads.kept import LinearMap
+from .heads.knn import nearest
+from .heads.linear import basis
+from .heads.marble import grid
 from .listen.features import forget
-from .splits import Fold
 from .task import Task
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 Protocol = Literal["linear", "marble", "knn", "gmm"]
 SETTINGS = {"linear": "strength", "marble": "learning rate", "knn": "neighbours", "gmm": "components"}
-WEIGHTED = -1  # the "layer" of a learned weighted sum of all layers
-
-
-@dataclass(frozen=True)
-class Features:
-    """array: [layers, items, dim], an item being a track or a window of one; owner: [items] the track's row."""
-
-    array: Floats
-    owner: Rows
-
-
-@dataclass(frozen=True)
-class Head:
-    """A trained head. layer: which it reads, or `WEIGHTED`; setting: strength, learning rate or neighbours.
-
-    respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
-    tags, values for numbers.
-    """
-
-    layer: int
-    setting: float
-    seed: int
-    respond: Callable[[Floats, Rows], Array]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a protocol learns from: items of the training and validation tracks of one fold, never of the test tracks.
-
-    array: [layers, items, dim] of all; train, valid: item numbers; targets: [items, …] as `Task.targets`; outputs: how
-    many a head has; layers: which may be read; owner: [items] the track's row; seeds: for protocols that have any.
-    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping.
-    """
-
-    kind: str
-    array: Floats
-    owner: Rows
-    train: Rows
-    valid: Rows
-    targets: npt.NDArray[Any]
-    outputs: int
-    layers: Sequence[int]
-    seeds: Sequence[int]
-    judge: Callable[[Array], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +45,7 @@ class Choice:
 class Outcome:
     """Predictions for all test tracks, pooled over folds.
 
-    rows: [tests] of the task's manifest; truth, guess: as `metrics.measure` takes them; choices: one per fold;
+    rows: [tests] of the task's manifest; truth, guess: as `Kind.measure` takes them; choices: one per fold;
     layers: the best validation score of each layer, mean over folds; more: the guesses of further seeds;
     heads, frame_heads: the chosen one of each fold and seed.
     """
@@ -100,6 +58,11 @@ class Outcome:
     more: tuple[Array, ...] = ()
     heads: tuple[tuple[Head, ...], ...] = field(default=(), repr=False)
     frame_heads: tuple[tuple[Any, ...], ...] = field(default=(), repr=False)
+
+    @property
+    def decoder(self) -> str | None:
+        """How the first fold's head over time is decoded, in words."""
+        return self.frame_heads[0][0].said if self.frame_heads else None
 
     @property
     def guesses(self) -> tuple[Array, ...]:
@@ -134,10 +97,12 @@ def fit(
     used = list(range(len(given.array))) if layers is None else list(layers)
     guesses, choices, curves, heads = [], [], [], []
     for fold in task.folds:
-        lesson = lesson_of(task, given, fold.train, fold.valid, used, seeds)
-        winners, choice, curve = choose(task, fold, given, candidates(protocol, lesson))
+        data = training_data(task, given, fold.train, fold.valid, used, seeds)
+        winners, choice, curve = choose(task, fold, given, candidates(protocol, data))
         test = items_of(given.owner, fold.test)
-        guesses.append([answer(task.kind, head.respond(given.array, test), given.owner[test]) for head in winners])
+        guesses.append(
+            [answer(task.label_kind, head.respond(given.array, test), given.owner[test]) for head in winners]
+        )
         choices.append(choice)
         curves.append([curve.get(layer, np.nan) for layer in range(len(given.array))])
         heads.append(tuple(winners))
@@ -149,64 +114,33 @@ def fit(
     )
 
 
-def candidates(protocol: Protocol, lesson: Lesson) -> Iterable[Head]:
+def candidates(protocol: Protocol, data: TrainingData) -> Iterable[Head]:
     """All heads of a protocol, trained."""
-    if protocol == "linear":
-        return linear(lesson)
-    if protocol == "knn":
-        from .heads.knn import nearest
-
-        return nearest(lesson)
-    if protocol == "gmm":
-        from .heads.gmm import mixtures
-
-        return mixtures(lesson)
-    from .heads.marble import grid
-
-    return grid(lesson)
+    return PROTOCOLS[protocol](data)
 
 
-def lesson_of(
+def training_data(
     task: Task, features: Features, train: Rows, valid: Rows, layers: Sequence[int], seeds: Sequence[int] = (0,)
-) -> Lesson:
+) -> TrainingData:
     """What is learned from; train, valid: rows of the task's manifest."""
     truth = task.targets[valid]
 
     def judge(guess: Array) -> tuple[float, float]:
-        score = metrics.main(task.kind, truth, guess, list(task.classes))
-        return (score if np.isfinite(score) else -np.inf), loss(task.kind, truth, guess)
+        score = task.main(truth, guess)
+        return (score if np.isfinite(score) else -np.inf), task.label_kind.loss(truth, guess)
 
     owner = features.owner
-    return Lesson(
-        task.kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
+    return TrainingData(
+        task.label_kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
         len(task.classes), layers, seeds, judge,
     )  # fmt: skip
-
-
-def items_of(owner: Rows, rows: Rows) -> Rows:
-    """The items of these tracks, in the order of the tracks: each track's items lie together."""
-    first = np.searchsorted(owner, rows, "left")
-    end = np.searchsorted(owner, rows, "right")
-    return np.concatenate([np.arange(a, b) for a, b in zip(first, end)]) if len(rows) else first
-
-
-def answer(kind: str, logits: Array, owner: Rows) -> Array:
-    """[items, outputs] logits -> [tracks, outputs] probabilities or values: the mean over each track's items, then a
-    softmax over classes or a sigmoid per tag. owner: [items], each track's items together.
-    """
-    starts = np.flatnonzero(np.diff(owner, prepend=owner[:1] - 1))
-    mean = np.add.reduceat(logits, starts) / np.diff([*starts, len(owner)])[:, None]
-    if kind == "numbers":
-        return np.asarray(mean)
-    known = torch.from_numpy(mean)
-    return np.asarray((torch.sigmoid(known) if kind == "tags" else torch.softmax(known, -1)).numpy())
 
 
 def choose(
     task: Task, fold: Fold, features: Features, heads: Iterable[Head]
 ) -> tuple[list[Head], Choice, dict[int, float]]:
     """The heads (one per seed) of the best layer and setting, the choice, and each layer's best validation score."""
-    truth, classes = task.targets[fold.valid], list(task.classes)
+    truth = task.targets[fold.valid]
     items = items_of(features.owner, fold.valid)
     found: dict[tuple[int, float], list[tuple[Head, float, float]]] = {}
     last = None
@@ -214,8 +148,8 @@ def choose(
         if head.layer != last:
             forget(features.array)
             last = head.layer
-        guess = answer(task.kind, head.respond(features.array, items), features.owner[items])
-        score, penalty = metrics.main(task.kind, truth, guess, classes), loss(task.kind, truth, guess)
+        guess = answer(task.label_kind, head.respond(features.array, items), features.owner[items])
+        score, penalty = task.main(truth, guess), task.label_kind.loss(truth, guess)
         found.setdefault((head.layer, head.setting), []).append((head, score, penalty))
 
     def rank(place: tuple[int, float]) -> tuple[float, float]:
@@ -233,78 +167,30 @@ def choose(
     return [head for head, _, _ in found[best]], Choice(*best, score), curve
 
 
-def loss(kind: str, truth: npt.NDArray[Any], guess: Array) -> float:
-    """The convex loss on validation: it breaks ties of a coarse metric."""
-    tiny = 1e-12
-    if kind in ("classes", "key"):
-        return float(-np.log(guess[np.arange(len(truth)), truth] + tiny).mean())
-    if kind == "tags":
-        return float(-(truth * np.log(guess + tiny) + (1 - truth) * np.log(1 - guess + tiny)).mean())
-    return float(np.square(truth - guess).mean())
-
-
-def linear(lesson: Lesson) -> Iterator[Head]:
+def linear(data: TrainingData) -> Iterator[Head]:
     """Linear heads of every layer and strength: standardised features, convex losses, solved to the optimum."""
-    for layer in lesson.layers:
-        yield from _linear_layer(lesson, layer)
+    for layer in data.layers:
+        yield from _linear_layer(data, layer)
 
 
-def _linear_layer(lesson: Lesson, layer: int) -> Iterator[Head]:
-    train = torch.from_numpy(np.ascontiguousarray(lesson.array[layer][lesson.train]))
-    targets, kind, outputs = lesson.targets[lesson.train], lesson.kind, lesson.outputs
+def _linear_layer(data: TrainingData, layer: int) -> Iterator[Head]:
+    train = torch.from_numpy(np.ascontiguousarray(data.array[layer][data.train]))
     space = basis(train)
-    coordinates = space.project(train)
 
     def seen(array: Floats, items: Rows) -> torch.Tensor:
         return space.project(torch.from_numpy(np.ascontiguousarray(array[layer][items])))
 
-    if kind == "numbers":
-        wanted = torch.from_numpy(targets)
-        mean, scale = wanted.mean(0), wanted.std(0, correction=0)
-        scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))
-        lines = ridge(coordinates, (wanted - mean) / scale, RIDGE_STRENGTHS)
-        for number, strength in enumerate(RIDGE_STRENGTHS):
-            one = lines.of(number)
+    for solved in form_of(data.kind).solve(space.project(train), data.targets[data.train], data.outputs):
 
-            def values(array: Floats, items: Rows, one: Any = one) -> Array:
-                return np.asarray((one(seen(array, items)) * scale + mean).numpy())
+        def respond(array: Floats, items: Rows, solved: Any = solved) -> Array:
+            return np.asarray(solved(seen(array, items)))
 
-            yield Head(layer, strength, 0, values)
-        return
-    fixed, learned = constants(kind, targets, outputs)
-    form: Literal["classes", "tags"] = "tags" if kind == "tags" else "classes"
-    table = np.eye(outputs, dtype=np.float32)[targets] if form == "classes" else targets
-    fitted = (
-        logistic(coordinates, torch.from_numpy(table[:, learned].astype(np.float32)), STRENGTHS, form)
-        if len(learned)
-        else None
-    )
-    for number, strength in enumerate(STRENGTHS):
-        head = fitted.of(number) if fitted is not None else None
-
-        def logits(array: Floats, items: Rows, head: Any = head) -> Array:
-            result = np.tile(fixed, (len(items), 1))
-            if head is not None:
-                found = head(seen(array, items))
-                result[:, learned] = (torch.log_softmax(found, -1) if form == "classes" else found).numpy()
-            return result
-
-        yield Head(layer, strength, 0, logits)
+        yield Head(layer, solved.strength, 0, respond, LinearMap(space, solved))
 
 
-def constants(kind: str, targets: npt.NDArray[Any], outputs: int) -> tuple[Array, Rows]:
-    """Logits of the outputs that can't be learned, and the numbers of those that can.
-
-    A class without a training clip gets probability 0, an only class 1; a tag that all or no training clips carry is
-    certain.
-    """
-    if kind == "tags":
-        share = targets.mean(0)
-        learned = np.flatnonzero((share > 0) & (share < 1))
-        return np.where(share > 0, np.inf, -np.inf), learned
-    present = np.unique(targets)
-    fixed = np.full(outputs, -np.inf)
-    if len(present) == 1:
-        fixed[present] = 0.0
-        return fixed, present[:0]
-    return fixed, present
+PROTOCOLS: dict[str, Callable[[TrainingData], Iterable[Head]]] = {
+    "linear": linear,
+    "marble": grid,
+    "knn": nearest,
+    "gmm": mixtures,
+}

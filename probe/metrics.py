@@ -15,7 +15,7 @@ import mir_eval
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from sklearn import metrics as sk
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +43,7 @@ NAMES = {
     "f_measure": "beat F, 70 ms",
     "majmin": "chord majmin",
     "average_precision": "average precision, macro",
+    "d_prime": "d′ of the mean ROC-AUC",
     "r2_arousal": "R² of arousal",
     "r2_valence": "R² of valence",
 }
@@ -100,11 +101,13 @@ def measure(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]
         used = scored(truth)
         if not used.any():
             return {"roc_auc": float("nan"), "average_precision": float("nan"), "tags_scored": 0.0}
+        area = float(np.mean([sk.roc_auc_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)]))
         return {
-            "roc_auc": float(np.mean([sk.roc_auc_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])),
+            "roc_auc": area,
             "average_precision": float(
                 np.mean([sk.average_precision_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])
             ),
+            **({"d_prime": d_prime(area)} if 0 < area < 1 else {}),
             "tags_scored": float(used.sum()),
         }
     if kind == "numbers":
@@ -114,6 +117,11 @@ def measure(kind: str, truth: npt.NDArray[Any], guess: Array, classes: list[str]
             result |= {f"r2_{name}": value for name, value in zip(classes, each)}
         return result
     return {name: float(np.mean(guess[:, column])) for column, name in enumerate(FRAME_MEASURES[kind])}
+
+
+def d_prime(area: float) -> float:
+    """√2 Φ⁻¹(AUC) of the mean area under the curve: the distance of two normals in their widths, as for AudioSet."""
+    return float(np.sqrt(2) * norm.ppf(area))
 
 
 def beat_scores(reference: Sequence[float], estimate: Array) -> tuple[float, ...]:

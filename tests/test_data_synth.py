@@ -509,6 +509,6 @@ def test_free_bands_keep_exact_labels() -> None:
         late = np.abs(place * grid - np.round(place * grid)) / grid * steps.mean()
         assert np.quantile(late, 0.9) < 0.02  # s: looseness, and a tempo that isn't quite steady within a beat
     assert wandered >= 5
-    clip = plan.plan(0.05, 1)[0]
+    clip = plan.plan_clips(0.05, 1)[0]
     free, plain = make_clip(clip, 1, 1.0)[1], make_clip(clip, 1, 0.0)[1]
     assert "style" not in free and plain["style"] == clip.kind

@@ -13,7 +13,7 @@ import pytest
 
 from groundbass import cli
 from groundbass.pretrain.recipe import addresses, find
-from groundbass.probe.task import questions
+from groundbass.probe.addresses import questions
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "pretrain" / "RESULTS.md"])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import torchaudio
 from torch import Tensor
 
 from groundbass import load_encoder
+from groundbass.models import reload
+from groundbass.models.classifier_files import open_classifier
 from groundbass.models.importers import import_checkpoint, read_checkpoint
 from groundbass.models.panns import repeat_segments
 from groundbass.models.tagger_files import label_sets
@@ -191,8 +195,43 @@ def test_an_imported_folder_has_names_card_and_licence(tmp_path: Path, capsys: p
     assert "7,972,000 parameters, 16000 Hz" in capsys.readouterr().out
     encoder = load_encoder(tmp_path / "out")
     assert encoder.model.config.id2label[31] == "instrument---acousticguitar"  # type: ignore[attr-defined]
+    classifier = open_classifier(tmp_path / "out")
+    sound = 0.1 * torch.randn(1, 40_000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = read_checkpoint(tmp_path / "best_model.pth").model.class_logits(sound)  # type: ignore[operator]
+        torch.testing.assert_close(classifier(sound).logits, expected)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "class_logits" in card and "license: mit" in card and "arXiv:2006.00751" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["crnn", "mtt_student", "Cnn6"])
+def test_pipeline_runs_an_imported_folder_without_this_package(name: str, tmp_path: Path) -> None:
+    """transformers.pipeline in a process that finds torch and transformers only; scores as the original's outputs."""
+    case, weights = published(name)
+    torch.save({"model": weights}, tmp_path / "model.pth")
+    import_checkpoint(tmp_path / "model.pth", tmp_path / "out")
+    np.save(tmp_path / "sound.npy", sound_of(case)[0].numpy())
+    script = f"""
+import json, sys
+import numpy as np
+sys.path.insert(0, {str(Path(reload.__file__).parent)!r})
+from reload import Narrow, hidden_packages
+hidden = hidden_packages() - {{"numpy"}}
+sys.meta_path[:] = [Narrow(finder, hidden) for finder in sys.meta_path]
+from transformers import pipeline
+listen = pipeline("audio-classification", {str(tmp_path / "out")!r}, trust_remote_code=True)
+sound = {{"array": np.load({str(tmp_path / "sound.npy")!r}), "sampling_rate": {case["sample_rate"]}}}
+found = listen(sound, function_to_apply="sigmoid", top_k=None)
+print(json.dumps({{entry["label"]: entry["score"] for entry in found}}))
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = json.loads(done.stdout.splitlines()[-1])
+    names = open_classifier(tmp_path / "out").config.id2label
+    expected = next(case["output"][key] for key in ("tags", "clipwise_output") if key in case["output"])
+    found = torch.tensor([scores[names[i]] for i in range(16)])
+    torch.testing.assert_close(found, torch.tensor(expected["first_16"]), atol=1e-3, rtol=0)
 
 
 def test_what_isnt_a_taggers_file_is_refused_by_name(tmp_path: Path) -> None:

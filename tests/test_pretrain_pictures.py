@@ -1,12 +1,22 @@
 """Pictures that are changed alike: transposition, speed and colour do what they say, each clip by its own seed."""
 
+import math
+
+import pytest
 import torch
 from torch import Tensor
 
-from groundbass.pretrain.objectives.parts.picture_augment import PictureAugment, change
+from groundbass.models.cqt import MAX_SHIFT
+from groundbass.pretrain.objectives.labelled import Labelled
+from groundbass.pretrain.objectives.parts.cqt_shape import CqtShape
+from groundbass.pretrain.objectives.parts.label_targets import TONICS, Clips, LabelTask, meet
+from groundbass.pretrain.objectives.parts.picture_augment import Changed, PictureAugment, change
 
 HERTZ = torch.linspace(40.0, 10_900.0, 81)
 SEEDS = torch.arange(8)
+
+
+RATE, HOP = 24_000, 960
 
 
 def pictures(frames: int = 100) -> tuple[Tensor, Tensor]:
@@ -53,3 +63,40 @@ def test_colour_is_a_recording_chain() -> None:
     assert float(ratio.log().std()) > 0.2
     alike = [torch.corrcoef(torch.stack([whole.cqt[k].mean(0), cqt[k].mean(0)]))[0, 1] for k in range(8)]
     assert all(torch.isfinite(torch.stack(alike)))
+
+
+def test_beats_and_key_follow_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clicks and a tone through the objective itself: targets lie where the changed pictures are loud."""
+    times = [0.5, 1.1, 1.7, 2.3, 2.9]
+    sound = 0.05 * torch.sin(2 * math.pi * 220.0 * torch.arange(4 * RATE) / RATE)
+    for time in times:
+        sound[round(time * RATE) : round(time * RATE) + 40] += 0.9
+    network = CqtShape(hidden_size=16, num_hidden_layers=1, tonal_channels=(2, 2, 2, 2), rhythm_channels=(2, 2, 2))
+    config = Labelled(labels=("key",), network=network, pictures=PictureAugment(semitones=5, speed=0.3))
+    objective = config.build().train()
+    seen: list[tuple[Tensor, Tensor]] = []
+    model = objective.encoder
+    encode = model.encode
+
+    def listen(cqt: Tensor, mel: Tensor, inside: Tensor, shift: Tensor, **options: bool) -> object:
+        seen.append((model._crop(cqt, shift), mel))
+        return encode(cqt, mel, inside, shift, **options)
+
+    monkeypatch.setattr(model, "encode", listen)
+    _, frames, changed = objective._hear(sound.repeat(6, 1), torch.full((6,), 4 * RATE), torch.arange(6))
+    assert isinstance(changed, Changed)
+    starts = torch.zeros(6, dtype=torch.float64)
+    clips = Clips(starts, 100, RATE / HOP, frames, changed.semitones, changed.speed)
+    beats = meet(LabelTask("beats", "beats"), {"beats": {"a": times}}).targets(["a"] * 6, clips)
+    keys = meet(LabelTask("key"), {"key": {"a": "A major"}})
+    cqt, mel = seen[0]
+    for item in range(6):
+        loud = mel[item].mean(1).unflatten(0, (-1, 2)).mean(1)
+        hits = (beats[item, :, 0] == 1).nonzero().flatten().tolist()
+        assert hits and all(
+            abs(hit - (int(loud[max(0, hit - 5) : hit + 6].argmax()) + max(0, hit - 5))) <= 1 for hit in hits
+        )
+        row = int(cqt[item, hits[0] + 6].argmax())
+        tonic = keys.names[int(keys.targets(["a"] * 6, clips)[item])].split()[0]
+        semitone = round((row + MAX_SHIFT) / 2) + 21  # MIDI
+        assert TONICS[semitone % 12] == tonic

@@ -12,6 +12,7 @@ import torch
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
 from groundbass.probe import command
+from groundbass.probe.addresses import questions
 from groundbass.probe.baselines.simple import LogMelBaseline, constant
 from groundbass.probe.contract import problems
 from groundbass.probe.fit import fit
@@ -20,7 +21,6 @@ from groundbass.probe.report import result
 from groundbass.probe.report.command import report
 from groundbass.probe.report.sections import collect
 from groundbass.probe.report.tables import markdown, row, verdict
-from groundbass.probe.task import questions
 
 RATE = 8000
 QUICK = command.Settings(baselines=("random", "log_mel", "mfcc", "constant"))
@@ -368,7 +368,7 @@ def test_all_probes_what_lies_there_and_names_the_rest(corpus, tmp_path, monkeyp
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path / "data"))
     (tmp_path / "data/gtzan").mkdir()  # there, but empty: told, and no reason to leave out the others
     known = {name: questions()[name] for name in ("synth_style", "gtzan_genre", "nsynth_pitch")}
-    monkeypatch.setattr("groundbass.probe.task.questions", lambda: known)
+    monkeypatch.setattr("groundbass.probe.addresses.questions", lambda: known)
     out = tmp_path / "out"
     words = [f"{file}:Mine", "--tasks", "all", "--out", str(out), "--store", str(tmp_path), "--baselines", "constant"]
     command.main([*words, "--few-shot", "1", "2"])
@@ -401,7 +401,7 @@ def test_two_folders_of_one_name_have_two_results(tmp_path):
             rows.append(f"{number}.wav,{'xy'[number % 2]}")
         (folder / "labels.csv").write_text("\n".join(rows))
     (tmp_path / "mine.py").write_text(
-        "from groundbass.probe.baselines.simple import LogMel\nclass Mine(LogMel): pass\n"
+        "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline): pass\n"
     )
     words = [f"{tmp_path / 'mine.py'}:Mine", "--label", "kind", "--baselines", "constant"]
     words += ["--store", str(tmp_path / "store"), "--out"]

@@ -29,7 +29,7 @@ def test_multinomial_equals_scikit_learn(clips, dim, classes):
     y = np.random.default_rng(1).integers(0, classes, clips)
     space = basis(torch.from_numpy(x))
     heads = logistic(
-        space.project(torch.from_numpy(x)), torch.eye(classes).double()[y], STRENGTHS, "classes", tolerance=1e-9
+        space.project(torch.from_numpy(x)), torch.eye(classes).double()[y], STRENGTHS, "softmax", tolerance=1e-9
     )
     ours = torch.softmax(heads(space.project(torch.from_numpy(other))), -1).numpy()
     scaler = StandardScaler().fit(x.astype(np.float64))
@@ -47,7 +47,7 @@ def test_one_vs_rest_equals_scikit_learn():
     y = np.random.default_rng(1).random((120, 4)) < [0.5, 0.3, 0.1, 0.05]
     space = basis(torch.from_numpy(x))
     heads = logistic(
-        space.project(torch.from_numpy(x)), torch.from_numpy(y).double(), STRENGTHS, "tags", tolerance=1e-9
+        space.project(torch.from_numpy(x)), torch.from_numpy(y).double(), STRENGTHS, "sigmoid", tolerance=1e-9
     )
     ours = torch.sigmoid(heads(space.project(torch.from_numpy(other)))).numpy()
     scaler = StandardScaler().fit(x.astype(np.float64))

@@ -6,7 +6,10 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import r2_score, roc_auc_score
 
-from groundbass.probe import metrics
+from groundbass.data.labels.kinds.beats import beat_scores
+from groundbass.data.labels.kinds.chords import CHORDS, chord_class, chord_scores
+from groundbass.data.labels.kinds.key import KEYS, key_name
+from groundbass.data.labels.lookup import kind_of
 from groundbass.probe.report.bootstrap import Interval, draw, interval, mark
 
 
@@ -14,7 +17,7 @@ def example(kind, clips=60, seed=0):
     """truth, guess, class names of a plausible split."""
     generator = np.random.default_rng(seed)
     if kind in ("classes", "key"):
-        names = list(metrics.KEYS) if kind == "key" else list("abcd")
+        names = list(KEYS) if kind == "key" else list("abcd")
         truth = generator.integers(0, len(names), clips)
         guess = (
             generator.random((clips, len(names)))
@@ -37,24 +40,24 @@ def test_resampled_metric_equals_the_library_on_the_drawn_clips(kind):
     truth, guess, names = example(kind)
     counts, _ = draw(list(range(len(truth))), resamples=20)
     counts[0] = 1
-    assert metrics.main(kind, truth, guess, names) == pytest.approx(
-        metrics.measure(kind, truth, guess, names)[metrics.MAIN[kind]], abs=1e-12
+    assert kind_of(kind).main(truth, guess, names) == pytest.approx(
+        kind_of(kind).measure(truth, guess, names)[kind_of(kind).metric], abs=1e-12
     )
-    ours = metrics.resampled(kind, truth, guess, names, counts)
-    assert ours[0] == pytest.approx(metrics.measure(kind, truth, guess, names)[metrics.MAIN[kind]], abs=1e-12)
+    ours = kind_of(kind).resampled(truth, guess, names, counts)
+    assert ours[0] == pytest.approx(kind_of(kind).measure(truth, guess, names)[kind_of(kind).metric], abs=1e-12)
     for resample, value in zip(counts.astype(int), ours):
         rows = np.repeat(np.arange(len(truth)), resample)
         assert value == pytest.approx(
-            metrics.measure(kind, truth[rows], guess[rows], names)[metrics.MAIN[kind]], abs=1e-12
+            kind_of(kind).measure(truth[rows], guess[rows], names)[kind_of(kind).metric], abs=1e-12
         )
 
 
 def test_measures_by_hand():
-    assert metrics.measure("classes", np.array([0, 0, 1]), np.eye(2)[[0, 1, 1]], ["a", "b"]) == {
+    assert kind_of("classes").measure(np.array([0, 0, 1]), np.eye(2)[[0, 1, 1]], ["a", "b"]) == {
         "accuracy": pytest.approx(2 / 3),
         "balanced_accuracy": 0.75,
     }
-    keys = list(metrics.KEYS)
+    keys = list(KEYS)
     truth = np.array([keys.index(k) for k in ("C major", "C major", "C major", "C major", "C major")])
     answers = [
         "C major",
@@ -64,22 +67,22 @@ def test_measures_by_hand():
         "F major",
     ]  # same, fifth above, relative, parallel, fifth below
     guess = np.eye(24)[[keys.index(k) for k in answers]]
-    assert metrics.measure("key", truth, guess, keys)["key_score"] == pytest.approx((1 + 0.5 + 0.3 + 0.2 + 0) / 5)
-    found = metrics.measure("tags", *example("tags"))
+    assert kind_of("key").measure(truth, guess, keys)["key_score"] == pytest.approx((1 + 0.5 + 0.3 + 0.2 + 0) / 5)
+    found = kind_of("tags").measure(*example("tags"))
     truth, guess, _ = example("tags")
     assert found["tags_scored"] == 4  # the tag without a positive isn't counted as 0
     assert found["roc_auc"] == pytest.approx(np.mean([roc_auc_score(truth[:, k], guess[:, k]) for k in range(4)]))
     truth, guess, names = example("numbers")
-    assert metrics.measure("numbers", truth, guess, names)["r2_valence"] == pytest.approx(
+    assert kind_of("numbers").measure(truth, guess, names)["r2_valence"] == pytest.approx(
         r2_score(truth[:, 1], guess[:, 1])
     )
 
 
 def test_key_names():
-    assert metrics.key_name("c# Minor") == "Db minor"
-    assert metrics.key_name("Bb major") == "Bb major"
+    assert key_name("c# Minor") == "Db minor"
+    assert key_name("Bb major") == "Bb major"
     with pytest.raises(ValueError, match="no key"):
-        metrics.key_name("H dur")
+        key_name("H dur")
 
 
 @pytest.mark.parametrize(("groups", "per_group"), [(60, 1), (15, 6)])
@@ -94,7 +97,7 @@ def test_intervals_cover_the_truth(groups, per_group):
         right = generator.random(len(names)) < chance[names]
         guess = np.eye(2)[right.astype(int)]
         truth = np.ones(len(names), int)
-        found = interval(right.mean(), metrics.resampled("classes", truth, guess, ["a", "b"], counts), number, (0, 1))
+        found = interval(right.mean(), kind_of("classes").resampled(truth, guess, ["a", "b"], counts), number, (0, 1))
         held += found.low <= 0.7 <= found.high
     assert number == groups
     assert 0.90 <= held / runs <= 0.99
@@ -108,13 +111,13 @@ def test_clusters_widen_and_pairing_narrows():
     widths = []
     for names in (list(range(100)), artist.tolist()):
         counts, number = draw(names)
-        found = interval(right.mean(), metrics.resampled("classes", truth, guess, ["a", "b"], counts), number)
+        found = interval(right.mean(), kind_of("classes").resampled(truth, guess, ["a", "b"], counts), number)
         widths.append(found.high - found.low)
     assert widths[1] > 1.8 * widths[0]  # sqrt(5) = 2.2 in theory
     other = np.eye(2)[(right & (np.arange(100) != np.flatnonzero(right)[0])).astype(int)]  # one more mistake
     counts, number = draw(list(range(100)))
-    difference = metrics.resampled("classes", truth, guess, ["a", "b"], counts) - metrics.resampled(
-        "classes", truth, other, ["a", "b"], counts
+    difference = kind_of("classes").resampled(truth, guess, ["a", "b"], counts) - kind_of("classes").resampled(
+        truth, other, ["a", "b"], counts
     )
     paired = interval(0.01, difference, number)
     assert paired.high - paired.low < 0.05 < widths[0]
@@ -144,12 +147,12 @@ def test_beat_scores_are_mir_evals():
         beats[::2] + 0.25,
         np.sort(np.random.default_rng(0).random(40) * 30),
     ):
-        found = metrics.beat_scores(beats.tolist(), estimate)
+        found = beat_scores(beats.tolist(), estimate)
         assert found[0] == pytest.approx(mir_eval.beat.f_measure(beats, estimate))
         assert found[1:] == pytest.approx(mir_eval.beat.continuity(beats, estimate))
-    assert metrics.beat_scores(beats.tolist(), beats) == (1, 1, 1, 1, 1)
-    assert metrics.beat_scores(beats.tolist(), beats[::2])[3] == 1.0  # half the tempo is allowed by AML, not by CML
-    assert metrics.beat_scores(beats.tolist(), beats[:0]) == (0, 0, 0, 0, 0)
+    assert beat_scores(beats.tolist(), beats) == (1, 1, 1, 1, 1)
+    assert beat_scores(beats.tolist(), beats[::2])[3] == 1.0  # half the tempo is allowed by AML, not by CML
+    assert beat_scores(beats.tolist(), beats[:0]) == (0, 0, 0, 0, 0)
 
 
 def test_chord_classes_follow_the_third_and_fifth():
@@ -168,13 +171,13 @@ def test_chord_classes_follow_the_third_and_fifth():
         "C#:min",
         "B",
     ]
-    found = [metrics.chord_class(name) for name in names]
-    assert [metrics.CHORDS[n] if n >= 0 else None for n in found] == [
+    found = [chord_class(name) for name in names]
+    assert [CHORDS[n] if n >= 0 else None for n in found] == [
         "C:maj", "C:maj", "C:maj", "C:min", "C:min", None, None, None, "N", None, "Db:maj", "Db:min", "B:maj",
     ]  # fmt: skip
     for name, number in zip(names, found):  # a class always counts as right for its label, where mir_eval compares
         if number >= 0:
-            assert mir_eval.chord.majmin([name], [metrics.CHORDS[number]])[0] == 1
+            assert mir_eval.chord.majmin([name], [CHORDS[number]])[0] == 1
         else:
             assert mir_eval.chord.majmin([name], ["C:maj"])[0] == -1
 
@@ -182,16 +185,14 @@ def test_chord_classes_follow_the_third_and_fifth():
 def test_chord_scores_weigh_by_time():
     truth = [{"start": 0.0, "end": 3.0, "label": "C:maj7"}, {"start": 3.0, "end": 4.0, "label": "A:min"}]
     half = [{"start": 0.0, "end": 2.0, "label": "C:maj"}, {"start": 2.0, "end": 4.0, "label": "A:maj"}]
-    assert metrics.chord_scores(truth, truth) == (1, 1)
-    assert metrics.chord_scores(truth, half) == pytest.approx((0.5, 0.75))
-    assert metrics.chord_scores(truth, half[:1]) == pytest.approx((0.5, 0.5))  # what is missing is no chord
-    assert metrics.chord_scores(truth, [*half, {"start": 4.0, "end": 9.0, "label": "B:min"}]) == pytest.approx(
-        (0.5, 0.75)
-    )
+    assert chord_scores(truth, truth) == (1, 1)
+    assert chord_scores(truth, half) == pytest.approx((0.5, 0.75))
+    assert chord_scores(truth, half[:1]) == pytest.approx((0.5, 0.5))  # what is missing is no chord
+    assert chord_scores(truth, [*half, {"start": 4.0, "end": 9.0, "label": "B:min"}]) == pytest.approx((0.5, 0.75))
 
 
 def test_frame_kinds_are_means_over_tracks():
     scores = np.array([[0.5, 0.1, 0.2, 0.3, 0.4], [1.0, 0.3, 0.4, 0.5, 0.6]])
-    found = metrics.measure("beats", np.zeros(2), scores, ["beat"])
+    found = kind_of("beats").measure(np.zeros(2), scores, ["beat"])
     assert found == pytest.approx({"f_measure": 0.75, "cmlc": 0.2, "cmlt": 0.3, "amlc": 0.4, "amlt": 0.5})
-    assert metrics.resampled("beats", np.zeros(2), scores, ["beat"], np.array([[2.0, 0.0]])).tolist() == [0.5]
+    assert kind_of("beats").resampled(np.zeros(2), scores, ["beat"], np.array([[2.0, 0.0]])).tolist() == [0.5]

@@ -6,14 +6,15 @@ import torch
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsClassifier
 
+from groundbass.data.labels.kinds.key import KEYS
+from groundbass.data.labels.lookup import kind_of
+from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import metrics
 from groundbass.probe.baselines.simple import constant
 from groundbass.probe.curves import few_shot
-from groundbass.probe.fit import WEIGHTED, Features, answer, candidates, fit, items_of, lesson_of, loss
+from groundbass.probe.fit import candidates, fit, training_data
 from groundbass.probe.heads import marble
-from groundbass.probe.metrics import KEYS
-from groundbass.probe.splits import Fold
+from groundbass.probe.heads.head import WEIGHTED, Features, answer, items_of
 from groundbass.probe.task import Task
 
 CLIPS, DIM, LAYERS = 150, 12, 3
@@ -47,8 +48,8 @@ def features(asked, strength=1.5, seed=1):
 
 def grid(asked, x, layers=(0, 1, 2), seeds=(0,), rates=marble.RATES, epochs=30):
     fold = asked.folds[0]
-    lesson = lesson_of(asked, Features(x, np.arange(x.shape[1])), fold.train, fold.valid, list(layers), seeds)
-    return list(marble.grid(lesson, rates, epochs))
+    data = training_data(asked, Features(x, np.arange(x.shape[1])), fold.train, fold.valid, list(layers), seeds)
+    return list(marble.grid(data, rates, epochs))
 
 
 @pytest.mark.parametrize("kind", ["classes", "tags", "numbers"])
@@ -99,7 +100,7 @@ def test_marbles_head_against_torchs_own_layers_and_adam(rate, monkeypatch):
     asked = task()
     x = features(asked, strength=0.7)
     rising = iter(range(100))
-    monkeypatch.setattr("groundbass.probe.metrics.main", lambda *_: float(next(rising)))
+    monkeypatch.setattr("groundbass.data.labels.kind.Kind.main", lambda *_: float(next(rising)))
     (head,) = (h for h in grid(asked, x, (2,), (3,), (rate,), epochs=4))
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 2, rate, 3, 4), atol=2e-4)
 
@@ -115,7 +116,7 @@ def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
         seen.append(next(scores))
         return seen[-1]
 
-    monkeypatch.setattr("groundbass.probe.metrics.main", judged)
+    monkeypatch.setattr("groundbass.data.labels.kind.Kind.main", judged)
     (head,) = (h for h in grid(asked, x, (1,), (0,), (1e-3,), epochs=100))
     assert len(seen) == 3 + marble.PATIENCE
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 1, 1e-3, 0, 3), atol=2e-4)
@@ -153,13 +154,13 @@ def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protoc
     owner = np.repeat(np.arange(CLIPS), 2 if unit == "window" else 1)
     table = asked.targets if kind in ("tags", "numbers") else np.eye(len(asked.classes))[asked.targets]
     outcome = fit(asked, Features(table[None, owner].astype(np.float32), owner), None, protocol)
-    value = metrics.measure(kind, outcome.truth, outcome.guess, list(asked.classes))[asked.metric]
+    value = kind_of(kind).measure(outcome.truth, outcome.guess, list(asked.classes))[asked.metric]
     assert value > 0.3 if (protocol, kind) == ("knn", "numbers") else value == pytest.approx(1, abs=0.01)
     if protocol == "knn":
         return  # all clips are equally near: which are nearest is arbitrary
     nothing = fit(asked, Features(np.full((1, len(owner), 5), 3.0, np.float32), owner), None, protocol)
     floor = constant(asked)
-    scores = [metrics.measure(kind, o.truth, o.guess, list(asked.classes))[asked.metric] for o in (nothing, floor)]
+    scores = [kind_of(kind).measure(o.truth, o.guess, list(asked.classes))[asked.metric] for o in (nothing, floor)]
     if kind == "key":  # the constant knows the metric and may do better than the commonest key
         assert scores[0] <= scores[1] + 1e-9
     else:
@@ -180,13 +181,13 @@ def test_the_weighted_sum_learns_its_weights():
 def test_neighbours_are_scikit_learns():
     asked = task()
     x, fold = features(asked), asked.folds[0]
-    lesson = lesson_of(asked, Features(x, np.arange(CLIPS)), fold.train, fold.valid, [2])
+    data = training_data(asked, Features(x, np.arange(CLIPS)), fold.train, fold.valid, [2])
     mean, scale = x[2][fold.train].mean(0), x[2][fold.train].std(0)
-    for head in candidates("knn", lesson):
+    for head in candidates("knn", data):
         theirs = KNeighborsClassifier(int(head.setting), metric="cosine")
         theirs.fit((x[2][fold.train] - mean) / scale, asked.targets[fold.train])
         votes = theirs.predict_proba((x[2][fold.test] - mean) / scale)
-        found = answer("classes", head.respond(x, fold.test), fold.test)
+        found = answer(kind_of("classes"), head.respond(x, fold.test), fold.test)
         np.testing.assert_allclose(found, votes, atol=2e-3)
     assert head.setting == 50
     numbers = task("numbers")
@@ -197,8 +198,8 @@ def test_neighbours_are_scikit_learns():
 def test_mixtures_are_scikit_learns():
     asked = task(classes=2)
     x, fold = features(asked), asked.folds[0]
-    lesson = lesson_of(asked, Features(x, np.arange(CLIPS)), fold.train, fold.valid, [1])
-    one = next(iter(candidates("gmm", lesson)))
+    data = training_data(asked, Features(x, np.arange(CLIPS)), fold.train, fold.valid, [1])
+    one = next(iter(candidates("gmm", data)))
     train = x[1][fold.train].astype(np.float64)
     mean, scale = train.mean(0), train.std(0)
     scores = []
@@ -280,10 +281,10 @@ def test_rare_and_missing_classes_are_lived_with():
 def test_judging_is_the_main_metric():
     asked = task()
     fold = asked.folds[0]
-    lesson = lesson_of(asked, Features(features(asked), np.arange(CLIPS)), fold.train, fold.valid, [0])
+    data = training_data(asked, Features(features(asked), np.arange(CLIPS)), fold.train, fold.valid, [0])
     guess = np.eye(4)[asked.targets[fold.valid]]
-    assert lesson.judge(guess) == (
-        metrics.main("classes", asked.targets[fold.valid], guess, list("abcd")),
+    assert data.judge(guess) == (
+        kind_of("classes").main(asked.targets[fold.valid], guess, list("abcd")),
         pytest.approx(0, abs=1e-9),
     )
-    assert loss("classes", np.array([0, 0]), np.full((2, 4), 0.25)) == pytest.approx(np.log(4))
+    assert kind_of("classes").loss(np.array([0, 0]), np.full((2, 4), 0.25)) == pytest.approx(np.log(4))

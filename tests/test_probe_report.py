@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
 from groundbass.probe.fit import fit
 from groundbass.probe.report import comparison, long_table, result
 from groundbass.probe.report.command import report
 from groundbass.probe.report.sections import collect, distinct, sections_of
-from groundbass.probe.splits import Fold
 from groundbass.probe.task import Task
 
 CLIPS = 200

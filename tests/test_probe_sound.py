@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from groundbass.data.augment.degradations import PRESETS
+from groundbass.data.labels.decoding import peaks, track_beats, viterbi
+from groundbass.data.labels.kinds.chords import chord_classes, chord_spans
 from groundbass.probe.baselines.hand_crafted import (
     Chroma,
     Mfcc,
@@ -18,8 +20,6 @@ from groundbass.probe.baselines.hand_crafted import (
 )
 from groundbass.probe.contract import problems
 from groundbass.probe.curves.robustness import LEVELS, Degradation, kinds_of
-from groundbass.probe.heads.decoding import peaks, track_beats, viterbi
-from groundbass.probe.heads.frames import chord_classes, chord_spans
 
 RATE = 22_050
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..audio.files import find_audio
 from ..audio.read import LOUDEST, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
+from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
 from ..track import Manifest, Track
 
@@ -208,6 +209,7 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
                 f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, each file's place "
                 "relative to the folder."
             )
+<<<<<<< HEAD
     for number, row in enumerate(rows, 2):
         if None in row:
             raise ValueError(
@@ -215,15 +217,24 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
             )
         if not is_text("".join(str(cell) for cell in row.values())):
             raise ValueError(f"{file} holds half a character in row {number}: save it as UTF-8.")
+=======
+        rows = list(reader)
+    if any(None in row for row in rows):
+        raise ValueError(f"{file} has a row with more cells than columns: put quotes around cells that hold commas")
+    if rows and is_spans(columns):
+        rows = gathered(rows, file)
+        columns = list(rows[0])
+>>>>>>> main
     paths = [Path(row["path"]).as_posix() for row in rows]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise ValueError(f"{file} names {twice[0]} more than once: keep one row per file")
     typed: dict[str, list[Any]] = {}
     for name in columns:
-        cells = [row[name] or None for row in rows]
+        cells = [None if row[name] == "" else row[name] for row in rows]
         if name and name != "path":
-            typed[name] = cells if name in ("split", "artist") else _typed(cells)
+            asis = name in ("split", "artist") or any(isinstance(cell, list) for cell in cells)
+            typed[name] = cells if asis else _typed(cells)
     return {path: {name: values[i] for name, values in typed.items()} for i, path in enumerate(paths)}
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..audio import read as audio
 from ..track import Manifest, Track
 from .labels import music_labels
-from .plan import PARTS, SECONDS, SPLITS, Clip, plan_clips, rng_of
+from .plan import PARTS, SECONDS, SHARES, SPLITS, Clip, plan_clips, rng_of
 from .render import Room, draw_room, render_score
 from .score import Band, ScoreWriter, draw_band
 from .soundfont import SAMPLE_RATE, Sampler, Waveform, soundfont_path
@@ -123,6 +123,8 @@ def synth(
     workers: int | None = None,
     clip_seconds: float = SECONDS["music"],
     variety: float = 0.0,
+    music: float = SHARES["music"],
+    train: float = SPLITS["train"],
 ) -> None:
     """Render the embedded corpus: music in twelve styles, single notes and playing techniques, with exact labels.
 
@@ -137,11 +139,15 @@ def synth(
         clip_seconds: Length of a music clip.
         variety: Share of the bands that keep to no style: wider tempo, harmony, rhythm, orchestration, tuning, room,
             a tempo that wanders. For learning from labels that shall hold on recordings; their clips have no `style`.
+        music: Share of the hours that is music.
+        train: Share of the clips that is for training.
     """
-    _check(hours, seed, workers, clip_seconds, variety)
+    _check(hours, seed, workers, clip_seconds, {"variety": variety, "music": music, "train": train})
     out = Path(os.path.abspath(out))
     recipe = {"version": VERSION, "hours": hours, "seed": seed, "clip_seconds": clip_seconds}
-    recipe |= {"variety": variety} if variety else {}
+    usual = {"variety": 0.0, "music": SHARES["music"], "train": SPLITS["train"]}
+    asked = {"variety": variety, "music": music, "train": train}
+    recipe |= {name: value for name, value in asked.items() if value != usual[name]}
     if _is_made(out, recipe):
         print(f"{out} already holds this corpus ({hours} h, seed {seed}): left as it is.", file=sys.stderr)
         return
@@ -150,7 +156,7 @@ def synth(
     if partial.exists():  # a run that was stopped
         shutil.rmtree(partial)
     (partial / "audio").mkdir(parents=True)
-    clips = plan_clips(hours, seed, clip_seconds)
+    clips = plan_clips(hours, seed, clip_seconds, music, train)
     processes = workers or (1 if len(clips) < 100 else os.cpu_count() or 1)
     jobs = [Job(clip, seed, str(partial), variety) for clip in clips]
     tracks: list[Track] = []
@@ -164,7 +170,7 @@ def synth(
     print(summary(tracks, out), file=sys.stderr)
 
 
-def _check(hours: float, seed: int, workers: int | None, clip_seconds: float, variety: float) -> None:
+def _check(hours: float, seed: int, workers: int | None, clip_seconds: float, shares: dict[str, float]) -> None:
     if not 0.005 <= hours <= 10_000.0:
         raise ValueError(f"A corpus of {hours} hours can't be made; ask for 0.005 to 10000 hours.")
     if seed < 0:
@@ -173,8 +179,9 @@ def _check(hours: float, seed: int, workers: int | None, clip_seconds: float, va
         raise ValueError(f"At least one worker is needed, not {workers}; leave it out to use all cores.")
     if not 4.0 <= clip_seconds <= 120.0:
         raise ValueError(f"Music clips of {clip_seconds} s can't carry a key; ask for 4 to 120 seconds.")
-    if not 0.0 <= variety <= 1.0:
-        raise ValueError(f"The variety is a share of the bands, not {variety}; ask for 0 to 1.")
+    for name, share in shares.items():
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} is a share, not {share}; ask for 0 to 1.")
 
 
 def _is_made(out: Path, recipe: dict[str, Any]) -> bool:

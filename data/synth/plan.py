@@ -45,12 +45,16 @@ def rng_of(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 
-def counts(hours: float, clip_seconds: float) -> dict[str, dict[str, int]]:
-    """Clips by part and split."""
+def counts(
+    hours: float, clip_seconds: float, music: float = SHARES["music"], train: float = SPLITS["train"]
+) -> dict[str, dict[str, int]]:
+    """Clips by part and split; `music` and `train` change their shares, the others keep their proportions."""
     found = {}
+    rest = (1.0 - train) / (1.0 - SPLITS["train"])
     for part, share in SHARES.items():
+        share = music if part == "music" else share * ((1.0 - music) / (1.0 - SHARES["music"]))
         total = round(hours * 3600.0 * share / (clip_seconds if part == "music" else SECONDS[part]))
-        test, valid = round(total * SPLITS["test"]), round(total * SPLITS["valid"])
+        test, valid = round(total * (SPLITS["test"] * rest)), round(total * (SPLITS["valid"] * rest))
         found[part] = {"train": total - test - valid, "valid": valid, "test": test}
     return found
 
@@ -61,10 +65,16 @@ def _rounds(rng: np.random.Generator, size: int) -> Iterator[int]:
         yield from (int(k) for k in rng.permutation(size))
 
 
-def plan_clips(hours: float, seed: int, clip_seconds: float = SECONDS["music"]) -> list[Clip]:
-    """All clips of a corpus in order."""
+def plan_clips(
+    hours: float,
+    seed: int,
+    clip_seconds: float = SECONDS["music"],
+    music: float = SHARES["music"],
+    train: float = SPLITS["train"],
+) -> list[Clip]:
+    """All clips of a corpus in order; see `counts` for the shares."""
     clips: list[Clip] = []
-    for part, splits in counts(hours, clip_seconds).items():
+    for part, splits in counts(hours, clip_seconds, music, train).items():
         index = 0
         for split, count in splits.items():
             make = {"music": _music, "note": _notes, "technique": _techniques}[part]

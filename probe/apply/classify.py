@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ...data.audio import read as audio
+from ...data.labels import decoding
 from ...models.classifier import PROBLEMS, cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
-from ..heads import decoding
 
 Unit = Literal["track", "window", "frame"]
 Aggregate = Literal["mean", "max", "median", "vote"]

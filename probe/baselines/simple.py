@@ -13,7 +13,6 @@ from ...data.audio import read as audio
 from ...data.track import Manifest
 from ...models.encoder import Encoder, calibrate_batch_norm, random_copy
 from ...models.frontends import mel_filterbank
-from .. import metrics
 from ..fit import Choice, Outcome
 from ..task import Task
 
@@ -30,12 +29,7 @@ def constant(task: Task) -> Outcome:
     guesses, choices = [], []
     for fold in task.folds:
         targets = task.targets[fold.train]
-        if task.kind in ("classes", "key"):
-            counts = np.bincount(targets, minlength=len(task.classes)).astype(np.float64)
-            gain = counts @ metrics.key_scores(list(task.classes)) if task.kind == "key" else counts
-            answer = np.eye(len(task.classes))[int(gain.argmax())]
-        else:
-            answer = targets.astype(np.float64).mean(0)
+        answer = task.label_kind.constant(targets, task.classes)
         guesses.append(np.tile(answer, (len(fold.test), 1)))
         choices.append(Choice(-1, float("nan"), float("nan")))
     rows = np.concatenate([fold.test for fold in task.folds])

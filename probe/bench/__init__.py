@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ...data.audio import read as audio
 from ...data.collections.scan import scan_folder
+from ...data.labels.splits import Fold
 from ...data.track import Manifest, Track
-from .. import metrics
-from ..fit import WEIGHTED, Features, answer, fit, lesson_of
+from ..fit import fit, training_data
 from ..heads import marble
+from ..heads.head import WEIGHTED, Features, answer
 from ..listen.features import FeatureStore, forget
-from ..splits import Fold
 from ..task import Task
 
 CLIPS, LAYERS, DIM, CLASSES = 930, 13, 768, 10  # GTZAN's fault-filtered clips, a base encoder's hidden states
@@ -89,11 +89,10 @@ def _marble_rows(task: Task, features: npt.NDArray[np.float32]) -> list[Row]:
     """The grid of 84 heads (13 layers and their sum × 6 learning rates) against a process per head."""
     fold = task.folds[0]
     owner = np.arange(CLIPS)
-    lesson = lesson_of(task, Features(features, owner), fold.train, fold.valid, list(range(LAYERS)))
+    data = training_data(task, Features(features, owner), fold.train, fold.valid, list(range(LAYERS)))
     started = time.perf_counter()
-    heads = {(head.layer, head.setting): head for head in marble.grid(lesson)}
+    heads = {(head.layer, head.setting): head for head in marble.grid(data)}
     seconds = time.perf_counter() - started
-    names = list(task.classes)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         np.save(folder / "features.npy", features)
@@ -104,8 +103,8 @@ def _marble_rows(task: Task, features: npt.NDArray[np.float32]) -> list[Row]:
         each = (time.perf_counter() - started) / len(TIMED_HEADS)
     differences = []
     for (layer, rate), score in zip(TIMED_HEADS, alone):
-        guess = answer(task.kind, heads[layer, rate].respond(features, fold.valid), fold.valid)
-        differences.append(abs(metrics.main(task.kind, task.targets[fold.valid], guess, names) - score))
+        guess = answer(task.label_kind, heads[layer, rate].respond(features, fold.valid), fold.valid)
+        differences.append(abs(task.main(task.targets[fold.valid], guess) - score))
     reference = f"one process per head: {each:.1f} s each, timed on {len(TIMED_HEADS)} and scaled to {len(heads)}"
     return [
         Row(

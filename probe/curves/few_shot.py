@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .. import metrics
-from ..fit import Features, Rows, answer, choose, items_of, lesson_of, linear
+from ..fit import choose, linear, training_data
 from ..heads.frames import fit_fold
+from ..heads.head import Features, Rows, answer, items_of
 from ..listen.features import Frames
 from ..task import Task
 
@@ -57,16 +57,16 @@ def _score(task: Task, features: Features | Frames, train: Rows, layers: Sequenc
     if isinstance(features, Frames):
         guess = fit_fold(task, features, fold)[0].scores(task, features, fold.test)
     else:
-        heads, _, _ = choose(task, fold, features, linear(lesson_of(task, features, train, fold.valid, layers)))
+        heads, _, _ = choose(task, fold, features, linear(training_data(task, features, train, fold.valid, layers)))
         items = items_of(features.owner, fold.test)
-        guess = answer(task.kind, heads[0].respond(features.array, items), features.owner[items])
-    return metrics.measure(task.kind, task.targets[fold.test], guess, list(task.classes))[task.metric]
+        guess = answer(task.label_kind, heads[0].respond(features.array, items), features.owner[items])
+    return task.measure(task.targets[fold.test], guess)[task.metric]
 
 
 def subset(task: Task, train: Rows, shots: int, draw: int) -> Rows:
     """`shots` training tracks per class, output or in all (see `curve`), in a seeded order; sorted."""
     order = np.random.default_rng(draw).permutation(train)
-    if task.kind in ("classes", "key"):
+    if task.label_kind.one_of:
         names = task.targets[order]
         return np.sort(np.concatenate([order[names == name][:shots] for name in np.unique(names)]))
     return np.sort(order[: shots if task.unit == "frame" else max(2, shots * len(task.classes))])

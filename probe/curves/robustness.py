@@ -19,8 +19,8 @@ import torch
 
 from ...data.augment.degradations import PRESETS, DegradationChain, chain_of
 from ...models.encoder import Encoder
-from .. import metrics
-from ..fit import Features, Floats, Outcome, answer, items_of
+from ..fit import Outcome
+from ..heads.head import Features, Floats, answer, items_of
 from ..listen.features import FeatureStore
 from ..task import Task
 
@@ -117,8 +117,8 @@ def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
 def changes_truth(task: Task, kind: str) -> str | None:
     """What a kind changes of the answers themselves, so that a score would say nothing; None: nothing."""
     chain = LEVELS[kind].chain(LEVELS[kind].levels[0])
-    timed = task.unit == "frame" or task.kind == "beats" or "tempo" in task.name
-    pitched = task.kind in ("key", "chords") or "pitch" in task.name
+    timed = task.unit == "frame" or task.label_kind.over_time or "tempo" in task.name
+    pitched = task.label_kind.pitched or "pitch" in task.name
     if chain.moves and timed:
         return "times"
     return "pitches" if chain.shifts and pitched else None
@@ -128,7 +128,7 @@ def curves(
     task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, kinds: tuple[str, ...], pooling: Any
 ) -> dict[str, Any]:
     """The main metric at every level of every kind: {kind: {"unit", "levels", "values"}}, "clean" being the first."""
-    clean = metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes))[task.metric]
+    clean = task.measure(trained.truth, trained.guess)[task.metric]
     found: dict[str, Any] = {"clean": clean, "kinds": {}, "left_out": []}
     for kind in kinds:
         if moved := changes_truth(task, kind):
@@ -162,12 +162,12 @@ def _score(
             start += len(fold.test)
             guesses.append(_answer(task, given, here, heads[0].respond))
     guess = np.concatenate(guesses)
-    return metrics.measure(task.kind, task.targets[tests], guess, list(task.classes))[task.metric]
+    return task.measure(task.targets[tests], guess)[task.metric]
 
 
 def _answer(task: Task, given: Features, rows: npt.NDArray[np.int64], respond: Any) -> npt.NDArray[np.float64]:
     items = items_of(given.owner, rows)
-    return answer(task.kind, respond(given.array, items), given.owner[items])
+    return answer(task.label_kind, respond(given.array, items), given.owner[items])
 
 
 def features_of(

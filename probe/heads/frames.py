@@ -1,54 +1,72 @@
-"""Frame tasks: a logistic head on single frames, decoded into beats or chords, scored track by track.
+"""Frame tasks: a logistic head on single frames, decoded into a label over time, scored track by track.
 
-Layer and strength are chosen by the validation score under the plainest decoder (peaks; the likeliest chord of each
-frame), the decoder by the validation score on that layer. The test tracks are decoded once.
+Layer and strength are chosen by the validation score under the quickest decoders of the label's kind (peaks; the
+likeliest chord of each frame), the decoder by the validation score on that layer. The test tracks are decoded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .. import metrics
+from ...data.labels.kind import OverTime, Settings
+from ...data.labels.splits import Fold
 from ..fit import Choice, Outcome
 from ..listen.features import Frames
-from ..splits import Fold
 from ..task import Task
-from . import decoding
-from .linear import Basis, One, basis, logistic
+from .forms import Solved, form_of
+from .kept import LinearMap
+from .linear import Basis, basis
 
 Array = npt.NDArray[np.float64]
-Decoder = Callable[[Array, Array], "Array | npt.NDArray[np.int64]"]
+Rows = npt.NDArray[np.int64]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-TIGHTNESS = (30.0, 100.0, 300.0)
-SWITCHES = (0.0, 1.0, 3.0, 6.0, 12.0, 24.0)  # nats that a change of chord costs
 TRAINING_FRAMES = 60_000
-SLOWEST = {"beats": 10.0, "chords": 2.0}  # frames per second; one of 100 ms can't hit ±70 ms reliably
 
 
 @dataclass(frozen=True)
 class FrameHead:
-    """A trained head with its decoder. layer: which it reads; decoder: its name, for the reader."""
+    """A trained head with its decoder. layer: which it reads; decoder: its settings, as its kind has them, and
+    said: in words.
+    """
 
     layer: int
     setting: float
     space: Basis
-    head: One
-    outputs: npt.NDArray[np.int64]
-    decoder: str
-    decode: Decoder
+    solved: Solved
+    decoder: Settings
+    said: str = ""
 
-    def scores(self, task: Task, frames: Frames, rows: Sequence[int] | npt.NDArray[np.int64]) -> Array:
-        """[rows, measures] of `metrics.FRAME_MEASURES`; `frames` must hold the layer."""
+    @property
+    def map(self) -> LinearMap:
+        """The head as a plain map of frames."""
+        return LinearMap(self.space, self.solved)
+
+    def activity(self, task: Task, frames: Frames, row: int) -> Array:
+        """[frames, names] of a track: what its decoder reads; `frames` must hold the layer."""
+        first, end = frames.spans[row]
         place = frames.layers.index(self.layer)
-        activity = _activity(task, frames, place, rows, self.space, self.head, self.outputs)
-        return _scores(task, frames, rows, activity, self.decode)
+        found = self.solved(self.space.project(torch.from_numpy(frames.array[place, first:end].copy())))
+        return form_of(task.label_kind).activity(found)
+
+    def activities(self, task: Task, frames: Frames, rows: Sequence[int] | Rows) -> dict[int, Array]:
+        """`activity` of every row."""
+        return {int(row): self.activity(task, frames, int(row)) for row in rows}
+
+    def scores(self, task: Task, frames: Frames, rows: Sequence[int] | Rows) -> Array:
+        """[rows, measures] of the kind; `frames` must hold the layer."""
+        return _scores(task, frames, self.activities(task, frames, rows), self.decoder)
+
+
+def over_time(task: Task) -> OverTime:
+    """Its kind. Raises ValueError for a kind that isn't about moments."""
+    if not isinstance(task.label_kind, OverTime):
+        raise ValueError(f"{task.name} asks about frames, and labels of the kind {task.kind} say nothing about them.")
+    return task.label_kind
 
 
 def fit_frames(task: Task, frames: Frames, all_layers: int) -> Outcome:
@@ -67,87 +85,42 @@ def fit_frames(task: Task, frames: Frames, all_layers: int) -> Outcome:
 
 def fit_fold(task: Task, frames: Frames, fold: Fold) -> tuple[FrameHead, Choice, dict[int, float]]:
     """The head that validation chose, the choice, each layer's best validation score; no test track is looked at."""
+    kind, labels = over_time(task), [task.labels[int(row)] for row in fold.train]
     x, y = _training(task, frames, fold.train)
-    outputs = np.unique(y) if task.kind == "chords" else np.array([0])
-    table = (y[:, None] == outputs).astype(np.float64) if task.kind == "chords" else y[:, None].astype(np.float64)
-    usual = _usual(task, fold.train)
-    plain = decoders(task.kind, usual, plain=True)
+    quick = kind.decoders(labels, quick=True)
     best: tuple[float, FrameHead] | None = None
     curve: dict[int, float] = {}
     for place, layer in enumerate(frames.layers):
         found = torch.from_numpy(frames.array[place][x])
         space = basis(found)
-        form = "classes" if task.kind == "chords" else "tags"
-        trained = logistic(space.project(found), torch.from_numpy(table), STRENGTHS, form)  # type: ignore[arg-type]
-        for number, strength in enumerate(STRENGTHS):
-            one = trained.of(number)
-            activity = _activity(task, frames, place, fold.valid, space, one, outputs)
-            for name, decode in plain.items():
-                valid = float(_scores(task, frames, fold.valid, activity, decode)[:, 0].mean())
+        for solved in form_of(kind).solve(space.project(found), y, len(task.classes), STRENGTHS):
+            head = FrameHead(layer, solved.strength, space, solved, quick[0])
+            activity = head.activities(task, frames, fold.valid)
+            for decoder in quick:
+                valid = float(_scores(task, frames, activity, decoder)[:, 0].mean())
                 curve[layer] = max(curve.get(layer, -np.inf), valid)
                 if best is None or valid > best[0]:
-                    best = valid, FrameHead(layer, strength, space, one, outputs, name, decode)
+                    best = valid, replace(head, decoder=decoder, said=kind.said(decoder))
     assert best is not None
     valid, head = best
-    activity = _activity(task, frames, frames.layers.index(head.layer), fold.valid, head.space, head.head, outputs)
-    for name, decode in decoders(task.kind, usual, plain=False).items():
-        score = float(_scores(task, frames, fold.valid, activity, decode)[:, 0].mean())
+    activity = head.activities(task, frames, fold.valid)
+    for decoder in kind.decoders(labels, quick=False):
+        score = float(_scores(task, frames, activity, decoder)[:, 0].mean())
         if score > valid:
-            valid = score
-            head = FrameHead(head.layer, head.setting, head.space, head.head, outputs, name, decode)
+            valid, head = score, replace(head, decoder=decoder, said=kind.said(decoder))
     return head, Choice(head.layer, head.setting, valid), curve
 
 
-def decoders(kind: str, usual: float, plain: bool) -> dict[str, Decoder]:
-    """The decoders that validation chooses from, by name: the quick ones, or those tried on the chosen head only."""
-    if kind == "chords":
-        switches = SWITCHES[:1] if plain else SWITCHES[1:]
-        return {f"Viterbi, switch {cost:g}": partial(_path, switch=cost) for cost in switches}
-    if plain:
-        return {f"peaks above {level:g}": partial(_peaks, threshold=level, usual=usual) for level in THRESHOLDS}
-    return {
-        f"tracker, tightness {value:g}": partial(decoding.track_beats, usual=usual, tightness=value)
-        for value in TIGHTNESS
-    }
-
-
-def _path(scores: Array, times: Array, switch: float) -> npt.NDArray[np.int64]:
-    return decoding.viterbi(scores, switch)
-
-
-def _peaks(probability: Array, times: Array, threshold: float, usual: float) -> Array:
-    return decoding.peaks(probability, times, threshold, apart=min(1.0, 0.4 * usual))
-
-
-def _usual(task: Task, rows: npt.NDArray[np.int64]) -> float:
-    """The median distance of beats of the training tracks, in s."""
-    if task.kind != "beats":
-        return 0.5
-    steps = [np.diff(task.labels[int(row)]) for row in rows if len(task.labels[int(row)]) > 1]
-    return float(np.median(np.concatenate(steps))) if steps else 0.5
-
-
-def _training(
-    task: Task, frames: Frames, rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Frame numbers and targets: 0/1 for beats, where a frame is a beat when its middle lies within half a frame or
-    30 ms of one; chord numbers, frames without a major or minor chord left out.
-    """
+def _training(task: Task, frames: Frames, rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """Frame numbers and targets as the kind has them; frames that no head can answer are left out."""
+    kind = over_time(task)
     numbers, targets = [], []
     for row in rows:
         first, end = frames.spans[int(row)]
-        times, label = frames.times[first:end], task.labels[int(row)]
-        if task.kind == "chords":
-            found = chord_classes(label, times)
-            kept = np.flatnonzero(found >= 0)
-            numbers.append(first + kept)
-            targets.append(found[kept])
-            continue
-        beats = np.asarray(label, dtype=np.float64)
-        reach = max(0.03, float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.03)
-        near = np.abs(times[:, None] - beats[None]).min(1) <= reach if len(beats) else np.zeros(len(times), bool)
-        numbers.append(np.arange(first, end))
-        targets.append(near.astype(np.int64))
+        found = kind.frames(task.labels[int(row)], frames.times[first:end], task.classes)
+        kept = np.flatnonzero(found >= 0 if found.ndim == 1 else (found >= 0).all(1))
+        numbers.append(first + kept)
+        targets.append(found[kept])
     x, y = np.concatenate(numbers), np.concatenate(targets)
     if len(x) > TRAINING_FRAMES:
         chosen = np.sort(np.random.default_rng(0).permutation(len(x))[:TRAINING_FRAMES])
@@ -155,96 +128,25 @@ def _training(
     return x, y
 
 
-def chord_classes(label: Sequence[dict[str, float | str]], times: Array) -> npt.NDArray[np.int64]:
-    """[frames] number in `metrics.CHORDS` of the chord at each time; -1 where it is neither major, minor nor none."""
-    result = np.full(len(times), -1, dtype=np.int64)
-    for span in label:
-        here = (times >= float(span["start"])) & (times < float(span["end"]))
-        result[here] = metrics.chord_class(str(span["label"]))
-    return result
-
-
-def _activity(
-    task: Task,
-    frames: Frames,
-    place: int,
-    rows: Sequence[int] | npt.NDArray[np.int64],
-    space: Basis,
-    head: One,
-    outputs: npt.NDArray[np.int64],
-) -> dict[int, Array]:
-    """What the decoder reads, per row: beat probabilities [frames], or log probabilities of all chords [frames, 25]."""
-    found = {}
-    for row in rows:
-        first, end = frames.spans[int(row)]
-        logits = head(space.project(torch.from_numpy(frames.array[place, first:end].copy())))
-        if task.kind == "chords":
-            full = np.full((end - first, len(metrics.CHORDS)), -1e3)
-            full[:, outputs] = torch.log_softmax(logits, -1).numpy()
-            found[int(row)] = full
-        else:
-            found[int(row)] = torch.sigmoid(logits)[:, 0].numpy()
-    return found
-
-
-def _scores(
-    task: Task,
-    frames: Frames,
-    rows: Sequence[int] | npt.NDArray[np.int64],
-    activity: dict[int, Array],
-    decode: Decoder,
-) -> Array:
-    """[rows, measures]."""
-    result: list[tuple[float, ...]] = []
-    for row in rows:
-        first, end = frames.spans[int(row)]
-        times = frames.times[first:end]
-        estimate = decode(activity[int(row)], times)
-        if task.kind == "chords":
-            spans = chord_spans(np.asarray(estimate), times)
-            result.append(metrics.chord_scores(task.labels[int(row)], spans))
-        else:
-            result.append(metrics.beat_scores(task.labels[int(row)], np.asarray(estimate, dtype=np.float64)))
+def _scores(task: Task, frames: Frames, activity: dict[int, Array], decoder: Settings) -> Array:
+    """[rows, measures], in the order of `activity`."""
+    kind = over_time(task)
+    result = []
+    for row, curve in activity.items():
+        first, end = frames.spans[row]
+        answer = kind.decode(curve, frames.times[first:end], task.classes, decoder)
+        result.append(kind.score(task.labels[row], answer))
     return np.array(result)
 
 
-def chord_spans(path: npt.NDArray[np.int64], times: Array) -> list[dict[str, float | str]]:
-    """A chord per frame as spans; a frame reaches halfway to its neighbours, the first from 0 s."""
-    edges = np.concatenate(
-        [[0.0], (times[1:] + times[:-1]) / 2, [2 * times[-1] - (times[-2] if len(times) > 1 else 0.0)]]
-    )
-    starts = np.flatnonzero(np.diff(path, prepend=-1))
-    ends = [*starts[1:], len(path)]
-    return [
-        {"start": float(edges[a]), "end": float(edges[b]), "label": metrics.CHORDS[path[a]]}
-        for a, b in zip(starts, ends)
-    ]
-
-
 def constant_frames(task: Task) -> Outcome:
-    """A metronome from 0 s on at the median beat distance of the training tracks; for chords the commonest one."""
-    values: list[tuple[float, ...]] = []
-    choices = []
+    """The kind's best answer that doesn't listen, learned from each fold's training tracks."""
+    kind = over_time(task)
+    values, choices = [], []
     for fold in task.folds:
-        answer = _commonest(task, fold.train) if task.kind == "chords" else ""
-        period = _usual(task, fold.train)
+        labels = [task.labels[int(row)] for row in fold.train]
         for row in fold.test:
-            seconds = task.manifest[int(row)].seconds
-            if task.kind == "chords":
-                whole: list[dict[str, float | str]] = [{"start": 0.0, "end": seconds, "label": answer}]
-                values.append(metrics.chord_scores(task.labels[int(row)], whole))
-            else:
-                values.append(metrics.beat_scores(task.labels[int(row)], np.arange(0.0, seconds, period)))
+            values.append(kind.score(task.labels[int(row)], kind.deaf(labels, task.manifest[int(row)].seconds)))
         choices.append(Choice(-1, float("nan"), float("nan")))
     rows = np.concatenate([fold.test for fold in task.folds])
     return Outcome(rows, task.targets[rows], np.array(values), tuple(choices), ())
-
-
-def _commonest(task: Task, rows: npt.NDArray[np.int64]) -> str:
-    seconds = np.zeros(len(metrics.CHORDS))
-    for row in rows:
-        for span in task.labels[int(row)]:
-            number = metrics.chord_class(str(span["label"]))
-            if number >= 0:
-                seconds[number] += float(span["end"]) - float(span["start"])
-    return str(metrics.CHORDS[int(seconds.argmax())])

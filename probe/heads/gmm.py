@@ -10,24 +10,24 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from ..fit import Array, Floats, Head, Lesson, Rows
+from .head import Array, Floats, Head, Rows, TrainingData
 from .linear import standardisation
 
 COMPONENTS = (1, 2, 3, 5)
 RIDGE = 1e-2  # added to variances of standardised features
 
 
-def mixtures(lesson: Lesson) -> Iterator[Head]:
+def mixtures(data: TrainingData) -> Iterator[Head]:
     """Heads of every layer and number of components; diagonal covariances on standardised features, seed 0.
 
     Raises ValueError for anything but classes.
     """
-    if lesson.kind not in ("classes", "key"):
-        raise ValueError(f"The gmm protocol tells classes apart; it has nothing to say about {lesson.kind}.")
-    targets = lesson.targets[lesson.train]
+    if not data.kind.one_of:
+        raise ValueError(f"The gmm protocol tells classes apart; it has nothing to say about {data.kind.name}.")
+    targets = data.targets[data.train]
     names = np.unique(targets)
-    for layer in lesson.layers:
-        train = lesson.array[layer][lesson.train]
+    for layer in data.layers:
+        train = data.array[layer][data.train]
         mean, scale = (part.numpy() for part in standardisation(torch.from_numpy(train)))
         for number in COMPONENTS:
             models = []
@@ -51,7 +51,7 @@ def mixtures(lesson: Lesson) -> Iterator[Head]:
                 prior: Array = prior,
             ) -> Array:
                 features = (array[layer][items] - mean) / scale
-                logits = np.full((len(items), lesson.outputs), -np.inf)
+                logits = np.full((len(items), data.outputs), -np.inf)
                 logits[:, names] = np.stack([model.score_samples(features) for model in models], 1) + prior
                 return logits
 

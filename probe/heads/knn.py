@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from ..fit import Array, Floats, Head, Lesson, Rows
+from .forms import form_of
+from .head import Array, Floats, Head, Rows, TrainingData
 from .linear import standardisation
 
 NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 PRIOR = 1e-3  # weight of the training shares: an answer that no neighbour gives stays possible
 
 
-def nearest(lesson: Lesson) -> Iterator[Head]:
+def nearest(data: TrainingData) -> Iterator[Head]:
     """Heads of every layer and number of neighbours; features are standardised on the training clips first."""
-    counts = [number for number in NEIGHBOURS if number <= len(lesson.train)]
-    for layer in lesson.layers:
-        index = _Index(lesson, layer, max(counts))
+    counts = [number for number in NEIGHBOURS if number <= len(data.train)]
+    for layer in data.layers:
+        index = _Index(data, layer, max(counts))
         for number in counts:
 
             def respond(array: Floats, items: Rows, number: int = number, index: _Index = index) -> Array:
@@ -31,11 +32,11 @@ def nearest(lesson: Lesson) -> Iterator[Head]:
 class _Index:
     """The training clips of one layer, and what they answer."""
 
-    def __init__(self, lesson: Lesson, layer: int, most: int) -> None:
-        targets = lesson.targets[lesson.train]
-        self.kind, self.layer = lesson.kind, layer
-        self.table = np.eye(lesson.outputs)[targets] if self.kind in ("classes", "key") else targets.astype(np.float64)
-        train = lesson.array[layer][lesson.train]
+    def __init__(self, data: TrainingData, layer: int, most: int) -> None:
+        targets = data.targets[data.train]
+        self.form, self.layer = form_of(data.kind), layer
+        self.table = self.form.table(targets, data.outputs)
+        train = data.array[layer][data.train]
         self.mean, self.scale = (part.float().numpy() for part in standardisation(torch.from_numpy(train)))
         # on the unit sphere the nearest by Euclid are the nearest by angle, and scikit-learn needs no large table
         self.search = NearestNeighbors(n_neighbors=most, algorithm="brute").fit(self._directions(train))
@@ -57,9 +58,4 @@ class _Index:
 
     def answers(self, chosen: Rows) -> Array:
         """[items, neighbours] -> log shares of the votes, their logits for tags, or mean numbers."""
-        votes = self.table[chosen].mean(1)
-        if self.kind == "numbers":
-            return np.asarray(votes)
-        votes = (1 - PRIOR) * votes + PRIOR * self.table.mean(0)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(votes) - (np.log1p(-votes) if self.kind == "tags" else 0.0))
+        return self.form.votes(self.table[chosen].mean(1), self.table, PRIOR)

@@ -93,13 +93,13 @@ class Heads:
         """coordinates: [clips, rank] -> logits or values [strengths, clips, outputs]."""
         return torch.einsum("nr,srk->snk", coordinates, self.weight) + self.bias[:, None]
 
-    def of(self, strength: int) -> One:
+    def of(self, strength: int) -> LinearHead:
         """The head of one strength, by its number."""
-        return One(self.weight[strength].clone(), self.bias[strength].clone())
+        return LinearHead(self.weight[strength].clone(), self.bias[strength].clone())
 
 
 @dataclass(frozen=True)
-class One:
+class LinearHead:
     """One head. weight: [rank, outputs]; bias: [outputs]."""
 
     weight: Tensor
@@ -129,14 +129,14 @@ def logistic(
     coordinates: Tensor,
     targets: Tensor,
     strengths: tuple[float, ...],
-    kind: Literal["classes", "tags"],
+    link: Literal["softmax", "sigmoid"],
     tolerance: float = 1e-5,
     iterations: int = 1000,
 ) -> Heads:
     """Minimise mean cross-entropy + strength / 2 * |weight|^2 for all strengths at once, the bias free.
 
     coordinates: [clips, rank] of `Basis.project` on the same clips; targets: [clips, outputs] of 0 and 1, one 1 per row
-    for "classes" (softmax), any number for "tags" (one sigmoid per output; the cross-entropies are summed over outputs,
+    for "softmax", any number for "sigmoid" (each output by itself; the cross-entropies are summed over outputs,
     which makes each output its own problem). scikit-learn's C is 1 / (strength * clips). Every output needs a positive.
     """
     (clips, outputs), rank = targets.shape, coordinates.shape[1]
@@ -161,7 +161,7 @@ def logistic(
         for part, wanted in chunks:
             part, wanted = part.double(), wanted.double()
             logits = (part @ flat).view(len(part), -1, outputs) + bias
-            if kind == "classes":
+            if link == "softmax":
                 log_normaliser = torch.logsumexp(logits, -1)
                 loss += (log_normaliser - torch.einsum("nsk,nk->ns", logits, wanted)).sum(0)
                 residual = (logits - log_normaliser[..., None]).exp() - wanted[:, None]
@@ -177,7 +177,7 @@ def logistic(
         return loss, torch.cat([gradient.flatten(1), bias_slope / clips * bias_step], 1)
 
     start = torch.zeros(len(strengths), rank * outputs + outputs, dtype=torch.float64)
-    if kind == "classes":
+    if link == "softmax":
         start[:, rank * outputs :] = share.clamp_min(1e-6).log() / bias_step
     else:
         start[:, rank * outputs :] = torch.logit(share.clamp(1e-6, 1 - 1e-6)) / bias_step

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fit import WEIGHTED, Array, Floats, Head, Lesson, Rows, answer
 from ..listen.features import forget
+from .forms import Form, form_of
+from .head import WEIGHTED, Array, Floats, Head, Rows, TrainingData, answer
+from .kept import NetworkMap
 
 RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 HIDDEN = 512
@@ -36,15 +38,15 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 CHUNK = 4096  # items that are judged at a time
 
 
-def grid(lesson: Lesson, rates: Sequence[float] = RATES, epochs: int = EPOCHS) -> Iterator[Head]:
+def grid(data: TrainingData, rates: Sequence[float] = RATES, epochs: int = EPOCHS) -> Iterator[Head]:
     """Every layer (and the weighted sum of several) × learning rate × seed; layers train side by side in threads."""
-    layers = [*lesson.layers, *([WEIGHTED] if len(lesson.layers) > 1 else [])]
-    works = list(product(layers, lesson.seeds))
+    layers = [*data.layers, *([WEIGHTED] if len(data.layers) > 1 else [])]
+    works = list(product(layers, data.seeds))
     workers = max(1, min(len(works), os.cpu_count() or 1))
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for heads in pool.map(lambda work: _group(lesson, work[0], work[1], rates, epochs), works):
+            for heads in pool.map(lambda work: _group(data, work[0], work[1], rates, epochs), works):
                 yield from heads
     finally:
         torch.set_num_threads(threads)
@@ -120,16 +122,6 @@ def forward(values: Sequence[Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
     return torch.baddbmm(out_bias[:, None], hidden, out_weight.transpose(1, 2))
 
 
-def criterion(kind: str, logits: Tensor, targets: Tensor) -> Tensor:
-    """[heads, items, outputs] -> [heads]: cross-entropy, mean binary cross-entropy, or mean squared error."""
-    if kind in ("classes", "key"):
-        return -torch.log_softmax(logits, -1)[:, torch.arange(len(targets)), targets].mean(1)
-    if kind == "tags":
-        loss = torch.nn.functional.softplus(logits) - logits * targets
-        return loss.mean((1, 2))
-    return (logits - targets).square().mean((1, 2))
-
-
 def _adam(state: State, gradients: Sequence[Tensor], rates: Tensor, step: int) -> None:
     """One step of Adam (Kingma and Ba 2015), a learning rate per head."""
     beta1, beta2 = BETAS
@@ -142,13 +134,14 @@ def _adam(state: State, gradients: Sequence[Tensor], rates: Tensor, step: int) -
         value.sub_(scale.reciprocal_().mul_(first).mul_(size.view(-1, *[1] * (value.ndim - 1))))
 
 
-def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs: int) -> list[Head]:
+def _group(data: TrainingData, layer: int, seed: int, rates: Sequence[float], epochs: int) -> list[Head]:
     """Train the heads of all learning rates on one layer (or the weighted sum) with one seed."""
     generator = torch.Generator().manual_seed(seed)
-    table = Table(lesson.array, layer, [number for number in lesson.layers if number > 0])
-    targets, mean, scale = _targets(lesson)
+    table = Table(data.array, layer, [number for number in data.layers if number > 0])
+    form = form_of(data.kind)
+    targets, mean, scale = form.prepared(data.targets[data.train])
     shares = len(table.mixed) if layer == WEIGHTED else 0
-    state = begin(len(rates), lesson.array.shape[-1], lesson.outputs, shares, generator)
+    state = begin(len(rates), data.array.shape[-1], data.outputs, shares, generator)
     alive = list(range(len(rates)))
     speed = torch.tensor(rates)
     best: list[tuple[float, float]] = [(-np.inf, -np.inf)] * len(rates)
@@ -156,20 +149,20 @@ def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs
     since = [0] * len(rates)
     step = 0
     for _ in range(epochs):
-        order = torch.randperm(len(lesson.train), generator=generator)
+        order = torch.randperm(len(data.train), generator=generator)
         for batch in order.split(BATCH):
             step += 1
             mask = (torch.rand(len(batch), HIDDEN, generator=generator) >= DROPOUT).float() / (1 - DROPOUT)
-            _step(lesson.kind, state, table.of(lesson.train[batch.numpy()]), targets[batch], mask, speed, step)
+            _step(form, state, table.of(data.train[batch.numpy()]), targets[batch], mask, speed, step)
             if step % 16 == 0:
-                forget(lesson.array)
-        logits = _logits(state.values, table, lesson.valid)
+                forget(data.array)
+        logits = _logits(state.values, table, data.valid)
         gone = []
         for place, head in enumerate(alive):
-            found = (logits[place] * scale + mean).numpy() if lesson.kind == "numbers" else logits[place].numpy()
+            found = (logits[place] * scale + mean).numpy()
             score, penalty = (-np.inf, np.inf)
             if np.isfinite(found).all():
-                score, penalty = lesson.judge(answer(lesson.kind, found, lesson.owner[lesson.valid]))
+                score, penalty = data.judge(answer(data.kind, found, data.owner[data.valid]))
             if (score, -penalty) > best[head]:
                 kept[head] = [v[place].clone() for v in state.values]
                 since[head] = 0 if score > best[head][0] else since[head] + 1
@@ -186,29 +179,18 @@ def _group(lesson: Lesson, layer: int, seed: int, rates: Sequence[float], epochs
             state, speed = state.of(keep), speed[keep]
         if not alive:
             break
+    mixed = table.mixed if layer == WEIGHTED else ()
     return [
-        Head(layer, rate, seed, _respond(lesson.kind, kept[head], table, mean, scale))
-        for head, rate in enumerate(rates)
+        Head(layer, rate, seed, _respond(form, values, table, mean, scale), NetworkMap(values, mixed, mean, scale))
+        for rate, values in zip(rates, kept)
     ]
 
 
-def _step(kind: str, state: State, x: Tensor, targets: Tensor, mask: Tensor, speed: Tensor, step: int) -> None:
+def _step(form: Form, state: State, x: Tensor, targets: Tensor, mask: Tensor, speed: Tensor, step: int) -> None:
     values = [value.detach().requires_grad_() for value in state.values]
-    loss = criterion(kind, forward(values, x, mask), targets).sum()
+    loss = form.criterion(forward(values, x, mask), targets).sum()
     gradients = torch.autograd.grad(loss, values)
     _adam(state, gradients, speed, step)
-
-
-def _targets(lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
-    """Targets [items, …] of the training items; numbers standardised, with what takes that back."""
-    found = torch.from_numpy(lesson.targets[lesson.train])
-    if lesson.kind in ("classes", "key"):
-        return found, torch.zeros(1), torch.ones(1)
-    if lesson.kind == "tags":
-        return found.float(), torch.zeros(1), torch.ones(1)
-    mean, scale = found.mean(0), found.std(0, correction=0)
-    scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale))
-    return ((found - mean) / scale).float(), mean, scale
 
 
 def _logits(values: Sequence[Tensor], table: Table, items: Rows) -> Tensor:
@@ -219,12 +201,10 @@ def _logits(values: Sequence[Tensor], table: Table, items: Rows) -> Tensor:
 
 
 def _respond(
-    kind: str, values: list[Tensor], table: Table, mean: Tensor, scale: Tensor
+    form: Form, values: list[Tensor], table: Table, mean: Tensor, scale: Tensor
 ) -> Callable[[Floats, Rows], Array]:
     def respond(array: Floats, items: Rows) -> Array:
         logits = _logits([v[None] for v in values], replace(table, array=array), items)[0]
-        if kind == "numbers":
-            return np.asarray((logits * scale + mean).numpy())
-        return np.asarray((torch.log_softmax(logits, -1) if kind in ("classes", "key") else logits).numpy())
+        return np.asarray(form.said(logits * scale + mean).numpy())
 
     return respond

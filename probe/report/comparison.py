@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from rich import box
 from rich.table import Table
 
-from .. import metrics
+from ...data.labels.lookup import kind_of, metric_name
 from . import result
 from .bootstrap import Interval, draw, interval, mark, pick_copies
 from .sections import Record, Section
@@ -101,15 +101,13 @@ def difference_of(a: Section, base: Record, b: Section, other: Record) -> tuple[
 
 def _replicates(record: Record, table: Any, counts: Array, seed: int) -> tuple[float, Array]:
     """The main metric on the test tracks, and on every resample of tracks and of the head's seeds."""
-    kind, classes = record["kind"], record["classes"]
-    truth = np.array(table["target"].to_pylist(), dtype=np.float64)
-    if kind in ("classes", "key"):
-        truth = truth[:, 0].astype(np.int64)
+    kind, classes = kind_of(record["kind"]), record["classes"]
+    truth = kind.stored(np.array(table["target"].to_pylist(), dtype=np.float64))
     names = [name for name in table.column_names if name.startswith("guess.")]
     guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in names]
-    values = [metrics.measure(kind, truth, guess, classes)[record["metric"]] for guess in guesses]
+    values = [kind.measure(truth, guess, classes)[record["metric"]] for guess in guesses]
     return float(np.mean(values)), pick_copies(
-        [metrics.resampled(kind, truth, guess, classes, counts) for guess in guesses], seed
+        [kind.resampled(truth, guess, classes, counts) for guess in guesses], seed
     )
 
 
@@ -119,7 +117,7 @@ LITERATURE = ("task", "system", "metric", "value", "source")
 def literature(found: Sequence[Line]) -> list[list[str]]:
     """Published figures, as `LITERATURE` names the columns; each task once, whatever its protocols."""
     rows = {
-        (line.task, system, metrics.NAMES.get(metric, metric), f"{value:.3f}", paper): None
+        (line.task, system, metric_name(metric), f"{value:.3f}", paper): None
         for line in found
         for paper, systems in line.published.items()
         for system, figures in systems.items()

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import metrics
+from ...data.labels.lookup import metric_name
 from . import result
 
 SCHEMA = 1
@@ -127,7 +127,7 @@ def records(path: Path) -> list[list[dict[str, Any]]]:
         if row["split"] == "test" and place not in tasks:  # the main metric comes first
             tasks[place] = {
                 "task": row["task"], "protocol": row["protocol"], "encoder": row["encoder"],
-                "metric_name": metrics.NAMES.get(row["metric"], row["metric"]), "fingerprint": row["task_hash"],
+                "metric_name": metric_name(row["metric"]), "fingerprint": row["task_hash"],
                 "score": {name: row[name] for name in ("value", "low", "high")}, "layers": [], "published": {},
             }  # fmt: skip
         elif row["split"] == "valid" and place in tasks:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from .. import metrics
+from ...data.labels.lookup import metric_name
 from ..fit import SETTINGS, Outcome
 from ..task import AGGREGATION, Task, describe
 from .bootstrap import Interval, draw, interval, pick_copies
@@ -32,12 +32,12 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
     resample draws tracks and copies, so that the interval holds the luck of both.
     """
     counts, number = draw([task.groups[row] for row in trained.rows])
-    bounds = metrics.BOUNDS[task.metric]
+    bounds = task.label_kind.bounds
     value, replicates = _replicates(task, [trained], counts, 1)
     result: dict[str, Any] = {
         "score": interval(value, replicates, number, bounds).to_json(),
         "values": _values(task, [trained]),
-        "metrics": metrics.measure(task.kind, trained.truth, trained.guess, list(task.classes)),
+        "metrics": task.measure(trained.truth, trained.guess),
         "groups": {"number": number, "of": "artist" if task.grouped else "track"},
         "baselines": {},
     }
@@ -58,13 +58,12 @@ def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> d
 
 def _values(task: Task, outcomes: Sequence[Outcome]) -> list[float]:
     """The main metric of every outcome and seed."""
-    names = list(task.classes)
-    return [metrics.measure(task.kind, o.truth, guess, names)[task.metric] for o in outcomes for guess in o.guesses]
+    return [task.measure(o.truth, guess)[task.metric] for o in outcomes for guess in o.guesses]
 
 
 def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array, seed: int) -> tuple[float, Array]:
-    values, names = _values(task, outcomes), list(task.classes)
-    each = [metrics.resampled(task.kind, o.truth, guess, names, counts) for o in outcomes for guess in o.guesses]
+    values, kind = _values(task, outcomes), task.label_kind
+    each = [kind.resampled(o.truth, guess, task.classes, counts) for o in outcomes for guess in o.guesses]
     return float(np.mean(values)), pick_copies(each, seed)
 
 
@@ -85,13 +84,13 @@ def result_json(
         "weights_hash": about["weights"],
         "about": about,
         "metric": task.metric,
-        "metric_name": metrics.NAMES[task.metric],
+        "metric_name": metric_name(task.metric),
         "unit": task.unit,
         "aggregation": AGGREGATION[task.unit],
         "corpus": task.corpus,
         "protocol": protocol,
         "setting": SETTINGS[protocol],
-        "decoder": trained.frame_heads[0][0].decoder if trained.frame_heads else None,
+        "decoder": trained.decoder,
         "fingerprint": task.fingerprint(),
         "published": {
             paper: {system: dict(figures) for system, figures in rows.items()} for paper, rows in task.published.items()
@@ -118,7 +117,7 @@ def result_json(
 
 def _confusion(task: Task, outcome: Outcome) -> dict[str, Any] | None:
     """Counts [truth, guess] of the pooled test tracks."""
-    if task.kind not in ("classes", "key"):
+    if not task.label_kind.one_of:
         return None
     table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
     np.add.at(table, (outcome.truth, outcome.guess.argmax(1)), 1)
@@ -132,7 +131,7 @@ def _projection(task: Task, outcome: Outcome, features: npt.NDArray[np.float32] 
         features is None
         or features.shape[1] != len(task.manifest)
         or outcome.layer < 0
-        or task.kind != "classes"
+        or not task.label_kind.one_of
         or len(task.classes) > 12
         or len(rows) < 20
     ):
@@ -176,9 +175,7 @@ def predictions(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) 
 
 
 def _answers(task: Task, outcome: Outcome) -> list[str]:
-    if task.kind in ("classes", "key"):
-        return [str(task.classes[guess]) for guess in outcome.guess.argmax(1)]
-    return [json.dumps(np.round(row, 5).tolist()) for row in outcome.guess]
+    return task.label_kind.told(outcome.guess, task.classes)
 
 
 def file_name(task: str, protocol: str) -> str:

@@ -1,15 +1,18 @@
-"""Any folder of audio with a labels.csv: one task per label column."""
+"""Any folder of audio with labels: one task per label column."""
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import csv
 import hashlib
 import os
+=======
+>>>>>>> main
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+<<<<<<< HEAD
 import numpy as np
 
 from ...data.audio.read import SUFFIXES
@@ -22,58 +25,37 @@ from ..task import Kind, Task, class_names
 KINDS: dict[str, Kind] = {"class": "classes", "classes": "classes", "tags": "tags", "number": "numbers", "key": "key"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _SEPARATORS = re.compile(r"[|;,]")
+=======
+from ...data.labels.folder import LabelledFolder, read_folder
+from ...data.labels.lookup import words
+from ..task import Task
+>>>>>>> main
 
 
 def folder_tasks(path: Path, labels: Sequence[str], store: Path | None = None) -> list[Task]:
-    """One task per `--label COLUMN[:class|tags|number|key]` of a folder with labels.csv, or of a manifest.
+    """One task per `--label COLUMN[:KIND]` of a folder with labels.csv, or of a manifest.
 
     Split by the column `split`, else `fold` (k tests, k+1 validates, the rest trains, pooled), else grouped by
     `artist`, else at random with a warning. Raises ValueError when the labels match no audio or the column isn't there.
     """
-    manifest = Manifest.open(path) if path.suffix == ".parquet" else _scan(path, store)
-    if not len(manifest):
-        raise ValueError(f"{path} holds no readable audio ({', '.join(SUFFIXES)}).")
-    columns: dict[str, list[Any]] = {}
-    for row, track in enumerate(manifest):
-        for name, value in track.labels.items():
-            columns.setdefault(name, [None] * len(manifest))[row] = None if value == "" else value
+    folder = read_folder(path, store)
     if not labels:
-        known = ", ".join(sorted(columns)) or "none"
-        raise ValueError(f"folder:{path} needs --label COLUMN[:class|tags|number]; columns with labels: {known}.")
-    notes = _unmatched(path, manifest) if path.is_dir() else []
-    return [_task(path, manifest, columns, label, notes) for label in labels]
+        known = ", ".join(sorted(folder.columns)) or "none"
+        kinds = words().replace(", ", "|").replace(" or ", "|")
+        raise ValueError(f"folder:{path} needs --label COLUMN[:{kinds}]; columns with labels: {known}.")
+    return [_task(folder, label) for label in labels]
 
 
-def _task(path: Path, manifest: Manifest, columns: dict[str, list[Any]], label: str, notes: list[str]) -> Task:
-    column, _, asked = label.partition(":")
-    if column not in columns:
-        raise ValueError(
-            f"There is no label {column!r} for the audio in {path}; there is {', '.join(sorted(columns)) or 'none'}."
-        )
-    if asked and asked not in KINDS:
-        raise ValueError(f"--label {label}: the kind must be class, tags, number or key, not {asked!r}.")
-    kind: Kind = KINDS[asked] if asked else guess_kind(columns[column])
-    told = (
-        []
-        if asked
-        else [f"Kind guessed from the column {column!r}: {kind} (write {column}:class|tags|number to choose)."]
-    )
-    values = [None if value is None else convert(kind, value, column) for value in columns[column]]
-    present = np.array([value is not None for value in values])
-    tracks = list(manifest)
-    folds, how = split(
-        [t.split for t in tracks], columns.get("fold", [None] * len(tracks)), [t.artist for t in tracks], present
-    )
-    classes = (column,) if kind == "numbers" else class_names(kind, values)
-    if kind == "classes" and len(classes) < 2:
-        raise ValueError(
-            f"The label {column!r} has one value only ({', '.join(classes)}): there is nothing to tell apart."
-        )
-    name = re.sub(r"\W+", "_", f"{path.stem}_{column}").strip("_").lower()
+def _task(folder: LabelledFolder, label: str) -> Task:
+    path, column = folder.path, folder.column(label)
+    folds, how = folder.split(column.labels)
+    name = re.sub(r"\W+", "_", f"{path.stem}_{column.name}").strip("_").lower()
     return Task(
-        name, 1, kind, manifest, values, classes, folds, question=f"{column} of {path.name}",
-        notes=(*notes, *told, *how), address=f"folder:{path} --label {label}",
+        name, 1, column.kind.name, folder.manifest, column.labels, column.names, folds,
+        unit="frame" if column.kind.over_time else "clip", question=f"{column.name} of {path.name}",
+        notes=(*column.notes, *how), address=f"folder:{path} --label {label}",
     )  # fmt: skip
+<<<<<<< HEAD
 
 
 def guess_kind(values: Sequence[Any]) -> Kind:
@@ -159,3 +141,5 @@ def _scan(folder: Path, store: Path | None) -> Manifest:
         remembered.parent.mkdir(parents=True, exist_ok=True)
         manifest.write(remembered)
     return manifest
+=======
+>>>>>>> main

@@ -1,9 +1,10 @@
 """Change what a `CqtModel` sees rather than what it hears: exact transposition and speed, and a colour per clip.
 
 The log-CQT and the log-mel picture of a clip are changed alike, in magnitude, as a recording chain would do it: level,
-equaliser, band limits, reverberation, compression, a noise floor. Transposing is another crop of the log-CQT's rows,
-playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound is
-resampled. What makes a network trained on rendered music hold on recordings is mostly this.
+equaliser, band limits, a missing band, reverberation, compression, a noise floor, and something else that plays along
+quietly in its own time (another clip of the batch, hissing consonants). Transposing is another crop of the log-CQT's
+rows, playing faster another sampling of both pictures' columns, so labels of pitch and time follow exactly and no sound
+is resampled. What makes a network trained on rendered music hold on recordings is mostly this.
 
 Draws of a clip depend on its seed alone, but for the noise, which torch's generator draws as it does for dropout.
 """
@@ -17,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....data.draws import normal, uniform
 from ....models.cqt import MAX_SHIFT
-from .masking import normal, uniform
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
 LOWEST = 27.5
@@ -115,11 +116,15 @@ def _coloured(
     loud = pictures[-1][0].square().mean(2).sqrt()  # [batch, columns] of the finer picture
     gain = _compression(loud, draws[:, 15] * chosen[:, 1])
     found = []
+    rate = torch.exp(_bursts(loud.shape[1], draws))
     for picture, octaves, columns in pictures:
-        bands = torch.exp(_at(curve, octaves) + _limits(octaves, draws, chosen))
+        picture = _accompanied(picture, draws)
+        bands = torch.exp(_at(curve, octaves) + _limits(octaves, draws, chosen) + _notch(octaves, draws))
         level = gain if columns == pictures[-1][2] else gain.unflatten(1, (-1, 2)).mean(2)
         picture = _reverberated(picture, draws[:, 16], draws[:, 17] * chosen[:, 0], columns)
         picture = picture * bands[:, None] * level[..., None]
+        hiss = rate if columns == pictures[-1][2] else rate.unflatten(1, (-1, 2)).mean(2)
+        picture = _hissing(picture, octaves, hiss, draws)
         found.append(torch.log1p(_noisy(picture, octaves, draws, normals, chosen[:, 2])))
     return found[0], found[1] if mel is not None else None
 
@@ -145,6 +150,37 @@ def _limits(octaves: Tensor, draws: Tensor, chosen: Tensor) -> Tensor:
     low_pass = F.softplus(8.0 * (octaves - top)) / 8.0
     high_pass = F.softplus(8.0 * (bottom - octaves)) / 8.0
     return -2.8 * (chosen[:, 3, None] * low_pass + chosen[:, 4, None] * high_pass)
+
+
+def _notch(octaves: Tensor, draws: Tensor) -> Tensor:
+    """Log gain of a band of half an octave to two octaves that is missing in a quarter of the clips, [batch, bins]."""
+    centre, width = 0.5 + 7.5 * draws[:, 21, None], 0.25 + 0.75 * draws[:, 22, None]
+    deep = 3.5 * (draws[:, 23, None] < 0.25).float()
+    return -deep * torch.exp(-(((octaves - centre) / width) ** 4))
+
+
+def _accompanied(picture: Tensor, draws: Tensor) -> Tensor:
+    """Another clip of the batch under a third of the clips, 6 to 20 dB below: what isn't on this clip's beat or key."""
+    level = torch.exp(-0.7 - 1.6 * draws[:, 24]) * (draws[:, 25] < 0.35).float()
+    other = torch.roll(picture, 1, 0)
+    scale = level * picture.mean((1, 2)) / other.mean((1, 2)).clamp(min=1e-6)
+    return torch.sqrt(picture.square() + (scale[:, None, None] * other).square())
+
+
+def _bursts(columns: int, draws: Tensor) -> Tensor:
+    """Log level over time of something that comes and goes a few times a second without metre, [batch, columns]."""
+    noise = torch.rand(len(draws), 1, columns, device=draws.device)
+    smooth = F.avg_pool1d(noise, 7, 1, 3, count_include_pad=False)[:, 0]
+    return 18.0 * (smooth - 0.62)
+
+
+def _hissing(picture: Tensor, octaves: Tensor, rate: Tensor, draws: Tensor) -> Tensor:
+    """Bursts of noise around 1.5 to 7 kHz, as of consonants, in a third of the clips."""
+    level = picture.mean((1, 2)) * torch.exp(1.2 - 2.5 * draws[:, 26]) * (draws[:, 27] < 0.35).float()
+    shape = torch.exp(-(((octaves - (5.7 + 2.3 * draws[:, 28, None])) / 0.8) ** 2))
+    noise = -2.0 * torch.rand_like(picture).clamp(min=1e-6).log()
+    power = (level[:, None, None] * rate.clamp(max=3.0)[..., None] * shape[:, None]).square() * noise
+    return torch.sqrt(picture.square() + power)
 
 
 def _compression(loud: Tensor, amount: Tensor) -> Tensor:

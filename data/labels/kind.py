@@ -1,0 +1,204 @@
+"""What a kind of label owns: how a label is read, named, encoded, measured, guessed without listening and decoded.
+
+A kind is one file of `data/labels/kinds/` with a `KIND`. Its head and loss as torch modules stand in `models/heads.py`;
+who learns it (a probe's heads, a fine-tuned encoder) asks the kind and never compares its name.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .splits import Fold
+
+Array = npt.NDArray[np.float64]
+Link = Literal["softmax", "sigmoid", "identity"]
+Settings = Mapping[str, Any]
+
+
+class Kind(ABC):
+    """A kind of label. Arrays have one row per track; `names` are those of a head's outputs, in their order.
+
+    name: in tasks, results and `models/heads.py`. words: what COLUMN:WORD may say for it besides.
+    metrics: what is measured, the main one first, with the words readers see; bounds: of the main one.
+    link: how an answer follows from logits: one of several names, each name for itself, or values as they are.
+    one_of: a label is one of the names, so that there are confusions and shots per class. related: some wrong names are
+    nearer than others. over_time: labels are about moments (see `OverTime`). pitched: labels move with pitch.
+    slowest: frames per second that an encoder needs. rank: guesses try low ranks first.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[dict[str, str]]
+    more_metrics: ClassVar[dict[str, str]] = {}
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    link: ClassVar[Link]
+    one_of: ClassVar[bool] = False
+    related: ClassVar[bool] = False
+    over_time: ClassVar[bool] = False
+    pitched: ClassVar[bool] = False
+    slowest: ClassVar[float] = 0.0
+    rank: ClassVar[int] = 100
+
+    @property
+    def metric(self) -> str:
+        """The main one."""
+        return next(iter(self.metrics))
+
+    @property
+    def head(self) -> str:
+        """The class of `models/heads.py`, by its kind."""
+        return self.name
+
+    @abstractmethod
+    def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
+        """A track's values in the columns it reads, none of them missing -> its label; None for none.
+
+        Raises ValueError for what can't be one.
+        """
+
+    @abstractmethod
+    def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
+        """Of the outputs, from all labels (None: no label). Raises ValueError for labels that leave nothing to ask."""
+
+    @abstractmethod
+    def encode(self, labels: Sequence[Any], names: Sequence[str]) -> npt.NDArray[Any]:
+        """Labels as an array with a mark for what is missing."""
+
+    @abstractmethod
+    def measure(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> dict[str, float]:
+        """All metrics on one whole split, by scikit-learn and mir_eval; the first is the main one.
+
+        truth: as `encode` gives it; guess: [tracks, names] probabilities or values, or [tracks, measures] of labels
+        over time.
+        """
+
+    @abstractmethod
+    def resampled(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str], counts: Array) -> Array:
+        """The main metric on every resample. counts: [resamples, tracks], how often each was drawn -> [resamples]."""
+
+    def main(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> float:
+        """The main metric, quickly: heads are judged by it thousands of times."""
+        return float(self.resampled(truth, guess, names, np.ones((1, len(truth))))[0])
+
+    def loss(self, truth: npt.NDArray[Any], guess: Array) -> float:
+        """A loss without steps on validation: it breaks ties of a coarse metric."""
+        return float(np.square(truth - guess).mean())
+
+    def constant(self, targets: npt.NDArray[Any], names: Sequence[str]) -> Array:
+        """[names]: the best answer that doesn't listen, learned from the training tracks' targets."""
+        return np.asarray(targets.astype(np.float64).mean(0))
+
+    def stored(self, table: Array) -> npt.NDArray[Any]:
+        """Targets back from [tracks, numbers] of a file."""
+        return table
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """Whether a column's values (none missing) look like labels of this kind and of no kind of a lower rank."""
+        return False
+
+    def told(self, guess: Array, names: Sequence[str]) -> list[str]:
+        """What readers see of guesses [tracks, numbers]."""
+        return [json.dumps(np.round(row, 5).tolist()) for row in guess]
+
+    def remarks(
+        self, labels: Sequence[Any], names: Sequence[str], targets: npt.NDArray[Any], folds: Sequence[Fold]
+    ) -> list[str]:
+        """Sentences that readers should know about the labels."""
+        return []
+
+    def thresholds(self, truth: npt.NDArray[Any], probabilities: Array) -> tuple[float, ...]:
+        """Per name, above which it is said to hold; none where nothing is decided so."""
+        return ()
+
+
+class OverTime(Kind):
+    """A kind whose labels are about moments. Heads answer for every frame; a decoder makes a track's answer of it.
+
+    measures: of one track, the main one first.
+    """
+
+    measures: ClassVar[tuple[str, ...]]
+    over_time = True
+
+    def encode(self, labels: Sequence[Any], names: Sequence[str]) -> npt.NDArray[Any]:
+        """Labels over time have no array; [tracks] of −1."""
+        return np.full(len(labels), -1, dtype=np.int64)
+
+    def measure(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> dict[str, float]:
+        """Means of guess: [tracks, measures]; the truth is in them."""
+        return {name: float(np.mean(guess[:, column])) for column, name in enumerate(self.measures)}
+
+    def resampled(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str], counts: Array) -> Array:
+        """See `Kind.resampled`."""
+        return np.asarray(counts @ guess[:, 0] / counts.sum(1))
+
+    @abstractmethod
+    def frames(self, label: Any, times: Array, names: Sequence[str]) -> npt.NDArray[Any]:
+        """What a head shall answer at these times in s: [frames] numbers of names, −1 for what it can't, where one of
+        several holds; else [frames, names] of 0 and 1.
+        """
+
+    @abstractmethod
+    def decoders(self, labels: Sequence[Any], quick: bool) -> list[Settings]:
+        """What validation chooses from: the quick decoders, or those that are tried on the chosen head only.
+
+        labels: of the training tracks.
+        """
+
+    @abstractmethod
+    def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
+        """[frames, names] probabilities (log probabilities, where one of several holds) -> a label of this kind."""
+
+    @abstractmethod
+    def said(self, settings: Settings) -> str:
+        """A decoder in words."""
+
+    @abstractmethod
+    def score(self, label: Any, answer: Any) -> tuple[float, ...]:
+        """The measures of one track. answer: as `decode` gives it."""
+
+    @abstractmethod
+    def deaf(self, labels: Sequence[Any], seconds: float) -> Any:
+        """The best answer that doesn't listen for a track of this length, learned from training labels."""
+
+
+def sorted_names(names: set[Any]) -> tuple[Any, ...]:
+    """By the alphabet; whole numbers by size, before the rest."""
+    return tuple(sorted(names, key=lambda name: (0, float(name), "") if _is_whole(name) else (1, 0.0, name)))
+
+
+def _is_whole(name: Any) -> bool:
+    return str(name).lstrip("-").isdigit()
+
+
+def index_of(names: Sequence[str]) -> dict[str, int]:
+    """Name -> its number."""
+    return {name: number for number, name in enumerate(names)}
+
+
+def best_thresholds(truth: npt.NDArray[Any], probabilities: Array) -> tuple[float, ...]:
+    """Per column, the threshold of the highest F on these tracks: midway between the lowest score that is said to hold
+    and the highest that isn't. 0.5 where a column has no positive.
+
+    truth: [tracks, names] of 0 and 1; probabilities: the same shape.
+    """
+    found = []
+    for hits, scores in zip(truth.T > 0, probabilities.T):
+        if not hits.any():
+            found.append(0.5)
+            continue
+        order = np.argsort(-scores, kind="stable")
+        right = np.cumsum(hits[order])
+        f = 2 * right / (np.arange(1, len(order) + 1) + hits.sum())
+        ranked = scores[order]
+        f[:-1][ranked[1:] == ranked[:-1]] = -1.0  # a threshold can't part equal scores
+        best = int(f.argmax())
+        below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+        found.append(float(np.clip((ranked[best] + below) / 2, 0.0, 1.0)))
+    return tuple(found)

@@ -1,0 +1,110 @@
+"""When beats are: times in s, found by peaks or by a tempo-aware tracker, scored by mir_eval."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import mir_eval
+import numpy as np
+import numpy.typing as npt
+
+from ..decoding import peaks, track_beats
+from ..kind import Array, OverTime, Settings
+
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+TIGHTNESS = (30.0, 100.0, 300.0)
+
+
+class Beats(OverTime):
+    """Labels are ascending times in s; answers arrays of times."""
+
+    name = "beats"
+    words = ("beats", "beat")
+    metrics = {"f_measure": "beat F, 70 ms"}
+    measures = ("f_measure", "cmlc", "cmlt", "amlc", "amlt")
+    link = "sigmoid"
+    slowest = 10.0  # a frame of 100 ms can't hit ±70 ms reliably
+    rank = 12
+
+    def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
+        """A list of times as it is; of a beats file's [time, position in the bar], the times."""
+        return [row[0] if isinstance(row, (list, tuple)) else row for row in _listed(values[0], columns)]
+
+    def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
+        """One output."""
+        return ("beat",)
+
+    def frames(self, label: Any, times: Array, names: Sequence[str]) -> npt.NDArray[Any]:
+        """[frames, 1]: a frame is a beat when its middle lies within half a frame or 30 ms of one."""
+        beats = np.asarray(label, dtype=np.float64)
+        reach = max(0.03, float(np.median(np.diff(times))) / 2 if len(times) > 1 else 0.03)
+        near = np.abs(times[:, None] - beats[None]).min(1) <= reach if len(beats) else np.zeros(len(times), bool)
+        return near.astype(np.int64)[:, None]
+
+    def decoders(self, labels: Sequence[Any], quick: bool) -> list[Settings]:
+        """Peaks above several levels; trackers of several tightness."""
+        usual = usual_step(labels)
+        if quick:
+            apart = min(1.0, 0.4 * usual)
+            return [{"name": "peaks", "threshold": level, "apart": apart} for level in THRESHOLDS]
+        return [{"name": "tracker", "tightness": value, "usual": usual} for value in TIGHTNESS]
+
+    def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
+        """Beat times in s."""
+        if "threshold" in settings:
+            return peaks(activity[:, 0], times, settings["threshold"], settings["apart"])
+        return track_beats(activity[:, 0], times, settings["usual"], settings["tightness"])
+
+    def said(self, settings: Settings) -> str:
+        """As results name decoders."""
+        if "threshold" in settings:
+            return f"peaks above {settings['threshold']:g}"
+        return f"tracker, tightness {settings['tightness']:g}"
+
+    def score(self, label: Any, answer: Any) -> tuple[float, ...]:
+        """See `beat_scores`."""
+        return beat_scores(label, np.asarray(answer, dtype=np.float64))
+
+    def deaf(self, labels: Sequence[Any], seconds: float) -> Any:
+        """A metronome from 0 s on at the usual distance."""
+        return np.arange(0.0, seconds, usual_step(labels))
+
+    def fits(self, values: Sequence[Any]) -> bool:
+        """Lists of ascending numbers, or [time, position] from a file."""
+        return bool(values) and all(
+            isinstance(value, (list, tuple))
+            and all(_is_time(row[0] if isinstance(row, (list, tuple)) and row else row) for row in value)
+            for value in values
+        )
+
+
+def usual_step(labels: Sequence[Any]) -> float:
+    """The median distance of beats, in s."""
+    steps = [np.diff(label) for label in labels if label is not None and len(label) > 1]
+    return float(np.median(np.concatenate(steps))) if steps else 0.5
+
+
+def beat_scores(reference: Sequence[float], estimate: Array) -> tuple[float, ...]:
+    """F at ±70 ms and the four continuity scores of mir_eval; nothing is trimmed. An empty estimate scores 0."""
+    truth = np.asarray(reference, dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # empty beats score 0, which is what we want to know
+        return (float(mir_eval.beat.f_measure(truth, estimate)), *map(float, mir_eval.beat.continuity(truth, estimate)))
+
+
+def _listed(value: Any, columns: Sequence[str]) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"--label {columns[0]}:beats needs a list of times in s, or the name of a .beats file beside labels.csv, "
+            f"and one value is {value!r}."
+        )
+    return value
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+KIND = Beats()

@@ -1,0 +1,173 @@
+"""Kinds of labels: files beside audio, rows with onsets, events by hand, a stranger's kind from folder to page."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+
+from groundbass.data.audio import read as audio
+from groundbass.data.labels import kinds as kinds_folder
+from groundbass.data.labels.annotations import read_annotation
+from groundbass.data.labels.folder import read_folder
+from groundbass.data.labels.kind import best_thresholds
+from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
+from groundbass.models.heads import HEADS, ClassesHead, HeadConfig
+from groundbass.probe.addresses import find_tasks
+from groundbass.probe.baselines.simple import LogMelBaseline
+from groundbass.probe.command import Settings, run_tasks
+from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.report.command import report
+
+TOY = '''
+"""How hard a piece is, from 1 on: wrong by one step is half right."""
+import numpy as np
+from groundbass.data.labels.kinds.classes import Classes
+
+class Grade(Classes):
+    name = "grade"
+    words = ("grade",)
+    metrics = {"near": "right or half right", "accuracy": "accuracy"}
+    related = True
+    rank = 200
+
+    def gains(self, names):
+        steps = np.abs(np.subtract.outer([int(n) for n in names], [int(n) for n in names]))
+        return np.clip(1 - steps / 2, 0, 1)
+
+    def measure(self, truth, guess, names):
+        near = self.gains(names)[truth, guess.argmax(1)]
+        return {"near": float(near.mean()), **super().measure(truth, guess, names)}
+
+KIND = Grade()
+'''
+
+
+class GradeHead(ClassesHead):
+    """The kind's other side."""
+
+    kind = "grade"
+
+
+def write_tones(folder, number, seconds=0.5):
+    for row in range(number):
+        sound = 0.3 * np.sin(2 * np.pi * (200 + 150 * row) * np.arange(round(8000 * seconds)) / 8000)
+        audio.write(folder / f"{row}.wav", sound.astype(np.float32), 8000)
+
+
+def write_table(folder, rows):
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture
+def grades(tmp_path, monkeypatch):
+    """One file in data/labels/kinds and one class in models/heads."""
+    place = tmp_path / "kinds"
+    place.mkdir()
+    (place / "grade.py").write_text(TOY)
+    monkeypatch.setattr(kinds_folder, "__path__", [*kinds_folder.__path__, str(place)])
+    monkeypatch.setitem(HEADS, "grade", GradeHead)
+    kinds.cache_clear()
+    yield
+    sys.modules.pop(f"{kinds_folder.__name__}.grade", None)
+    kinds.cache_clear()
+
+
+def test_a_new_kind_is_one_file_on_each_side(grades, tmp_path):
+    """Found, named, learned, measured, drawn, kept; nothing else knows of it."""
+    music = tmp_path / "music"
+    music.mkdir()
+    write_tones(music, 24)
+    split = ["train", "train", "valid", "test"]
+    write_table(music, [["path", "level", "split"], *[[f"{n}.wav", 1 + n // 8, split[n % 4]] for n in range(24)]])
+    (task,) = find_tasks(f"folder:{music}", ["level:grade"], tmp_path / "store")
+    assert (task.kind, task.classes, task.metric) == ("grade", ("1", "2", "3"), "near")
+    out = tmp_path / "out"
+    (record,) = run_tasks(
+        LogMelBaseline(),
+        "log-mel",
+        [task],
+        out,
+        FeatureStore(tmp_path / "store", quiet=True),
+        Settings(baselines=("constant",)),
+    )
+    assert record["metric_name"] == "right or half right" and record["confusion"]["classes"] == ["1", "2", "3"]
+    assert record["baselines"]["constant"]["value"] == pytest.approx(4 / 6)  # 2: half of 1 and 3, all of 2
+    assert record["score"]["value"] > 0.8  # pitch rises with the grade
+    report((out,), out=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "right or half right" in page and "music_level" in page
+    assert HeadConfig("grade", task.classes, 4).build().kind == "grade"
+
+
+def test_labels_over_time_from_files_beside_the_audio(tmp_path):
+    write_tones(tmp_path, 5)
+    for n in range(5):
+        (tmp_path / f"{n}.beats").write_text("0.1 1\n0.2 2\n0.3 1\n")
+        (tmp_path / f"{n}.lab").write_text("0.0\t0.25\tC:maj\n0.25 0.5 A:min\n")
+    folder = read_folder(tmp_path)
+    beats, downbeats, chords = (folder.column(asked) for asked in ("beats", "beats:downbeats", "lab"))
+    assert (beats.kind.name, beats.labels[0], beats.names) == ("beats", [0.1, 0.2, 0.3], ("beat",))
+    assert (downbeats.labels[0], downbeats.names) == ([0.1, 0.3], ("downbeat",))
+    assert chords.kind.name == "chords" and chords.labels[4][1] == {"start": 0.25, "end": 0.5, "label": "A:min"}
+    write_table(tmp_path, [["path", "pulse"], ["0.wav", "0.beats"], ["1.wav", ""]])
+    pulse = read_folder(tmp_path).column("pulse:beats")
+    assert pulse.labels == [[0.1, 0.2, 0.3], None, None, None, None]
+    (tmp_path / "bad.lab").write_text("0.5 0.1 C\n")
+    with pytest.raises(ValueError, match="before its start"):
+        read_annotation(tmp_path / "bad.lab")
+    with pytest.raises(ValueError, match=r"beats needs a list of times"):
+        kind_of("beats").convert(["soon"], ["pulse"])
+
+
+def test_rows_of_onset_and_offset_are_events(tmp_path):
+    write_tones(tmp_path, 4)
+    rows = [["path", "onset", "offset", "label", "fold"], ["0.wav", 0, 0.2, "flute", 1], ["0.wav", 0.1, 0.4, "drum", 1]]
+    write_table(tmp_path, [*rows, ["1.wav", "", "", "", 2], ["2.wav", 0.1, 0.2, "flute", 0]])
+    folder = read_folder(tmp_path)
+    events = folder.column("label")
+    assert events.kind.name == "events" and events.names == ("drum", "flute")
+    assert [None if spans is None else len(spans) for spans in events.labels] == [2, 0, 1, None]  # 1: nothing sounds
+    assert folder.columns["fold"] == [1, 2, 0, None]
+    times = np.array([0.05, 0.15, 0.25])
+    assert events.kind.frames(events.labels[0], times, events.names).tolist() == [[0, 1], [1, 1], [1, 0]]
+
+
+def test_events_by_hand():
+    kind = kind_of("events")
+    truth = [{"start": 0.0, "end": 2.0, "label": "a"}, {"start": 1.0, "end": 2.0, "label": "b"}]
+    guessed = [{"start": 1.0, "end": 4.0, "label": "a"}, {"start": 1.5, "end": 3.5, "label": "a"}]
+    assert kind.score(truth, guessed) == (pytest.approx(2 * 1 / (3 + 3)), pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert kind.score(truth, truth) == (1, 1, 1) and kind.score([], []) == (1, 1, 1) and kind.score(truth, [])[0] == 0
+    assert [span["label"] for span in kind.deaf([truth], 3.0)] == ["a", "b"]  # F 4/5, then 6/7
+    activity = np.array([[0.9, 0.1], [0.1, 0.1], [0.9, 0.8], [0.9, 0.8]])
+    times = np.arange(4) + 0.5
+    plain = kind.decode(activity, times, ("a", "b"), {"name": "threshold", "threshold": 0.5, "shortest": 0.0})
+    assert [(s["start"], s["end"], s["label"]) for s in plain] == [(0, 1, "a"), (2, 4, "a"), (2, 4, "b")]
+    joined = kind.decode(activity, times, ("a", "b"), {"name": "threshold", "threshold": 0.5, "shortest": 1.5})
+    assert [(s["start"], s["end"], s["label"]) for s in joined] == [(0, 4, "a"), (2, 4, "b")]
+
+
+def test_kinds_are_guessed_and_named():
+    chords = [[{"start": 0, "end": 1, "label": "C:maj"}], [{"start": 0, "end": 1, "label": "N"}]]
+    assert guess(chords).name == "chords" and guess([[{"start": 0, "end": 1, "label": "verse"}]]).name == "events"
+    assert guess([[0.5, 1.0], None]).name == "beats" and guess(["C major", "f# minor"]).name == "key"
+    assert guess([None, ""]).name == "classes" and kind_of("class") is kind_of("classes")
+    assert metric_name("r2_arousal") == "R² of arousal" and metric_name("mae") == "mae"
+
+
+def test_thresholds_have_the_best_f():
+    """Against every threshold tried."""
+    generator = np.random.default_rng(0)
+    truth = (generator.random((40, 3)) < [0.3, 0.6, 0.0]).astype(int)
+    scores = np.round(np.clip(0.3 * truth + 0.7 * generator.random((40, 3)), 0, 1), 1)
+    found = best_thresholds(truth, scores)
+
+    def f(column, threshold):
+        said = scores[:, column] >= threshold
+        return 2 * (said & (truth[:, column] > 0)).sum() / (said.sum() + truth[:, column].sum())
+
+    for column in (0, 1):
+        assert f(column, found[column]) == max(f(column, level) for level in np.linspace(0, 1, 201))
+    assert found[2] == 0.5
