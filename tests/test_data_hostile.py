@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.scan import Skipped, examine, scan, scan_folder
+from groundbass.data.labels.lookup import guess
 from groundbass.data.storage.shards import open_data
 from groundbass.data.track import FIELDS, METADATA, Manifest, Track
-from groundbass.probe.tasks.folder import folder_tasks, guess_kind
+from groundbass.probe.tasks.folder import folder_tasks
 
 RATE = 24_000
 CALM = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
@@ -360,8 +361,8 @@ def test_two_thousand_more_cases() -> None:
 def test_a_decimal_comma_is_not_two_tags() -> None:
     for values in (["1,5", "2,25"], ["1,5", "2"], ["1,5", 3]):
         with pytest.raises(ValueError, match=r"Write 1\.5 for a number, or name the kind, as in --label COLUMN:tags"):
-            guess_kind(values)
-    assert guess_kind(["1,5", "rock"]) == "tags" and guess_kind(["1,5,7", "2,3,4"]) == "tags"
+            guess(values)
+    assert guess(["1,5", "rock"]).name == "tags" and guess(["1,5,7", "2,3,4"]).name == "tags"
 
 
 def test_a_terminal_of_few_letters_gets_all_sentences(tmp_path: Path) -> None:

@@ -209,7 +209,6 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
                 f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, each file's place "
                 "relative to the folder."
             )
-<<<<<<< HEAD
     for number, row in enumerate(rows, 2):
         if None in row:
             raise ValueError(
@@ -217,14 +216,9 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
             )
         if not is_text("".join(str(cell) for cell in row.values())):
             raise ValueError(f"{file} holds half a character in row {number}: save it as UTF-8.")
-=======
-        rows = list(reader)
-    if any(None in row for row in rows):
-        raise ValueError(f"{file} has a row with more cells than columns: put quotes around cells that hold commas")
     if rows and is_spans(columns):
         rows = gathered(rows, file)
         columns = list(rows[0])
->>>>>>> main
     paths = [Path(row["path"]).as_posix() for row in rows]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
