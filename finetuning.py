@@ -130,7 +130,7 @@ def finetune(
 
 def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
     """The questions, each with the one fold that is asked for. Raises ValueError where they aren't of one corpus."""
-    from .probe.task import find_tasks
+    from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, run / "features")
     if not 0 <= fold < len(tasks[0].folds):
@@ -144,16 +144,16 @@ def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
 
 def kind_of(task: Any) -> str:
     """The name of a task's kind of label."""
-    return str(getattr(task.kind, "name", task.kind))
+    return str(task.label_kind.head)
 
 
 def _about_clips(task: Any) -> bool:
-    return kind_of(task) in ("classes", "key", "tags", "numbers")
+    return not task.label_kind.over_time
 
 
 def label_of(task: Any) -> str:
     """The name of a task's labels in the manifest: one column per number."""
-    names = [f"{task.name}.{number}" for number in range(len(task.classes))] if kind_of(task) == "numbers" else []
+    names = [f"{task.name}.{number}" for number in range(len(task.classes))] if not task.label_kind.nominal else []
     return "+".join(names) or str(task.name)
 
 
@@ -173,7 +173,7 @@ def labelled_manifest(tasks: Sequence[Any]) -> Any:
         labels: dict[str, Any] = {}
         for task in tasks:
             value = task.labels[row]
-            several = kind_of(task) == "numbers"
+            several = not task.label_kind.nominal
             values = [value] if not several else [None] * len(task.classes) if value is None else value
             labels |= {name: one for name, one in zip(label_of(task).split("+"), values) if one is not None}
         tracks.append(dataclasses.replace(track, split=sides[row], labels=labels))
@@ -254,14 +254,8 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
 
 def _score(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:
     """The main metric, and the same on every resample."""
-    if hasattr(task.kind, "resampled"):
-        whole = task.kind.resampled(truth, guess, list(task.classes), np.ones((1, len(truth))))
-        return float(whole[0]), task.kind.resampled(truth, guess, list(task.classes), counts)
-    from .probe import metrics
-
-    names = list(task.classes)
-    once = metrics.resampled(task.kind, truth, guess, names, np.ones((1, len(truth))))
-    return float(once[0]), metrics.resampled(task.kind, truth, guess, names, counts)
+    once = task.label_kind.resampled(truth, guess, task.classes, np.ones((1, len(truth))))
+    return float(once[0]), task.label_kind.resampled(truth, guess, task.classes, counts)
 
 
 def _metric(task: Any) -> str:
@@ -269,7 +263,8 @@ def _metric(task: Any) -> str:
 
 
 def _bounds(task: Any) -> tuple[float, float]:
-    return (-np.inf, 1.0) if kind_of(task) == "numbers" else (0.0, 1.0)
+    found: tuple[float, float] = task.label_kind.bounds
+    return found
 
 
 def _told(interval: Any) -> str:

@@ -147,11 +147,11 @@ def accuracies(objective: Any, clips: Any) -> dict[str, float]:
         place = Clips(torch.zeros(1, dtype=torch.float64), frames, objective.encoder.frame_rate, torch.tensor([frames]))
         for head, answers in zip(objective.heads, objective.answers, strict=True):
             label = columns.get(answers.task.columns[0], {}).get(key)
-            if label is None or answers.kind not in ("key", "classes", "chords", "numbers"):
+            if label is None or (answers.kind.nominal and not answers.kind.exclusive):
                 continue
             known = type(answers)(answers.task, answers.kind, answers.names, {key: _converted(answers, label)})
             target, said = known.targets([key], place)[0], head(states)[0]
-            if answers.kind == "numbers":
+            if not answers.kind.nominal:
                 hit = [float((said - target).abs().max() < 0.057)]  # log2(1.04)
             else:
                 hit = (said.argmax(-1) == target)[target >= 0].float().flatten().tolist()
@@ -160,9 +160,9 @@ def accuracies(objective: Any, clips: Any) -> dict[str, float]:
 
 
 def _converted(answers: Any, label: Any) -> Any:
-    from .pretrain.objectives.parts.label_targets import KINDS
+    from .pretrain.objectives.parts.label_targets import targets_of
 
-    return KINDS[answers.kind].convert([label], answers.task)
+    return targets_of(answers.kind).convert([label], answers.task)
 
 
 def compared(scores: dict[str, float]) -> str:

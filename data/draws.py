@@ -118,9 +118,10 @@ class Draws:
         return radius * torch.cos(2 * math.pi * _to_unit(hashed << 24))
 
     def uniforms(self, count: int) -> Tensor:
-        """[batch, count] float32 in [0, 1)."""
+        """[batch, count] float32 in [0, 1), two by 24 bits each of every number."""
         key = self._next()[:, None]
-        return _to_unit(scramble(key + torch.arange(1, count + 1, device=key.device) * GOLDEN))
+        hashed = scramble(key + torch.arange(1, (count + 1) // 2 + 1, device=key.device) * GOLDEN)
+        return torch.cat([_to_unit(hashed), _to_unit(hashed << 24)], 1)[:, :count]
 
     def again(self, repeat: int) -> Tensor:
         """[batch] other seeds for a repetition; those of repetition 0 are the seeds themselves."""

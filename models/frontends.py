@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from .transformer import time_mask
 
 MelScale = Literal["htk", "slaney"]
+Edges = Literal["zeros", "reflect"]
+Compression = Literal["decibels", "log1p"]
 
 
 def normalize_waveform(waveform: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -192,10 +194,23 @@ def mel_filterbank(
 
 
 class LogMel(nn.Module):
-    """Mel spectrogram in dB of power, 10 · log10(max(power, 1e-10)); frame i is centred on sample i · hop.
+    """Mel spectrogram, compressed; frame i is centred on sample i · hop.
 
-    Beyond the ends it sees zeros, so padding a clip with zeros changes nothing. The window (Hann, periodic) and the
-    filters stay float32 whatever the model is cast to, and are no part of the state dict.
+    Beyond the ends of a clip it hears zeros, so that padding with zeros changes nothing, or the clip mirrored at its
+    own ends (torchaudio's default, and so MusicFM's, MuQ's and OMAR-RQ's). The window (Hann, periodic) and the filters
+    stay float32 whatever the model is cast to, and are no part of the state dict.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of the window and of the Fourier transform.
+        hop: samples per frame.
+        bins: filters.
+        low: Hz.
+        high: Hz; None: half the sample rate.
+        scale: "htk" or "slaney".
+        area_norm: Slaney's norm of the filters.
+        edges: "zeros" or "reflect".
+        compress: "decibels", 10 · log10(max(power, 1e-10)); or "log1p", log10(1 + 10,000 · power) (OMAR-RQ).
     """
 
     window: Tensor
@@ -210,10 +225,13 @@ class LogMel(nn.Module):
         low: float = 0.0,
         high: float | None = None,
         scale: MelScale = "htk",
+        area_norm: bool = False,
+        edges: Edges = "zeros",
+        compress: Compression = "decibels",
     ) -> None:
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
-        self._arguments = (sample_rate, n_fft, bins, low, high, scale)
+        self.n_fft, self.hop, self.edges, self.compress = n_fft, hop, edges, compress
+        self._arguments = (sample_rate, n_fft, bins, low, high, scale, area_norm)
         device = torch.empty(0).device  # where a `with torch.device(...)` wants the model
         for name, table in self.tables().items():
             self.register_buffer(name, table.to(device), persistent=False)
@@ -232,22 +250,49 @@ class LogMel(nn.Module):
                 setattr(self, name, table.to(self.window.device))
         return self
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """[batch, samples] to [batch, samples // hop, bins] dB, float32."""
+    def forward(self, waveform: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[batch, samples], `valid` [batch] samples of sound (the rest is silent), to [batch, samples // hop, bins]."""
         with torch.autocast(waveform.device.type, enabled=False):
+            heard = waveform.float()
+            mirrored = self.edges == "reflect"
+            if mirrored:
+                heard = reflect(heard, self.n_fft // 2, valid)
             spectrum = torch.stft(
-                waveform.float(),
+                heard,
                 self.n_fft,
                 self.hop,
                 window=self.window,
-                center=True,
+                center=not mirrored,
                 pad_mode="constant",
                 return_complex=True,
             )
             real, imaginary = torch.view_as_real(spectrum).unbind(-1)
             power = torch.addcmul(real * real, imaginary, imaginary)  # seven times faster than .square().sum(-1)
             mel = power[..., : waveform.shape[-1] // self.hop].transpose(1, 2) @ self.filters
+            if self.compress == "log1p":
+                return torch.log1p(10_000.0 * mel) * (1.0 / math.log(10.0))
             return 10.0 * torch.log10(mel.clamp(min=1e-10))
+
+
+def reflect(waveform: Tensor, width: int, valid: Tensor | None = None) -> Tensor:
+    """Mirror each clip at its first and its last sample of sound, as `pad(mode="reflect")` does with a clip alone.
+
+    Args:
+        waveform: [batch, samples].
+        width: samples that are added before and after.
+        valid: [batch] int64 samples of sound; None: all.
+
+    Returns:
+        [batch, samples + 2 · width]; zeros beyond a shorter clip's mirror image. Where a clip is shorter than the
+        mirror, its first sample is repeated.
+    """
+    place = (torch.arange(waveform.shape[1] + 2 * width, device=waveform.device) - width).abs()
+    if valid is None:
+        end = waveform.shape[1] - 1
+        return waveform[:, torch.where(place > end, 2 * end - place, place).clamp(min=0)]
+    last = valid[:, None] - 1
+    index = torch.where(place > last, 2 * last - place, place).clamp(min=0)
+    return waveform.gather(1, index).masked_fill(place > last + width, 0.0)
 
 
 class MelFrontEnd(nn.Module):
@@ -292,3 +337,93 @@ def _clear(image: Tensor, counted: Tensor | None, steps: int) -> Tensor:
     if counted is None:
         return image
     return image.masked_fill(~time_mask(counted * steps, image.shape[2])[:, None, :, None], 0.0)
+
+
+class ResidualBlock2d(nn.Module):
+    """Two 3 × 3 convolutions and a third beside them, batch norm after each, ReLU; both axes are halved.
+
+    The names of MusicFM's and MuQ's files. In training the norms' statistics leave padding out.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv3 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+
+    def forward(self, image: Tensor, inside: Tensor | None = None) -> Tensor:
+        """[batch, channels, steps, bins] to half of both; `inside`: bool [batch, steps / 2], the steps of sound."""
+        inner = _zero_outside(F.relu(normalise_inside(self.bn1, self.conv1(image), inside)), inside)
+        main = normalise_inside(self.bn2, self.conv2(inner), inside)
+        beside = normalise_inside(self.bn3, self.conv3(image), inside)
+        return _zero_outside(F.relu(main + beside), inside)
+
+
+def normalise_inside(norm: nn.Module, image: Tensor, inside: Tensor | None) -> Tensor:
+    """Batch norm of [batch, channels, steps, …] whose statistics, in training, are those of the steps `inside`.
+
+    inside: bool [batch, steps]; None: all. What lies outside is 0 in training.
+    """
+    if inside is None or not norm.training:
+        found: Tensor = norm(image)
+        return found
+    chosen = image.transpose(1, 2)[inside]  # [n, channels, …]
+    normalised = norm(chosen.unsqueeze(2)).squeeze(2) if chosen.dim() > 2 else norm(chosen)
+    steps = torch.zeros_like(image.transpose(1, 2), dtype=normalised.dtype)
+    steps[inside] = normalised
+    return steps.transpose(1, 2)
+
+
+def _zero_outside(image: Tensor, inside: Tensor | None) -> Tensor:
+    return image if inside is None else image.masked_fill(~inside[:, None, :, None], 0.0)
+
+
+class ResidualMelFrontEnd(nn.Module):
+    """Log-mel, then two residual 2-D blocks: one feature vector per four mel frames (MusicFM, MuQ).
+
+    With hop 240 at 24 kHz that is 25 Hz; frame j is centred on sample 960 · j. The decibels are normalised by one pair
+    of numbers for all bins. Beyond a clip's end the blocks see zeros, as beyond the end of an unpadded one.
+    """
+
+    def __init__(self, log_mel: LogMel, bins: int, channels: int, mean: float, std: float) -> None:
+        super().__init__()
+        self.log_mel, self.mean, self.std = log_mel, mean, std
+        self.blocks = nn.ModuleList([ResidualBlock2d(1, channels), ResidualBlock2d(channels, channels)])
+        self.dim = channels * math.ceil(bins / 4)
+        self.gradient_checkpointing = False
+
+    def forward(self, waveform: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[batch, samples], `valid` [batch] samples, to [batch, frames, dim]."""
+        frames = waveform.shape[-1] // (4 * self.log_mel.hop)
+        counted = None
+        if valid is not None:
+            waveform = waveform.masked_fill(~time_mask(valid, waveform.shape[-1]), 0.0)
+            counted = valid // (4 * self.log_mel.hop)
+        mel = (self.log_mel(waveform, valid)[:, : 4 * frames] - self.mean) / self.std
+        image = _clear(mel.to(next(self.parameters()).dtype)[:, None], counted, 4)
+        for steps, block in zip((2, 1), self.blocks, strict=True):
+            inside = None if counted is None else time_mask(counted * steps, frames * steps)
+            if self.gradient_checkpointing and self.training:
+                image = checkpoint(block, image, inside, use_reentrant=False)
+            else:
+                image = block(image, inside)
+        return image.transpose(1, 2).flatten(2)
+
+
+class StackedMelFrontEnd(nn.Module):
+    """Log-mel frames, four of them side by side per encoder frame: no convolution (OMAR-RQ)."""
+
+    def __init__(self, log_mel: LogMel, bins: int, mean: float, std: float) -> None:
+        super().__init__()
+        self.log_mel, self.mean, self.std, self.dim = log_mel, mean, std, 4 * bins
+
+    def forward(self, waveform: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[batch, samples], `valid` [batch] samples, to [batch, frames, 4 · bins]."""
+        frames = waveform.shape[-1] // (4 * self.log_mel.hop)
+        if valid is not None:
+            waveform = waveform.masked_fill(~time_mask(valid, waveform.shape[-1]), 0.0)
+        mel = (self.log_mel(waveform, valid)[:, : 4 * frames] - self.mean) / self.std
+        return mel.unflatten(1, (frames, 4)).flatten(2)

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..data import locks
 from .clock import section
@@ -142,6 +143,28 @@ def alone(run: Path) -> Iterator[None]:
         if said is not None:
             raise OSError(said)
         yield
+
+
+def read(parameter: Tensor) -> Tensor:
+    """A copy of a whole parameter, wherever FSDP or ZeRO-3 have divided it (a collective)."""
+    with whole(parameter):
+        return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach().clone()
+
+
+def overwrite(parameter: Tensor, value: Tensor) -> None:
+    """Put a value, alike on every rank, into a parameter in place; where FSDP has divided it, each rank its part.
+
+    DeepSpeed's optimiser keeps a copy of its own, from which the next step would bring back the old value.
+    """
+    with whole(parameter):
+        if isinstance(parameter, DTensor):
+            parameter.copy_(distribute_tensor(value, parameter.device_mesh, parameter.placements))
+        else:
+            parameter.copy_(value)
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(parameter, value)
 
 
 def main_first() -> AbstractContextManager[None]:

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def build(optim: Optim, objective: Objective) -> torch.optim.Optimizer:
-    """The optimiser over everything that requires a gradient; vectors and scalars (biases, norms) never decay.
+    """The optimiser over everything that requires a gradient; vectors and scalars decay where the recipe says so.
 
     A group of parameters that learns at another rate than the recipe's says so as `lr_scale`.
     """
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            members.setdefault((objective.lr_scale(name), parameter.dim() > 1), []).append(parameter)
+            decays = optim.decay_all or parameter.dim() > 1
+            members.setdefault((objective.lr_scale(name), decays), []).append(parameter)
     if not members:
         raise ValueError("The objective has no parameter that requires a gradient, so there is nothing to train.")
     groups: list[dict[str, Any]] = []

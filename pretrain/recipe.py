@@ -30,7 +30,9 @@ class Optim:
     eps: float = 1e-8
     """added to the root of the mean square"""
     weight_decay: float = 0.0
-    """per step and learning rate; biases, norms and other vectors are left alone"""
+    """per step and learning rate; biases, norms and other vectors are left alone, but for decay_all"""
+    decay_all: bool = False
+    """vectors (biases, norms) decay too, as with fairseq's Adam"""
     warmup_steps: int = 0
     """steps from 0 to lr, in a straight line"""
     decay: Literal["constant", "linear", "cosine"] = "constant"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +21,29 @@ from ..models.encoder import Encoder, load_encoder
 from .addresses import available, find_tasks
 from .baselines import simple as baselines
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
+from .baselines.lecture import Lecture
 from .contract import attributes, problems
 from .curves import few_shot, robustness
+from .curves import units as pieces
 from .curves.robustness import kinds_of
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
+from .heads.keep import PROTOCOLS, is_kept, keep_head, write_kept
 from .listen.features import FeatureStore, Frames, digest, identity
-from .report import long_table, result
+from .report import long_table, result, tables
+from .report.importance import importance, moments_of, sentences
 from .report.naming import distinct
 from .report.tables import said, table
 from .task import Task
 
+if TYPE_CHECKING:
+    from ..models.head_files import HeadFacts
+    from ..models.heads import Head
+
 PROTOCOL = "version 2"
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant"]
+Baseline = Literal["random", "log_mel", "mfcc", "chroma", "tzanetakis", "lecture", "constant"]
 BASELINES: tuple[Baseline, ...] = ("random", "log_mel", "mfcc", "chroma", "tzanetakis", "constant")
 FRAME_BASELINES = ("random", "log_mel", "mfcc", "chroma", "constant")
 Damage = str  # one of `robustness.LEVELS`, or all
@@ -53,6 +61,11 @@ class Settings:
     baselines: tuple[Baseline, ...] = BASELINES
     few_shot: tuple[int, ...] = ()
     robustness: tuple[Damage, ...] = ()
+    units: bool = False
+
+    def that_decide(self) -> tuple[Any, ...]:
+        """What decides a score: all but the curves and tables that stand beside it."""
+        return astuple(replace(self, few_shot=(), robustness=()))[:-1]
 
 
 @dataclass
@@ -64,7 +77,10 @@ class Evaluation:
     features: npt.NDArray[np.float32] | None = None
     few_shot: list[few_shot.Point] = field(default_factory=list)
     robustness: dict[str, Any] | None = None
+    units: list[dict[str, Any]] = field(default_factory=list)
+    importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: tuple[Head, HeadFacts] | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -89,9 +105,11 @@ def probe(
     head_seeds: tuple[int, ...] = (0, 1, 2),
     few_shot: tuple[int, ...] = (),
     robustness: tuple[Damage, ...] = (),
+    units: bool = False,
     baselines: tuple[Baseline, ...] = BASELINES,
     pooling: Literal["mean", "mean+std"] = "mean",
     window_seconds: float = 10.0,
+    heads: bool = True,
     store: Path | None = None,
     device: str | None = None,
     workers: int = 2,
@@ -112,16 +130,19 @@ def probe(
             COLUMN:key names the kind, which is guessed otherwise. May be given several times.
         out: where the results go; RUN/probe for a run folder, else probe/NAME.
         protocol: linear (convex heads, one path of strengths), marble (MARBLE's constrained track: networks with 512
-            hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), or gmm
-            (Gaussian mixtures per class). Frame tasks are always linear.
+            hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), gmm
+            (Gaussian mixtures per class), svm or forest. Frame tasks are always linear.
         layers: the layers that may be chosen; all by default.
         seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this baseline out.
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
         few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
             curve of five draws each.
         robustness: also test the trained head on damaged audio: all, or some of noise mp3 low-pass reverb clipping …
+        units: also give the trained head single frames, windows of 3 s and songs, with rules that make one answer of a
+            song's pieces (pooling mean only).
         baselines: which stand beside the score.
         pooling: clip vectors are means over frames, or means and standard deviations.
+        heads: keep the head of each task (linear and marble) in OUT/heads, as `groundbass predict` reads it.
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
@@ -129,6 +150,8 @@ def probe(
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     asked = [*addresses, *tasks]
+    if units and pooling != "mean":
+        raise ValueError(f"--units needs --pooling mean, not {pooling}: a single frame has no deviation.")
     if not asked:
         raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, folder:PATH --label COLUMN, or all.")
     if window_seconds <= 0:
@@ -162,11 +185,12 @@ def probe(
                 raise
             missing.append(f"{address}: {reason}")  # of all that is there, one broken corpus costs itself alone
     settings = Settings(
-        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness)
-    )
+        layers, seeds, pooling, protocol, head_seeds, baselines, tuple(sorted(set(few_shot))), kinds_of(robustness),
+        units,
+    )  # fmt: skip
     try:
         place = out or default_out(encoder)
-        run_tasks(heard, encoder, distinct(found, place), place, keep, settings)
+        run_tasks(heard, encoder, distinct(found, place), place, keep, settings, heads)
     finally:
         for sentence in missing:
             print(f"not probed: {sentence}", file=sys.stderr)
@@ -182,10 +206,17 @@ def default_out(encoder: str) -> Path:
 
 
 def run_tasks(
-    encoder: Encoder, name: str, tasks: Sequence[Task], folder: Path, store: FeatureStore, settings: Settings
+    encoder: Encoder,
+    name: str,
+    tasks: Sequence[Task],
+    folder: Path,
+    store: FeatureStore,
+    settings: Settings,
+    heads: bool = True,
 ) -> list[dict[str, object]]:
     """Probe an encoder on tasks, write one result each, print the table; returns the results in the same order.
 
+    heads: keep the heads of the protocols that have plain maps, in FOLDER/heads.
     Raises ValueError when tasks failed, after all others are done.
     """
     about = identity(encoder)
@@ -196,13 +227,15 @@ def run_tasks(
         protocol = "linear" if task.unit == "frame" else settings.protocol
         seeds = settings.head_seeds if protocol == "marble" else (0,)  # nothing else draws anything
         here = replace(settings, protocol=protocol, head_seeds=seeds)
-        bare = replace(here, few_shot=(), robustness=())
-        key = digest([PROTOCOL, about, task.fingerprint(), astuple(bare), store.window_seconds])
+        key = digest([PROTOCOL, about, task.fingerprint(), here.that_decide(), store.window_seconds])
         path = folder / f"{result.file_name(task.name, protocol)}.json"
         old = result.read(path)
+        whole = not heads or protocol not in PROTOCOLS or is_kept(folder, path.stem)
         if old is not None and old.get("key") == key:
             shots, damages = _curves(old)
-            if set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages):
+            had = bool(old.get("units"))
+            asked_before = set(here.few_shot) <= set(shots) and set(here.robustness) <= set(damages)
+            if whole and asked_before and here.units <= had:
                 print(f"{task.name}: already done, see {path}", file=sys.stderr)
                 results.append(old)
                 continue
@@ -210,6 +243,7 @@ def run_tasks(
                 here,
                 few_shot=tuple(sorted({*here.few_shot, *shots})),
                 robustness=tuple({**dict.fromkeys(damages), **dict.fromkeys(here.robustness)}),
+                units=here.units or had,
             )
         slowest = task.label_kind.slowest
         if encoder.frame_rate < slowest:
@@ -234,7 +268,10 @@ def run_tasks(
         record["pooling"], record["window_seconds"] = settings.pooling, store.window_seconds
         record["few_shot"] = [point.to_json() for point in found.few_shot]
         record["robustness"] = found.robustness
+        record["importance"], record["units"] = found.importance, found.units
         result.write(folder, record, result.predictions(task, found.trained, found.others))
+        if heads and found.kept is not None:
+            write_kept(folder, path.stem, *found.kept, task, result.read(path) or record, name)
         print(f"{task.name}: {time.monotonic() - started:.1f} s", file=sys.stderr)
         results.append(result.read(path) or record)
     if results:
@@ -271,9 +308,18 @@ def evaluate(
         )
     pooled = features if isinstance(features, Features) else None
     found = Evaluation(trained, {}, None if pooled is None else pooled.array, notes=notes)
+    if settings.protocol in PROTOCOLS:
+        found.kept = keep_head(task, trained, features, encoder.layers, settings.pooling)
     wanted = [name for name in settings.baselines if task.unit != "frame" or name in FRAME_BASELINES]
     for name in wanted:
         found.others |= _baseline(name, task, encoder, store, settings, used, copies, notes)
+    if settings.units and pieces.answers_by_name(task):
+        found.units = pieces.compared(task, encoder, store, trained)
+    if settings.protocol == "forest":
+        found.importance = {"encoder": importance(trained)}
+        for outcome in found.others.get("lecture", []):
+            found.importance["lecture"] = importance(outcome, moments_of(Lecture.names))
+        notes += sentences(found.importance)
     if settings.few_shot:
         found.few_shot = few_shot.curve(task, features, settings.few_shot, used)
     if settings.robustness:
@@ -319,6 +365,9 @@ def _baseline(
         if task.label_kind.one_of and not task.label_kind.related:
             found["tzanetakis_gmm"] = [fit(task, features, [0], "gmm")]
         return found
+    if name == "lecture":  # by the protocol that was asked for, since pipelines end in it
+        own = replace(moments, protocol="linear" if settings.protocol == "marble" else settings.protocol)
+        return {name: [_probe(task, Lecture(), store, own, [0], f"{name} for {task.name}")[0]]}
     heard: Encoder = baselines.LogMelBaseline() if name == "log_mel" else Mfcc() if name == "mfcc" else Chroma()
     return {name: [_probe(task, heard, store, moments, [0], f"{name} for {task.name}")[0]]}
 
@@ -371,6 +420,9 @@ def show(results: Sequence[dict[str, object]], folder: Path) -> None:
     """Print the table and the sentences under it."""
     console = Console()
     console.print(table(results, console.width))
+    for record in results:
+        if record.get("units"):
+            console.print(tables.units(dict(record)))
     for note, names in said(results).items():
         console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
     console.print(

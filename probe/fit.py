@@ -2,8 +2,8 @@
 
 A protocol makes candidates: heads of every layer and setting, learned on the training tracks. `linear` has one strength
 of regularisation per head, `marble` one learning rate (and seeds), `knn` one number of neighbours, `gmm` one of
-Gaussians per class. Whatever the protocol, the choice is made by the main metric of the validation tracks, ties broken
-by their loss.
+Gaussians per class, `svm` one cost, `forest` one least size of a leaf (and seeds). Whatever the protocol, the choice is
+made by the main metric of the validation tracks, ties broken by their loss.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from ..data.labels.splits import Fold
+from .heads.classic import forests, machines
 from .heads.forms import form_of
 from .heads.gmm import mixtures
 from .heads.head import Array, Features, Floats, Head, Rows, TrainingData, answer, items_of
@@ -28,8 +29,9 @@ from .heads.marble import grid
 from .listen.features import forget
 from .task import Task
 
-Protocol = Literal["linear", "marble", "knn", "gmm"]
+Protocol = Literal["linear", "marble", "knn", "gmm", "svm", "forest"]
 SETTINGS = {"linear": "strength", "marble": "learning rate", "knn": "neighbours", "gmm": "components"}
+SETTINGS |= {"svm": "cost", "forest": "least leaf"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def training_data(
     owner = features.owner
     return TrainingData(
         task.label_kind, features.array, owner, items_of(owner, train), items_of(owner, valid), task.targets[owner],
-        len(task.classes), layers, seeds, judge,
+        len(task.classes), layers, seeds, judge, task.name,
     )  # fmt: skip
 
 
@@ -193,4 +195,6 @@ PROTOCOLS: dict[str, Callable[[TrainingData], Iterable[Head]]] = {
     "marble": grid,
     "knn": nearest,
     "gmm": mixtures,
+    "svm": machines,
+    "forest": forests,
 }

@@ -12,7 +12,7 @@ import soundfile as sf
 
 from groundbass.data import corpora
 from groundbass.data.corpora import audioset, esc50
-from groundbass.probe import metrics
+from groundbass.data.labels.kinds.tags import KIND, d_prime
 from groundbass.probe.tasks import esc50_sound
 
 HEAD = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2\n# YTID, start_seconds, end_seconds, labels\n"
@@ -93,9 +93,9 @@ def test_esc50_in_its_folds(tmp_path: Path) -> None:
 def test_d_prime_is_that_of_the_mean_area() -> None:
     """The published pairs of PANNs and AST."""
     for area, expected in ((0.965, 2.562), (0.971, 2.681), (0.973, 2.725), (0.9786, 2.865)):
-        assert metrics.d_prime(area) == pytest.approx(expected, abs=1e-3)
+        assert d_prime(area) == pytest.approx(expected, abs=1e-3)
     truth = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
     guess = np.array([[0.9, 0.2], [0.8, 0.7], [0.3, 0.1], [0.1, 0.5]])
-    found = metrics.measure("tags", truth, guess, ["a", "b"])
-    assert found["d_prime"] == pytest.approx(metrics.d_prime(found["roc_auc"]))
-    assert "d_prime" not in metrics.measure("tags", truth, truth.astype(float), ["a", "b"])  # infinite
+    found = KIND.measure(truth, guess, ["a", "b"])
+    assert found["d_prime"] == pytest.approx(d_prime(found["roc_auc"]))
+    assert "d_prime" not in KIND.measure(truth, truth.astype(float), ["a", "b"])  # infinite

@@ -14,8 +14,8 @@ from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
+from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import load_classifier
-from groundbass.probe.task import find_tasks
 
 RATE = 24_000
 

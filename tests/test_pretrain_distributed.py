@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -287,15 +288,30 @@ OBJECTIVES = {
     "tokens.beats_iter1_debug": [],
     "tokenizer.beats_tokenizer_debug": ["--objective.revive-below", "0.95"],  # codewords move within four steps
     "tokenizer.mel_rvq_debug": ["--objective.revive-every", "1"],
+    "latent.eat_beats_debug": [],
+    "masked.muq_debug": [],
+    "tokenizer.muq_rvq_debug": [],
+    "masked.omar_debug": [],
     "latent.eat_debug": [],
+    "latent.matpac_debug": [],
+    "latent.m2d_debug": [],
     "predictive.cpc_debug": [],
     "labelled.finetune_debug": [],
 }
+# a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
+BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
 # ratios of two sums over a rank's part of the batch, logged as their mean: they say about the same only
 BY_PARTS = {"coverage", "cqt/unexplained", "spread", "accuracy_1", "accuracy_2", "accuracy_3"}
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-WAYS = ("ddp", "zero3", "zero1", "fsdp2", "zero2", "ddp", "zero3", "zero3", "ddp")
-ONE_EACH = set(zip(OBJECTIVES, WAYS, strict=True))
+# one way each in `make test`, None: in the grid alone
+WAYS = {
+    "contrastive.clmr_debug": "ddp", "masked.mert_debug": "zero3", "masked.bestrq_debug": "zero1",
+    "tokens.beats_iter1_debug": "fsdp2", "tokenizer.beats_tokenizer_debug": "zero2", "tokenizer.mel_rvq_debug": "ddp",
+    "latent.eat_beats_debug": "zero3", "masked.muq_debug": "ddp", "tokenizer.muq_rvq_debug": "fsdp2",
+    "latent.eat_debug": "ddp", "latent.matpac_debug": "zero3", "predictive.cpc_debug": "zero3",
+    "labelled.finetune_debug": "ddp",
+}  # fmt: skip
+ONE_EACH = set(WAYS.items())
 GRID = [
     pytest.param(address, strategy, marks=pytest.mark.slow if (address, strategy) in ONE_EACH else pytest.mark.soak)
     for address in OBJECTIVES
@@ -377,16 +393,16 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
     states = [load_file(run / "checkpoints/step_4/weights.safetensors") for run in (tmp_path / "two", alone)]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        if not (chaotic and name.endswith(".0.bias")):  # before a batch norm: their gradient is rounding noise
+        if not BEFORE_NORM.search(name):
             assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-2 if chaotic else 1e-4), name
 
 
 HALF = [
-    pytest.param("latent.eat_debug", "zero2", marks=pytest.mark.slow),
+    pytest.param("latent.eat_beats_debug", "zero2", marks=pytest.mark.slow),
     pytest.param("tokenizer.beats_tokenizer_debug", "fsdp2", marks=pytest.mark.slow),
     *(
         pytest.param(address, strategy, marks=pytest.mark.soak)
-        for address in ("latent.eat_debug", "masked.bestrq_debug", "tokens.beats_iter1_debug")
+        for address in ("latent.eat_beats_debug", "masked.bestrq_debug", "tokens.beats_iter1_debug")
         for strategy in ("zero1", "zero3", "fsdp2")
     ),
 ]
@@ -417,7 +433,7 @@ NAMES = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["masked.mert_debug", "latent.eat_debug"])
+@pytest.mark.parametrize("address", ["masked.mert_debug", "latent.eat_beats_debug"])
 def test_a_run_goes_on_with_another_number_of_ranks(
     tmp_path: Path, one_rank: Callable[[str], Path], address: str
 ) -> None:
@@ -437,7 +453,7 @@ def test_fsdp2_resumes_and_goes_on_with_another_number_of_ranks(
     tmp_path: Path, one_rank: Callable[[str], Path]
 ) -> None:
     """PyTorch's sharded checkpoints are read by any number of ranks."""
-    address = "latent.eat_debug"
+    address = "latent.eat_beats_debug"
     alone = one_rank(address)
     for world in (2, 4):
         run = tmp_path / f"on_{world}"
@@ -470,8 +486,8 @@ def test_micro_batches_of_padded_crops_weigh_exactly(tmp_path: Path, strategy: s
 
 @pytest.mark.soak
 def test_zero_refuses_another_number_of_ranks(tmp_path: Path, one_rank: Callable[[str], Path]) -> None:
-    alone = one_rank("latent.eat_debug")
-    command = [*parity_command("latent.eat_debug", alone.parent), "--run", str(tmp_path / "run")]
+    alone = one_rank("latent.eat_beats_debug")
+    command = [*parity_command("latent.eat_beats_debug", alone.parent), "--run", str(tmp_path / "run")]
     launch([*command, "--steps", "2"], **environment("zero2"))
     with pytest.raises(AssertionError, match=r"written by 2 ranks under DeepSpeed and can't be loaded by 1: launch"):
         launch(command, world=1, **environment("zero2"))

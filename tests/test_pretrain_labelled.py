@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
+from groundbass.data.labels.kinds.chords import CHORDS, chord_class
+from groundbass.data.labels.lookup import guess, kind_of
 from groundbass.data.track import WEIGHT, Manifest, Track
 from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
@@ -30,12 +32,9 @@ from groundbass.pretrain.objectives.labelled import (
     spec_augment,
 )
 from groundbass.pretrain.objectives.parts.label_targets import (
-    CHORDS,
-    KINDS,
+    TARGETS,
     Clips,
     LabelTask,
-    chord_class,
-    guess_kind,
     meet,
 )
 from groundbass.pretrain.optim import build
@@ -53,7 +52,7 @@ def test_beats_lie_in_the_frame_that_holds_them() -> None:
     """Ten frames a second from 2 s on: 2.05 s is in frame 0, 2.31 s in frame 3; twice as fast, 2.31 s is in frame 1."""
     task = LabelTask("beats", beside=0.0)
     answers = meet(task, {"beats": {"a": [0.5, 2.05, 2.31, 3.5]}})
-    assert answers.kind == "beats"
+    assert answers.kind.name == "beats"
     assert answers.targets(["a"], clips([2.0]))[0, :, 0].nonzero().flatten().tolist() == [0, 3]
     faster = clips([2.0], speed=torch.tensor([2.0]))
     assert answers.targets(["a"], faster)[0, :, 0].nonzero().flatten().tolist() == [0, 1, 7]
@@ -105,8 +104,8 @@ def test_kinds_are_guessed_from_what_labels_hold() -> None:
         [1, 2, 1],
     )
     kinds = ["chords", "events", "beats", "tags", "key", "tags", "classes", "numbers", "classes"]
-    assert [guess_kind(values) for values in told] == kinds
-    assert set(kinds) == set(KINDS)
+    assert [guess(values).name for values in told] == kinds
+    assert set(kinds) == set(TARGETS)
 
 
 @pytest.fixture(scope="module")
@@ -276,13 +275,13 @@ def test_averaged_weights_are_what_is_published(manifest: Path) -> None:
 
 def test_metrics_of_validation_are_those_of_the_libraries() -> None:
     logits = [torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 3.0]]), torch.tensor([[5.0, 1.0]])]
-    assert judged("classes", logits, [torch.tensor([0]), torch.tensor([-1]), torch.tensor([1])]) == 0.5
+    assert judged(kind_of("classes"), logits, [torch.tensor([0]), torch.tensor([-1]), torch.tensor([1])]) == 0.5
     truth = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, torch.nan]])]
-    assert judged("tags", logits, truth) == 1.0
+    assert judged(kind_of("tags"), logits, truth) == 1.0
     numbers = [torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[4.0]])]
-    assert judged("numbers", numbers, numbers) == 1.0
+    assert judged(kind_of("numbers"), numbers, numbers) == 1.0
     mean = [torch.tensor([[7.0 / 3]])] * 3
-    assert judged("numbers", mean, numbers) == pytest.approx(0.0, abs=1e-6)
+    assert judged(kind_of("numbers"), mean, numbers) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -392,9 +392,9 @@ def objective_after_prepare(recipe: Recipe, corpus: Path, run: Path) -> Any:
 def test_random_projection_measures_the_corpus_once(corpus: Path, tmp_path: Path) -> None:
     objective = build(masked.bestrq_debug())
     objective.prepare(Manifest.open(corpus), tmp_path)
-    file = tmp_path / "tokenizer" / "mel_statistics.safetensors"
+    file = tmp_path / "tokenizer" / "feature_statistics.safetensors"
     before = file.stat().st_mtime_ns
-    features = objective.targets[0]._teacher[0].features
+    features = objective.targets[0]._teacher[0].inputs["mel"]
     sound = make_batch(samples=48_000).waveform[:, 0]
     normalised = features(sound)
     assert abs(float(normalised.mean())) < 0.1 and float(normalised.std()) == pytest.approx(1, abs=0.2)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from groundbass.data.labels.kinds.key import TONICS
 from groundbass.models.cqt import MAX_SHIFT
 from groundbass.pretrain.objectives.labelled import Labelled
 from groundbass.pretrain.objectives.parts.cqt_shape import CqtShape
-from groundbass.pretrain.objectives.parts.label_targets import TONICS, Clips, LabelTask, meet
+from groundbass.pretrain.objectives.parts.label_targets import Clips, LabelTask, meet
 from groundbass.pretrain.objectives.parts.picture_augment import Changed, PictureAugment, change
 
 HERTZ = torch.linspace(40.0, 10_900.0, 81)

@@ -203,10 +203,10 @@ def test_random_projection_is_the_nearest_codeword_and_ignores_the_global_seed()
     waveform = 0.1 * torch.randn(2, 24000)
     found = first(waveform)
     assert torch.equal(found, second(waveform)) and found.shape == (2, 25, 2)
-    frames = first.features(waveform)
+    frames = first.inputs["mel"](waveform)
     for book in range(2):
-        projected = functional.normalize(frames @ first.projections[book], dim=-1)
-        distance = torch.cdist(projected, first.codewords[book].expand(2, -1, -1))
+        projected = functional.normalize(frames @ first.projections_mel[book], dim=-1)
+        distance = torch.cdist(projected, first.codewords_mel[book].expand(2, -1, -1))
         assert torch.equal(found[..., book], distance.argmin(-1))
 
 

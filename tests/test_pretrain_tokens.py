@@ -350,7 +350,7 @@ def test_the_loop_runs_goes_on_and_publishes(manifest: Manifest, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "address", ["tokens.beats_iter1", "tokens.beats_iter2", "tokenizer.beats_tokenizer", "latent.eat_base"]
+    "address", ["tokens.beats_iter1", "tokens.beats_iter2", "tokenizer.beats_tokenizer", "latent.eat_beats_base"]
 )
 def test_full_size_recipes_are_planned_without_memory(address: str) -> None:
     shown = _plan(address, find(address))
@@ -372,7 +372,7 @@ def test_published_numbers_of_the_recipes() -> None:
 
 def build_latent(**changes: Any) -> Latent:
     torch.manual_seed(0)
-    objective: Latent = dataclasses.replace(latent.eat_debug().objective, **changes).build().train()
+    objective: Latent = dataclasses.replace(latent.eat_beats_debug().objective, **changes).build().train()
     return objective
 
 

@@ -94,9 +94,9 @@ def test_a_probe_that_fails_is_said_and_training_goes_on(
 def test_begin_with_an_encoder_that_is_there(music: Path, tmp_path: Path) -> None:
     """Its weights, for encoder and EMA teacher alike; the run says whose they were."""
     torch.manual_seed(7)
-    other: Any = find("latent.eat_debug").objective.build()
+    other: Any = find("latent.eat_beats_debug").objective.build()
     write_encoder(other.encoder, tmp_path / "other")
-    pretrain(music, tmp_path / "run", "latent.eat_debug", "--init", str(tmp_path / "other"), "--optim.lr", "0")
+    pretrain(music, tmp_path / "run", "latent.eat_beats_debug", "--init", str(tmp_path / "other"), "--optim.lr", "0")
     trained = load_file(tmp_path / "run" / "checkpoints" / "step_4" / "weights.safetensors")
     for name, tensor in other.encoder.state_dict().items():
         assert torch.equal(trained[f"encoder.{name}"], tensor)
@@ -106,7 +106,7 @@ def test_begin_with_an_encoder_that_is_there(music: Path, tmp_path: Path) -> Non
 
 
 def test_an_encoder_that_does_not_fit_is_refused(music: Path, tmp_path: Path) -> None:
-    write_encoder(find("latent.eat_debug").objective.build().encoder, tmp_path / "beats")
+    write_encoder(find("latent.eat_beats_debug").objective.build().encoder, tmp_path / "beats")
     with pytest.raises(ValueError, match=r"is a BeatsModel; this recipe trains a MertModel"):
         pretrain(music, tmp_path / "run", "masked.bestrq_debug", "--init", str(tmp_path / "beats"))
     recipe = find("masked.bestrq_debug")
@@ -123,7 +123,7 @@ def test_which_checkpoints_stay(music: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"step_3", "step_6", "step_7"}
 
 
-@pytest.mark.parametrize("address", ["masked.bestrq_debug", "tokens.beats_iter1_debug", "latent.eat_debug"])
+@pytest.mark.parametrize("address", ["masked.bestrq_debug", "tokens.beats_iter1_debug", "latent.eat_beats_debug"])
 def test_activations_computed_again_change_nothing(music: Path, tmp_path: Path, address: str) -> None:
     pretrain(music, tmp_path / "plain", address)
     pretrain(music, tmp_path / "again", address, "--checkpoint-activations")
@@ -139,7 +139,7 @@ def test_an_encoder_that_cannot_compute_again_says_so(music: Path, tmp_path: Pat
         pretrain(music, tmp_path / "run", "contrastive.clmr_debug", "--checkpoint-activations")
 
 
-@pytest.mark.parametrize("address", ["masked.bestrq_debug", "contrastive.clmr_debug", "latent.eat_debug"])
+@pytest.mark.parametrize("address", ["masked.bestrq_debug", "contrastive.clmr_debug", "latent.eat_beats_debug"])
 def test_a_step_is_the_sum_of_its_parts(music: Path, tmp_path: Path, address: str) -> None:
     pretrain(music, tmp_path / "run", address)
     for line in lines(tmp_path / "run" / "timing.jsonl"):

@@ -1,5 +1,7 @@
 """Protocols: a head of the grid equals the same head alone, neighbours and mixtures are scikit-learn's, shots nest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from groundbass.data.track import Manifest, Track
 from groundbass.probe.baselines.simple import constant
 from groundbass.probe.curves import few_shot
 from groundbass.probe.fit import candidates, fit, training_data
-from groundbass.probe.heads import marble
+from groundbass.probe.heads import classic, marble
 from groundbass.probe.heads.head import WEIGHTED, Features, answer, items_of
 from groundbass.probe.task import Task
 
@@ -105,9 +107,10 @@ def test_marbles_head_against_torchs_own_layers_and_adam(rate, monkeypatch):
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 2, rate, 3, 4), atol=2e-4)
 
 
-def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
+@pytest.mark.parametrize("name, patience", [("", 15), ("gtzan_genre", 20), ("mtt_tags", 10)])
+def test_marble_stops_early_and_keeps_the_best_epoch(name, patience, monkeypatch):
     """A validation score that peaks at epoch 3: the kept head is that of three epochs, whatever follows."""
-    asked = task()
+    asked = replace(task(), name=name)
     x = features(asked, strength=0.7)
     scores = iter([0.1, 0.2, 0.9, *([0.3] * 1000)])
     seen = []
@@ -118,13 +121,14 @@ def test_marble_stops_early_and_keeps_the_best_epoch(monkeypatch):
 
     monkeypatch.setattr("groundbass.data.labels.kind.Kind.main", judged)
     (head,) = (h for h in grid(asked, x, (1,), (0,), (1e-3,), epochs=100))
-    assert len(seen) == 3 + marble.PATIENCE
+    assert len(seen) == 3 + patience
     np.testing.assert_allclose(head.respond(x, np.arange(CLIPS)), plain_head(asked, x, 1, 1e-3, 0, 3), atol=2e-4)
 
 
-@pytest.mark.parametrize("protocol", ["linear", "marble", "knn", "gmm"])
+@pytest.mark.parametrize("protocol", ["linear", "marble", "knn", "gmm", "svm", "forest"])
 def test_every_protocol_finds_the_layer_that_knows(protocol, monkeypatch):
     monkeypatch.setattr(marble, "EPOCHS", 20)
+    monkeypatch.setattr(classic, "TREES", 40)
     asked = task()
     outcome = fit(asked, features(asked, 3.0), None, protocol, (0, 1) if protocol == "marble" else (0,))
     assert outcome.layer in (2, WEIGHTED) and (outcome.guess.argmax(1) == outcome.truth).mean() > 0.9
@@ -143,19 +147,27 @@ def key_task():
 
 
 KINDS = ("classes", "key", "tags", "numbers")
-ASKED = [*((p, kind) for p in ("linear", "marble", "knn") for kind in KINDS), ("gmm", "classes"), ("gmm", "key")]
+CLASSIC = [(p, kind) for p in ("svm", "forest") for kind in KINDS]
+ASKED = [
+    *((p, kind) for p in ("linear", "marble", "knn") for kind in KINDS),
+    ("gmm", "classes"),
+    ("gmm", "key"),
+    *CLASSIC,
+]
 
 
 @pytest.mark.parametrize("unit", ["clip", "window"])
 @pytest.mark.parametrize(("protocol", "kind"), ASKED)
-def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protocol, unit):
+def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protocol, unit, monkeypatch):
     """By every protocol, for every kind that it takes, on clips and on windows: the brackets of a score."""
+    monkeypatch.setattr(classic, "TREES", 40)
     asked = key_task() if kind == "key" else task(kind)
     owner = np.repeat(np.arange(CLIPS), 2 if unit == "window" else 1)
     table = asked.targets if kind in ("tags", "numbers") else np.eye(len(asked.classes))[asked.targets]
     outcome = fit(asked, Features(table[None, owner].astype(np.float32), owner), None, protocol)
     value = kind_of(kind).measure(outcome.truth, outcome.guess, list(asked.classes))[asked.metric]
-    assert value > 0.3 if (protocol, kind) == ("knn", "numbers") else value == pytest.approx(1, abs=0.01)
+    rough = kind == "numbers" and protocol in ("knn", "svm", "forest")  # none of them draws lines
+    assert value > 0.3 if rough else value == pytest.approx(1, abs=0.01)
     if protocol == "knn":
         return  # all clips are equally near: which are nearest is arbitrary
     nothing = fit(asked, Features(np.full((1, len(owner), 5), 3.0, np.float32), owner), None, protocol)
@@ -164,7 +176,7 @@ def test_an_oracle_reaches_one_and_a_constant_the_constant_baseline(kind, protoc
     if kind == "key":  # the constant knows the metric and may do better than the commonest key
         assert scores[0] <= scores[1] + 1e-9
     else:
-        assert scores[0] == pytest.approx(scores[1], abs=0.05 if protocol == "marble" else 1e-9)
+        assert scores[0] == pytest.approx(scores[1], abs=0.05 if protocol == "marble" or rough else 1e-9)
 
 
 def test_the_weighted_sum_learns_its_weights():

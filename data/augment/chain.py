@@ -176,7 +176,7 @@ class Delay(Augmentation):
         self.wet = check_number("wet", wet, -1, 1)
 
     def change(self, waveform: Tensor, draws: Draws) -> Tensor:
-        samples = [round(ms * self.sample_rate / 1000) for ms in self.milliseconds]
+        samples = [int(ms * self.sample_rate / 1000) for ms in self.milliseconds]  # 350 ms truncates, as CLMR's
         offset = torch.tensor(samples, device=waveform.device)[draws.integer(0, len(samples) - 1)]
         source = torch.arange(waveform.shape[1], device=waveform.device) - offset[:, None]
         echo = waveform.gather(1, source.clamp(min=0)).masked_fill_(source < 0, 0)

@@ -24,6 +24,7 @@ from ..collections.scan import scan_folder
 from ..crops import CropConfig, Crops
 from ..loader import loader as load
 from ..track import Manifest
+from . import degradations
 from .corpora import corpus_figures, million_figures, overlap_figures
 
 BENCH_AUDIO = "GROUNDBASS_BENCH_AUDIO"  # a folder of audio to measure on, instead of synthesised files
@@ -152,7 +153,9 @@ def augment() -> list[Row]:
     """Crops/s of CLMR's published chain on one core: batches of 48 crops of 59,049 samples at 22,050 Hz.
 
     Row `chain`: against the peer's speed, a constant. Row `per_item`: against the same chain item by item with
-    torchaudio, in turns with ours. Seconds are this thread's CPU time, so what else the machine does counts less.
+    torchaudio, in turns with ours. Then each degradation, and a chain of five against audiomentations.
+
+    Seconds are this thread's CPU time, so what else the machine does counts less.
     """
     chain, threads = clmr_chain(22050), torch.get_num_threads()
     waveform = 0.1 * torch.randn(48, 59049, generator=torch.Generator().manual_seed(0))
@@ -178,6 +181,7 @@ def augment() -> list[Row]:
     return [
         Row(what="chain", value=speed, unit="crops/s", reference=peer, ratio=speed / PEER_CROPS),
         Row(what="per_item", value=speed, unit="crops/s", reference=torchaudio, ratio=ratio),
+        *(Row(what=w, value=v, unit="crops/s", reference=r, ratio=x) for w, v, r, x in degradations.figures()),
     ]
 
 

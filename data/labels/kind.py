@@ -55,6 +55,20 @@ class Kind(ABC):
         """The class of `models/heads.py`, by its kind."""
         return self.name
 
+    @property
+    def nominal(self) -> bool:
+        """Whether answers are about names, not values."""
+        return self.link != "identity"
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one name holds at a time."""
+        return self.link == "softmax"
+
+    def untuned(self, labels: Sequence[Any]) -> Settings:
+        """A decoder where none was chosen on validation; none where nothing is decoded. labels: of training tracks."""
+        return {}
+
     @abstractmethod
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """A track's values in the columns it reads, none of them missing -> its label; None for none.

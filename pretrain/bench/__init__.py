@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 from ...data.draws import draw_seeds
 from ...models.mert import MertConfig
 from ..objectives import masked
+from ..objectives import predictive as predictive_recipes
 from ..objectives.parts.noise_mixture import NoiseMixture, add_segments, draw_segments
 from ..objectives.tokens import Tokens, beats_iter1, take
 from ..recipe import Recipe
@@ -60,6 +64,18 @@ def train() -> list[Row]:
     BEATs base, EAT base and CLMR base: seconds of audio per second, utilisation of the dense peak, peak memory.
     """
     from .train import rows
+
+    return rows()
+
+
+def published() -> list[Row]:
+    """Parts of published recipes: the conformer layer against transformers', MuQ's quantiser, split views, memory.
+
+    Rows: `conformer_layer` (inference) and `conformer_layer_training` (MuQ's size, the same weights in both);
+    `muq_quantiser` (against a plain loop over codebooks); `visible_patches` (a step of M2D base whose student hears the
+    kept 30 % against one that hears all patches); `memory_…` (GiB per GPU of MuQ, MATPAC++ and EAT, counted).
+    """
+    from .recipe_parts import rows
 
     return rows()
 
@@ -211,3 +227,46 @@ def _naive_attention() -> Iterator[None]:
 
     with patch("torch.nn.functional.scaled_dot_product_attention", naive):
         yield
+
+
+def predictive() -> list[Row]:
+    """CPC's InfoNCE, forward and backward, against the same sums in a loop over clips and steps ahead."""
+    objective = predictive_recipes.cpc_tiny().objective.build()
+    config, frames, clips = objective.config, 64, 8
+    draw = torch.Generator().manual_seed(0)
+    context = torch.randn(clips, frames, config.context_size, generator=draw)
+    latents = torch.randn(clips, frames, config.channels[-1], generator=draw, requires_grad=True)
+    lengths, index = torch.full((clips,), frames), torch.arange(clips)
+
+    def ours() -> Tensor:
+        others = objective._negatives(latents, lengths, index)
+        loss = predictive_recipes.summed_up(objective.loss(context, latents, others), lengths, logs=False).value
+        loss.backward()
+        return loss
+
+    def loop() -> Tensor:
+        seeds = draw_seeds(objective.seed, index, predictive_recipes.CANDIDATES)
+        drawn = predictive_recipes.draw_negatives(lengths, index, frames, config, seeds)
+        total = latents.new_zeros(())
+        for k, step in enumerate(objective.loss.predictor.weight.chunk(config.ahead), start=1):
+            terms = []
+            for clip in range(clips):
+                for t in range(frames - k):
+                    others = latents[drawn.clips[clip, t + k], drawn.frames[clip, t + k]]
+                    scores = torch.cat([latents[clip, t + k][None], others]) @ (step @ context[clip, t])
+                    terms.append(torch.logsumexp(scores, 0) - scores[0])
+            total = total + torch.stack(terms).mean() / config.ahead
+        total.backward()
+        return total
+
+    assert torch.allclose(ours(), loop(), rtol=1e-4)
+    seconds = median(_seconds(ours) for _ in range(5))
+    slow = _seconds(loop)
+    reference = f"a loop over clips, frames and steps ahead: {clips / slow:.1f} clips/s"
+    return [row("InfoNCE", clips / seconds, "clips/s", reference, slow / seconds)]
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

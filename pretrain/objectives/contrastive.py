@@ -440,6 +440,19 @@ def simclr_cqt_tiny() -> Recipe:
     return _simclr_tiny(NetworkConfig("cqt", settings | {"rhythm_channels": (8, 8, 32)}), pooling="mean+max")
 
 
+def simclr_conformer_tiny() -> Recipe:
+    """SimCLR on the conformer (3 layers of 144, log-mel, 25 frames per second), two CPU cores, minutes.
+
+    Command: groundbass pretrain contrastive.simclr_conformer_tiny --data MANIFEST --run RUN
+    """
+    settings = {
+        "mel_channels": 16, "hidden_size": 144, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 576, "conv_kernel": 15, "hidden_dropout": 0.0, "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+    }  # fmt: skip
+    return _simclr_tiny(NetworkConfig("conformer", settings))
+
+
 def simclr_debug() -> Recipe:
     """SimCLR on the log-mel transformer in seconds, for tests: one block of 16, degraded views, mean and max."""
     settings = {

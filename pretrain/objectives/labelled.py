@@ -37,6 +37,7 @@ from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds
+from ...data.labels.kind import Kind
 from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier, write_classifier
@@ -49,7 +50,7 @@ from ..distributed import whole
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
-from .parts.label_targets import ALIASES, KINDS, Answers, Clips, LabelTask, meet
+from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.picture_augment import Changed, PictureAugment, change
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ class LabelledObjective(Objective):
         """With a column of weights: 1 / (number of tracks) of a track's rarest class."""
         for task in self.config.questions:
             answers = meet(task, columns)
-            if answers.kind in ("classes", "key", "tags"):
+            if answers.kind.nominal and not answers.kind.over_time:
                 break
         else:
             raise ValueError("balance needs a task of classes, key or tags.")
@@ -261,7 +262,8 @@ class LabelledObjective(Objective):
             for answers in self.answers
         ]
         told = [
-            [a.task.label, a.kind, a.names, sorted(a.labels.items(), key=lambda pair: pair[0])] for a in self.answers
+            [a.task.label, a.kind.name, a.names, sorted(a.labels.items(), key=lambda pair: pair[0])]
+            for a in self.answers
         ]
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
@@ -269,9 +271,9 @@ class LabelledObjective(Objective):
     def prepare_for_counting(self) -> None:
         """Heads of ten outputs where the labels would say how many."""
         invented = tuple(map(str, range(10)))
-        kinds = [ALIASES.get(task.kind, task.kind) or "classes" for task in self.config.questions]
+        kinds = [resolved(task) for task in self.config.questions]
         self.answers = [
-            Answers(task, kind, task.names or KINDS[kind].names([], task) or invented, {})
+            Answers(task, kind, task.names or targets_of(kind).names([], task) or invented, {})
             for task, kind in zip(self.config.questions, kinds, strict=True)
         ]
         self.shares = [1.0] * len(self.answers)
@@ -510,26 +512,13 @@ def _averaged_name(name: str) -> str:
 
 
 def _facts(head: Any, answers: Answers, seconds: float) -> HeadFacts:
-    decoder: dict[str, Any] = {}
-    if answers.kind == "beats":
-        decoder = {"name": "tracker", "tightness": 100.0, "usual": _usual(answers)}
-    elif answers.kind == "chords":
-        decoder = {"name": "viterbi", "switch": 3.0}
-    elif answers.kind == "events":
-        decoder = {"name": "threshold", "threshold": 0.5}
+    decoder = dict(answers.kind.untuned([targets_of(answers.kind).first(x) for x in answers.labels.values()]))
     # attention weighs frames within a crop; what is learned of crops is averaged as logits
     way: Any = "moments" if head.streams else "logits"
     return HeadFacts(
         window_seconds=seconds, unit="frame" if head.over_time else "clip", aggregation=way, decoder=decoder,
-        task={"label": answers.task.label, "kind": answers.kind},
+        task={"label": answers.task.label, "kind": answers.kind.name},
     )  # fmt: skip
-
-
-def _usual(answers: Answers) -> float:
-    """The median distance of beats in s."""
-    steps = [np.diff(columns[0]) for columns in answers.labels.values() if columns[0] is not None]
-    every = np.concatenate(steps) if steps else np.zeros(0)
-    return float(np.median(every)) if len(every) else 0.5
 
 
 def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
@@ -540,10 +529,10 @@ def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, i
     return model._answer(sound, None, number), 1
 
 
-def judged(kind: str, logits: list[Tensor], targets: list[Tensor]) -> float:
+def judged(kind: Kind, logits: list[Tensor], targets: list[Tensor]) -> float:
     """The metric of a kind of label over tracks: accuracy, macro ROC-AUC or R²; over time of all frames together."""
     guess = torch.cat([one.flatten(0, -2) for one in logits])
-    if kind in ("classes", "key", "chords"):
+    if kind.exclusive:
         truth = torch.cat([one.flatten() for one in targets])
         known = truth >= 0
         return float((guess.argmax(-1)[known] == truth[known]).float().mean()) if known.any() else 0.0
@@ -552,9 +541,9 @@ def judged(kind: str, logits: list[Tensor], targets: list[Tensor]) -> float:
     for guessed, wanted in zip(guess.T, truth.T, strict=True):
         known = ~torch.isnan(wanted)
         answer, right = guessed[known].numpy(), wanted[known].numpy()
-        if kind == "numbers" and len(right) > 1 and right.std() > 0:
+        if not kind.nominal and len(right) > 1 and right.std() > 0:
             scores.append(1 - float(np.mean((answer - right) ** 2) / right.var()))
-        elif kind != "numbers" and 0 < (right >= 1).sum() < len(right):
+        elif kind.nominal and 0 < (right >= 1).sum() < len(right):
             scores.append(float(roc_auc_score(right >= 1, answer)))
     return float(np.mean(scores)) if scores else 0.0
 
@@ -594,10 +583,10 @@ def _encoder(config: Labelled) -> tuple[Any, str | None]:
 def _head(answers: Answers, encoder: Any) -> Head:
     task = answers.task
     head: Any = HeadConfig(
-        answers.kind, answers.names, int(encoder.dim), task.layer, task.mixed, task.pooling, task.hidden, task.dropout,
-        task.positive_weight,
+        answers.kind.head, answers.names, int(encoder.dim), task.layer, task.mixed, task.pooling, task.hidden,
+        task.dropout, task.positive_weight,
     ).build()  # fmt: skip
-    if answers.kind == "numbers" and answers.labels:
+    if not answers.kind.nominal and answers.labels:
         values = torch.tensor(list(answers.labels.values()), dtype=torch.float64)
         offset = torch.nanmean(values, 0)
         spread = torch.nanmean((values - offset).square(), 0).sqrt()

@@ -2,8 +2,9 @@
 
 MERT (Li et al. 2023, arXiv:2306.00107): a HuBERT-like encoder hears a clip with masked spans, half of the time with
 other clips mixed in, and predicts codec codes and constant-Q magnitudes of the clean sound at the masked frames.
-BEST-RQ, MusicFM and OMAR-RQ differ in parts only: random-projection codes, a mel front end at 25 Hz, longer crops,
-rotary positions, noise in place of masked sound. So both families are one module, `Masked`, and their recipes below.
+BEST-RQ, MusicFM, MuQ and OMAR-RQ differ in parts only: codes of a random projection or of a learned Mel-RVQ, a mel
+front end at 25 Hz or less, conformer layers, longer crops, rotary positions, noise in place of masked sound, a linear
+head. So all of them are one module, `Masked`, and their recipes below.
 
     groundbass pretrain masked.mert_tiny --data MANIFEST --run RUN
 """
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds
+from ...models.conformer import ConformerConfig, ConformerModel
 from ...models.mert import MertConfig, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
@@ -86,12 +89,60 @@ class EncoderShape:
         values.pop("gradient_checkpointing")
         return MertConfig(**values)
 
+    def model(self) -> MertModel:
+        """Make the encoder."""
+        return MertModel(self.config())
+
+
+@dataclass(frozen=True)
+class ConformerShape:
+    """A conformer encoder, by `ConformerConfig`'s names; the defaults are MuQ's."""
+
+    sample_rate: int = 24_000
+    """Hz."""
+    frontend: Literal["conv2d", "stacked"] = "conv2d"
+    """conv2d: decibels and two residual 2-D blocks (MusicFM, MuQ); stacked: four mel frames side by side (OMAR-RQ)."""
+    mel_bins: int = 128
+    n_fft: int = 2048
+    """Samples of the mel spectrum's window."""
+    mel_hop: int = 240
+    """Samples per mel frame; an encoder frame is four of them."""
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_high: float | None = None
+    """Hz of the highest mel filter; None: half the sample rate."""
+    mel_mean: float = 6.7684
+    """Mean of the compressed mel spectrum over all bins."""
+    mel_std: float = 18.4179
+    """Its deviation."""
+    mel_channels: int = 512
+    hidden_size: int = 1024
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    conv_kernel: int = 31
+    """Taps of the depthwise convolution."""
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    gradient_checkpointing: bool = False
+    """Recompute layers and front end in the backward pass: less memory, about a third more time."""
+
+    def config(self) -> ConformerConfig:
+        """Make the model's configuration."""
+        values = dataclasses.asdict(self)
+        values.pop("gradient_checkpointing")
+        return ConformerConfig(**values)
+
+    def model(self) -> ConformerModel:
+        """Make the encoder."""
+        return ConformerModel(self.config())
+
 
 @dataclass(frozen=True)
 class MaskedConfig(ObjectiveConfig):
     """What is masked, what is predicted, how much each prediction counts. A target of weight 0 isn't built."""
 
-    encoder: EncoderShape = field(default_factory=EncoderShape)
+    encoder: tyro.conf.AvoidSubcommands[EncoderShape | ConformerShape] = field(default_factory=EncoderShape)
     masking: Masking = field(default_factory=Masking)
     mixture: NoiseMixture = field(default_factory=NoiseMixture)
     feature_penalty: float = 10.0
@@ -136,13 +187,13 @@ def tokens(recipe: Recipe) -> int:
 class Masked(Objective):
     """Predict the targets of masked frames.
 
-    The loss is the sum over targets of weight × loss (cross entropy summed over codebooks, or mean square error, each
-    averaged over the masked frames; `unmasked_weight` adds the others), plus the penalty on the front end's output. Its
+    The loss is the sum over targets of weight × loss (cross entropy of codes, or mean square error, each averaged over
+    the masked frames; `unmasked_weight` adds the others), plus the penalty on the front end's output. Its
     weight is the number of masked frames, so everything in it is a sum over them, and batches combine exactly; where
     nothing is padded, the penalty is the mean square over all frames.
     """
 
-    encoder: MertModel
+    encoder: MertModel | ConformerModel
 
     def __init__(self, config: MaskedConfig) -> None:
         super().__init__()
@@ -157,7 +208,7 @@ class Masked(Objective):
         width = config.encoder.hidden_size
         # random teachers draw from seeds of their own, before the weights are drawn
         self.targets = nn.ModuleList(entry.build(config.grid, width) for entry in chosen)
-        self.encoder = MertModel(config.encoder.config())
+        self.encoder = config.encoder.model()
         if config.encoder.gradient_checkpointing:
             self.encoder.gradient_checkpointing_enable()
         if config.masking.fill == "noise":
@@ -394,6 +445,7 @@ def _published_optim(lr: float, clip: float) -> Optim:
         betas=(0.9, 0.98),
         eps=1e-6,
         weight_decay=0.01,
+        decay_all=True,
         warmup_steps=32_000,
         decay="linear",
         clip=clip,
@@ -402,6 +454,7 @@ def _published_optim(lr: float, clip: float) -> Optim:
 
 
 _TINY_CODES = CodeHeadSettings(dim=32, labels="normal", least_entropy=2.0)
+_TINY_LINEAR = CodeHeadSettings(kind="linear", least_entropy=2.0)
 
 
 def mert_small() -> Recipe:
@@ -492,6 +545,7 @@ def mert_debug() -> Recipe:
 
 
 _DEBUG_CODES = CodeHeadSettings(dim=8, labels="normal", least_entropy=1.0)
+_DEBUG_LINEAR = CodeHeadSettings(kind="linear", least_entropy=1.0)
 _DEBUG_RVQ = RVQSettings(
     weight=1.0, stack=1, mels=40, window=1024, latent=8, codebooks=2, codebook_size=16, steps=4, batch_size=4,
     workers=0, head=_DEBUG_CODES,
@@ -517,26 +571,27 @@ _NO_MIXTURE = NoiseMixture(probability=0.0)
 _NO_CQT = CQTSettings(weight=0.0)
 
 
+_LINEAR = CodeHeadSettings(kind="linear")
+_DRY = ConformerShape(hidden_dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
+
+
 def bestrq_base() -> Recipe:
-    """BEST-RQ on music, after MusicFM and OMAR-RQ: random-projection codes, 25 Hz, 30-second crops, rotary positions.
+    """BEST-RQ on music as MusicFM has it: one random codebook of 4096 × 16, conformer, 25 Hz, 30-second crops.
 
-    12 pre-LN blocks of 768 (their conformers are plain transformers here), four codebooks of 8192 × 16, cells of 400 ms
-    masked with probability 0.6 by noise N(0, 0.1) in the waveform.
+    12 conformer layers of 1,024, cells of 400 ms masked with probability 0.6 by noise N(0, 0.1) in the waveform, one
+    linear head. MusicFM's training settings aren't published; the optimiser's are OMAR-RQ's.
 
-    groundbass pretrain masked.bestrq_base --data MANIFEST --run RUN · 8 GPUs · days
+    groundbass pretrain masked.bestrq_base --data MANIFEST --run RUN · published: two weeks per model
     """
-    shape = EncoderShape(
-        norm_first=True, layerdrop=0.0, feature_grad_mult=1.0, frontend="mel", positions="rotary",
-        hidden_dropout=0.1, attention_dropout=0.0, feat_proj_dropout=0.0,
-    )  # fmt: skip
+    codes = RandomProjectionSettings(
+        weight=1.0, codebooks=1, codebook_size=4096, seed=142, statistics="corpus", edges="reflect", head=_LINEAR
+    )
     return Recipe(
         objective=MaskedConfig(
-            encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT,
-            random_projection=RandomProjectionSettings(weight=1.0),
+            encoder=ConformerShape(), masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, random_projection=codes
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=720_000, align=960, min_seconds=5.0),
-        optim=Optim(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=30_000, decay="cosine", clip=1.0,
-                    fused=True),
+        optim=_omar_optim(),
         steps=400_000,
         batch_size=256,
         micro_batch=32,
@@ -544,7 +599,12 @@ def bestrq_base() -> Recipe:
         log_every=50,
         checkpoint_every=5000,
         workers=8,
-    )  # fmt: skip
+    )
+
+
+def _omar_optim() -> Optim:
+    """AdamW on all parameters, 30,000 steps of warm-up, cosine."""
+    return Optim(lr=1e-4, weight_decay=0.01, decay_all=True, warmup_steps=30_000, decay="cosine", fused=True)
 
 
 def bestrq_tiny() -> Recipe:
@@ -556,7 +616,7 @@ def bestrq_tiny() -> Recipe:
     shape = dataclasses.replace(tiny.objective.encoder, positions="rotary")
     config = MaskedConfig(
         encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT,
-        random_projection=RandomProjectionSettings(weight=1.0, codebook_size=256, head=_TINY_CODES),
+        random_projection=RandomProjectionSettings(weight=1.0, codebook_size=256, head=_TINY_LINEAR),
     )  # fmt: skip
     crops = dataclasses.replace(tiny.crops, crop_samples=240_000)
     optim = dataclasses.replace(tiny.optim, lr=1e-3)
@@ -574,10 +634,179 @@ def bestrq_debug() -> Recipe:
         frontend="mel", mel_channels=4, positions="rotary",
     )  # fmt: skip
     codes = RandomProjectionSettings(
-        weight=1.0, codebooks=2, codebook_size=16, mels=40, window=1024, crops=8, head=_DEBUG_CODES
+        weight=1.0, codebooks=2, codebook_size=16, mels=40, window=1024, crops=8, head=_DEBUG_LINEAR
     )
     masking = dataclasses.replace(_MUSICFM_MASK, span=5)
     config = MaskedConfig(
         encoder=shape, masking=masking, mixture=_NO_MIXTURE, cqt=_NO_CQT, random_projection=codes
     )  # fmt: skip
     return _debug(config, hop=960)
+
+
+def muq_large() -> Recipe:
+    """MuQ: a conformer of 316 M parameters predicts its Mel-RVQ (8 × 1024), 25 Hz, 30-second crops, 192 per step.
+
+    The tokenizer is trained into the run first (4,000 steps), or named: --objective.rvq.path RUN.
+
+    groundbass pretrain masked.muq_large --data MANIFEST --run RUN · published: 32 GPUs, 3 to 7 days, 900 to 160,000
+    hours of music; 3 crops per GPU and micro-batch
+    """
+    rvq = RVQSettings(weight=1.0, kind="muq", latent=16, steps=4000, lr=1e-4, head=_LINEAR)
+    return Recipe(
+        objective=MaskedConfig(
+            encoder=ConformerShape(), masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, rvq=rvq
+        ),
+        crops=CropConfig(sample_rate=24_000, crop_samples=720_000, align=960, min_seconds=5.0),
+        optim=_published_optim(lr=5e-4, clip=10.0),
+        steps=400_000,
+        batch_size=192,
+        micro_batch=3,
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )
+
+
+def muq_small() -> Recipe:
+    """MuQ with 8 conformer layers of 512 on 15-second crops: one GPU for hours.
+
+    groundbass pretrain masked.muq_small --data MANIFEST --run RUN · one GPU · hours
+    """
+    large = muq_large()
+    shape = ConformerShape(
+        mel_channels=128, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048
+    )
+    return dataclasses.replace(
+        large,
+        objective=dataclasses.replace(large.objective, encoder=shape),
+        crops=dataclasses.replace(large.crops, crop_samples=360_000),
+        optim=dataclasses.replace(large.optim, warmup_steps=2000),
+        steps=50_000,
+        batch_size=64,
+        micro_batch=32,
+        precision="bf16",
+    )
+
+
+def muq_tiny() -> Recipe:
+    """MuQ with 4 conformer layers of 192 and 4 codebooks of 256 on 5-second crops: two CPU cores for minutes.
+
+    Its tokenizer learns faster than the published one (300 steps, codes revived after 20): minutes are all there is.
+
+    groundbass pretrain masked.muq_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    shape = dataclasses.replace(
+        _DRY, mel_bins=192, n_fft=4096, mel_high=8000.0, mel_channels=16, hidden_size=192,
+        num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, conv_kernel=15,
+    )  # fmt: skip
+    rvq = RVQSettings(
+        weight=1.0, kind="muq", latent=16, codebooks=4, codebook_size=256, window=4096, steps=300, batch_size=8,
+        lr=2e-3, revive_after=20, head=_TINY_LINEAR,
+    )  # fmt: skip
+    return Recipe(
+        objective=MaskedConfig(encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, rvq=rvq),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
+        optim=Optim(
+            lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
+        ),
+        steps=400,
+        batch_size=16,
+        checkpoint_every=200,
+    )
+
+
+def muq_debug() -> Recipe:
+    """MuQ in miniature: two conformer layers of 32, 2 × 16 codes.
+
+    groundbass pretrain masked.muq_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = dataclasses.replace(
+        _DRY, n_fft=1024, mel_bins=32, mel_channels=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, conv_kernel=7,
+    )  # fmt: skip
+    rvq = dataclasses.replace(_DEBUG_RVQ, kind="muq", stack=4, revive_after=2, head=_DEBUG_LINEAR)
+    masking = dataclasses.replace(_MUSICFM_MASK, span=5)
+    return _debug(MaskedConfig(encoder=shape, masking=masking, mixture=_NO_MIXTURE, cqt=_NO_CQT, rvq=rvq), hop=960)
+
+
+_OMAR_MASK = dataclasses.replace(_MUSICFM_MASK, span=6)  # 400 ms at 15.6 Hz, rounded down as published
+_OMAR_CODES = RandomProjectionSettings(
+    weight=1.0, mels=96, window=512, compress="log1p", edges="reflect", statistics="corpus", seed=0, head=_LINEAR
+)
+
+
+def omar_base() -> Recipe:
+    """OMAR-RQ: 24 conformer layers of 1,024, four codebooks of 8192 × 16 of a 96-bin mel spectrum, 16 kHz, 15.6 Hz.
+
+    groundbass pretrain masked.omar_base --data MANIFEST --run RUN · published: 8 GPUs, 400,000 steps, 330,000 hours
+    """
+    shape = ConformerShape(
+        sample_rate=16_000, frontend="stacked", mel_bins=96, n_fft=512, mel_hop=256, mel_scale="slaney",
+        mel_mean=2.0676, mel_std=1.2683, num_hidden_layers=24, num_attention_heads=8, hidden_dropout=0.2,
+        attention_dropout=0.2, activation_dropout=0.2,
+    )  # fmt: skip
+    return Recipe(
+        objective=MaskedConfig(
+            encoder=shape, masking=_OMAR_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, random_projection=_OMAR_CODES
+        ),
+        crops=CropConfig(sample_rate=16_000, crop_samples=480_000, align=1024, min_seconds=5.0),
+        optim=_omar_optim(),
+        steps=400_000,
+        batch_size=256,
+        micro_batch=32,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=5000,
+        workers=8,
+    )
+
+
+def omar_multi() -> Recipe:
+    """OMAR-RQ of several features: 12 layers of 512, two codebooks each of mel, CQT and waveform, 24 kHz, 18.75 Hz.
+
+    groundbass pretrain masked.omar_multi --data MANIFEST --run RUN · published: 8 GPUs, 400,000 steps, 330,000 hours
+    """
+    base = omar_base()
+    shape = dataclasses.replace(
+        base.objective.encoder, sample_rate=24_000, mel_hop=320, mel_mean=1.8608, mel_std=1.225, hidden_size=512,
+        num_hidden_layers=12, intermediate_size=2048,
+    )  # fmt: skip
+    codes = dataclasses.replace(_OMAR_CODES, features=("mel", "cqt", "waveform"), codebooks=2)
+    objective = dataclasses.replace(
+        base.objective, encoder=shape, masking=dataclasses.replace(_OMAR_MASK, span=7), random_projection=codes
+    )
+    crops = dataclasses.replace(base.crops, sample_rate=24_000, crop_samples=720_000, align=1280)
+    return dataclasses.replace(base, objective=objective, crops=crops)
+
+
+def omar_tiny() -> Recipe:
+    """OMAR-RQ of mel and CQT with 4 conformer layers of 192, 256 codes each, 25 Hz: two CPU cores for minutes.
+
+    groundbass pretrain masked.omar_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    tiny = muq_tiny()
+    codes = RandomProjectionSettings(
+        weight=1.0, features=("mel", "cqt"), codebooks=2, codebook_size=256, window=4096, statistics="corpus",
+        edges="reflect", head=_TINY_LINEAR,
+    )  # fmt: skip
+    objective = dataclasses.replace(tiny.objective, rvq=RVQSettings(), random_projection=codes)
+    return dataclasses.replace(tiny, objective=objective)
+
+
+def omar_debug() -> Recipe:
+    """OMAR-RQ in miniature: stacked mel frames, one conformer layer of 32, 2 × 16 codes each of mel, CQT and waveform.
+
+    groundbass pretrain masked.omar_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = dataclasses.replace(
+        _DRY, frontend="stacked", n_fft=512, mel_bins=24, mel_scale="slaney", mel_mean=2.0, mel_std=1.2, hidden_size=32,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_kernel=5,
+    )  # fmt: skip
+    codes = dataclasses.replace(
+        _OMAR_CODES, features=("mel", "cqt", "waveform"), codebooks=2, codebook_size=16, mels=24, crops=8,
+        head=_DEBUG_LINEAR,
+    )  # fmt: skip
+    masking = dataclasses.replace(_MUSICFM_MASK, span=5)
+    return _debug(
+        MaskedConfig(encoder=shape, masking=masking, mixture=_NO_MIXTURE, cqt=_NO_CQT, random_projection=codes), hop=960
+    )

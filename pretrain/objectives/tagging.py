@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 STRIPES, WEIGHTS = 405, 406  # streams of draws
 PLACEHOLDER = 10  # outputs before the labels say how many
-OVER_CLIPS = ("classes", "key", "tags")
 
 
 @dataclass(frozen=True)
@@ -142,11 +141,11 @@ class TaggingObjective(LabelledObjective):
     def _draw_heads(self) -> None:
         """A network with as many outputs as there are labels; what was loaded into the first one stays."""
         (answers,) = self.answers
-        if answers.kind not in OVER_CLIPS:
-            raise ValueError(f"A tagger answers about clips, and {answers.task.label} is of kind {answers.kind}.")
+        if not answers.kind.nominal or answers.kind.over_time:
+            raise ValueError(f"A tagger answers about clips, and {answers.task.label} is of kind {answers.kind.name}.")
         # its weights are never used: it says how wrong an answer is
         self._judges = (
-            HeadConfig(answers.kind, answers.names, 1, positive_weight=answers.task.positive_weight).build(),
+            HeadConfig(answers.kind.head, answers.names, 1, positive_weight=answers.task.positive_weight).build(),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(self.seed, WEIGHTS))
@@ -155,7 +154,7 @@ class TaggingObjective(LabelledObjective):
         fresh.load_state_dict({name: old[name] if old[name].shape == w.shape else w for name, w in wanted.items()})
         fresh.config.id2label = dict(enumerate(answers.names))
         fresh.config.label2id = {name: number for number, name in enumerate(answers.names)}
-        fresh.config.problem_type = PROBLEMS[answers.kind]
+        fresh.config.problem_type = PROBLEMS[answers.kind.head]
         self.encoder = fresh.train(self.training)
         for name, parameter in self.named_parameters() if self.config.average else ():
             self.register_buffer(_averaged_name(name), parameter.detach().clone())
@@ -246,7 +245,7 @@ class TaggingObjective(LabelledObjective):
             each = share * each + (1 - share) * other
         value = each.sum() / (max(known, 1e-9) * len(each))
         metrics: dict[str, Tensor | float] = {f"{answers.task.name}/labelled": labelled.detach().mean()}
-        if answers.kind in ("classes", "key"):
+        if answers.kind.one_of:
             hit = (logits.argmax(-1) == targets).float() * labelled
             metrics[f"{answers.task.name}/accuracy"] = (hit.sum() / labelled.sum().clamp(min=1)).detach()
         return Loss(value, torch.full_like(value, float(len(each))).detach(), metrics)

@@ -1,7 +1,11 @@
-"""Tokenizers that give masked prediction its codes. `mel_rvq`: a residual quantiser of stacked log-mel frames.
+"""Tokenizers that give masked prediction its codes. `muq_rvq` and `mel_rvq`: residual quantisers of log-mel frames.
 
-After MuQ (Zhu et al. 2025), whose Mel-RVQ replaces a neural codec as teacher: light, fast, without a download. Before
-the first step the linear map becomes the principal axes of some frames and the codebooks their k-means centres,
+`muq_rvq` is MuQ's Mel-RVQ (Zhu et al. 2025), which replaces a neural codec as teacher: a chain of codebooks, each with
+a projection down and up of its own, trained by gradients alone; a code that nobody chose for a hundred steps is put
+where the data is.
+
+`mel_rvq` is a smaller relative, of the tiny recipes: one linear map, codebooks that follow by averages. Before the
+first step the linear map becomes the principal axes of some frames and the codebooks their k-means centres,
 residual by residual; then the maps follow the gradient of reconstruction + commitment (straight through), and the
 codebooks exponential averages of what they were chosen for, summed over ranks. Codewords that nobody chooses are moved
 onto current residuals.
@@ -9,6 +13,7 @@ onto current residuals.
 `beats_*`: BEATs' tokenizers, distilled from an encoder; the module is `pretrain/objectives/distillation.py`.
 
     groundbass pretrain tokenizer.mel_rvq_tiny --data MANIFEST --run RUN      2 CPU cores · minutes
+    groundbass pretrain tokenizer.muq_rvq --data MANIFEST --run RUN           one GPU · about an hour
     groundbass pretrain tokenizer.beats_tokenizer_tiny --objective.teacher ENCODER --data MANIFEST --run RUN
 """
 
@@ -25,9 +30,9 @@ from torch.nn import functional
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds, uniform
-from ...models.quantizers import MelQuantizer, MelQuantizerConfig
+from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig
 from ...models.transformer import time_mask
-from ..distributed import all_reduce_sum, gather
+from ..distributed import all_reduce_sum, gather, overwrite, read
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
@@ -196,6 +201,116 @@ class MelRVQ(Objective):
         self.sums.copy_(self.encoder.quantizer.codebooks * self.usage[..., None])
 
 
+@dataclass(frozen=True)
+class MuqRVQConfig(ObjectiveConfig):
+    """Settings of MuQ's tokenizer; the defaults are the published ones."""
+
+    sample_rate: int = 24_000
+    """Hz."""
+    hop: int = 960
+    """Samples per code: the encoder's frame (960 at 24 kHz is 25 Hz)."""
+    stack: int = 4
+    """Log-mel frames per code."""
+    mels: int = 128
+    window: int = 2048
+    latent: int = 16
+    """Width of a codebook's own space."""
+    codebooks: int = 8
+    codebook_size: int = 1024
+    codebook_weight: float = 1.0
+    """Weight of the codewords' distance to what chose them."""
+    commitment: float = 0.25
+    """Weight of the same distance, as the projections feel it."""
+    revive_after: int = 100
+    """Steps without a choice after which a codeword is put onto a projection of the current step."""
+
+    def build(self) -> MuqRVQ:
+        """Build the objective."""
+        return MuqRVQ(self)
+
+
+class MuqRVQ(Objective):
+    """Learn to reconstruct stacked log-mel frames: L1, and the distances of codewords and projections."""
+
+    stale: Tensor
+    encoder: MuqQuantizer
+
+    def __init__(self, config: MuqRVQConfig) -> None:
+        super().__init__()
+        self.config = config
+        fields = ("sample_rate", "hop", "stack", "mels", "window", "latent", "codebooks", "codebook_size")
+        self.encoder = MuqQuantizer(MuqQuantizerConfig(**{name: getattr(config, name) for name in fields}))
+        self.register_buffer("stale", torch.zeros(config.codebooks, config.codebook_size, dtype=torch.int64))
+        sizes = (config.codebook_size,) * config.codebooks
+        self.counts = LabelCounts(sizes, window=100, least_entropy=2.0, name="muq_rvq")
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        """Reconstruct the valid frames; means over frames and widths, distances summed over codebooks."""
+        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        with torch.autocast(waveform.device.type, enabled=False):
+            with torch.no_grad():
+                features: Tensor = self.encoder.features(waveform)
+                inside = time_mask(self.encoder.valid_frames(valid), features.shape[1])
+                frames = features[inside]
+            residual, codes, latents = frames, [], []
+            distance = frames.new_zeros(())
+            for book in self.encoder.chain:
+                chosen, part, latent, words = book(residual)
+                residual = residual - part
+                codes.append(chosen)
+                latents.append(latent.detach())
+                count = max(1, latent.numel())
+                distance = distance + self.config.codebook_weight * (words - latent.detach()).square().sum() / count
+                distance = distance + self.config.commitment * (latent - words.detach()).square().sum() / count
+            reconstruction = residual.abs().sum() / max(1, residual.numel())
+        chosen = torch.stack(codes, 1)
+        if self.training:
+            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), features.shape[1])[inside]
+            self._note(chosen, torch.stack(latents, 1), keys)
+            self.counts.observe(chosen)
+        metrics: Metrics = {"reconstruction": reconstruction.detach(), "distance": distance.detach()}
+        weight = torch.tensor(float(len(frames)), device=waveform.device)
+        return Loss(reconstruction + distance, weight, metrics | self.counts.statistics())
+
+    @torch.no_grad()
+    def _note(self, codes: Tensor, latents: Tensor, keys: Tensor) -> None:
+        """Keep what a micro-batch chose, and its projections [n, codebooks, latent] of lowest keys [n] for revival."""
+        books, size = self.stale.shape
+        flat = (codes.T + torch.arange(books, device=codes.device)[:, None] * size).flatten()
+        uses = torch.bincount(flat, minlength=books * size).float().view(books, size)
+        lowest = keys.argsort()[:size]
+        missing = size - len(lowest)  # as many rows on every rank; a row without a frame has key 2
+        fresh = functional.pad(latents[lowest], (0, 0, 0, 0, 0, missing))
+        self._pending.append((uses, fresh, functional.pad(keys[lowest], (0, missing), value=2.0)))
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Count the steps since each codeword was chosen, revive the forgotten ones, judge the labels."""
+        if not self._pending:
+            return
+        uses = all_reduce_sum(torch.stack([entry[0] for entry in self._pending]).sum(0))
+        fresh = torch.cat([entry[1] for entry in self._pending])
+        keys = torch.cat([entry[2] for entry in self._pending])
+        self._pending = []
+        self.stale.copy_(torch.where(uses > 0, 0, self.stale + 1))
+        dead = self.stale >= self.config.revive_after
+        if bool(dead.any()):  # alike on all ranks
+            self._revive(dead, gather(fresh), gather(keys))
+        self.counts.follow(step)
+
+    def _revive(self, dead: Tensor, fresh: Tensor, keys: Tensor) -> None:
+        """Put codewords `dead` bool [codebooks, codes] onto projections fresh [n, codebooks, latent] of lowest keys."""
+        count = int((keys < 2).sum())
+        if not count:
+            return
+        order = keys.argsort()[torch.arange(dead.shape[1], device=keys.device) % count]
+        for number, book in enumerate(self.encoder.chain):
+            words: Tensor = book.codewords  # type: ignore[assignment]
+            overwrite(words, torch.where(dead[number, :, None], fresh[order, number], read(words)))
+        self.stale.masked_fill_(dead, 0)
+
+
 def _lay_principal_axes(model: MelQuantizer, frames: Tensor) -> None:
     """Set `project` to the leading principal axes of frames [n, width], and `reconstruct` to the way back."""
     mean = frames.mean(0)
@@ -209,10 +324,33 @@ def _lay_principal_axes(model: MelQuantizer, frames: Tensor) -> None:
     model.reconstruct.bias.copy_(mean)
 
 
-def mel_rvq() -> Recipe:
-    """Mel-RVQ, 8 × 1024 at 25 Hz as MuQ's: 4,000 steps.
+def muq_rvq() -> Recipe:
+    """MuQ's Mel-RVQ: 8 codebooks of 1,024 × 16 at 25 Hz, 4,000 steps of 32 crops of 5 s.
 
-    groundbass pretrain tokenizer.mel_rvq --data MANIFEST --run RUN · one GPU · well under an hour (MuQ: about an hour)
+    groundbass pretrain tokenizer.muq_rvq --data MANIFEST --run RUN · published: one GPU, about an hour
+    """
+    return Recipe(
+        objective=MuqRVQConfig(),
+        crops=CropConfig(sample_rate=24_000, crop_samples=120_000),
+        optim=Optim(name="adam", lr=1e-4),
+        steps=4000,
+        batch_size=32,
+    )
+
+
+def muq_rvq_debug() -> Recipe:
+    """MuQ's Mel-RVQ in miniature: 2 × 16 codes, 10 steps.
+
+    groundbass pretrain tokenizer.muq_rvq_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    config = MuqRVQConfig(mels=40, window=1024, latent=8, codebooks=2, codebook_size=16, revive_after=2)
+    return dataclasses.replace(mel_rvq_debug(), objective=config)
+
+
+def mel_rvq() -> Recipe:
+    """The small Mel-RVQ, 8 × 1024 at 25 Hz: 4,000 steps.
+
+    groundbass pretrain tokenizer.mel_rvq --data MANIFEST --run RUN · one GPU · well under an hour
     """
     return Recipe(
         objective=MelRVQConfig(),

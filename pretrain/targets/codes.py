@@ -1,4 +1,4 @@
-"""Predicting codes: cosine logits against learned label embeddings, cross entropy summed over codebooks (MERT)."""
+"""Predicting codes: by MERT's cosine head or by a linear one (BEST-RQ, MusicFM, MuQ, OMAR-RQ)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from .target import Head, Metrics
 class CodeHeadSettings:
     """How codes are predicted, and when their labels count as empty."""
 
+    kind: Literal["cosine", "linear"] = "cosine"
+    """cosine: against learned label embeddings, summed over codebooks (MERT); linear: one linear layer, its mean over
+    codebooks (BEST-RQ, MusicFM, MuQ, OMAR-RQ)"""
     dim: int = 64
-    """Width of a codebook's label embeddings (95M: 64, 330M: 128)."""
+    """Width of a codebook's label embeddings (95M: 64, 330M: 128); of a cosine head."""
     temperature: float = 0.1
-    """Logits are cosine / temperature."""
+    """A cosine head's logits are cosine / temperature."""
     labels: Literal["uniform", "normal"] = "uniform"
-    """Initial label embeddings: uniform in [0, 1) as published, or normal, whose directions differ from the start."""
+    """A cosine head's first label embeddings: uniform in [0, 1) as published, or normal, whose directions differ from
+    the start."""
     least_entropy: float = 4.0
     """Bits: a codebook whose labels stay below this over a window of steps stops the run."""
     window: int = 100
@@ -120,10 +124,12 @@ def _entropy(counts: Tensor) -> Tensor:
 class CodeHead(Head):
     """Logits of several codebooks, their loss, and the statistics of their labels.
 
+    Logits and loss are float32 whatever the precision of training: a bfloat16 logit has 8 bits.
+
     Args:
         dim: width of the hidden states.
         classes: size of each codebook.
-        settings: width, temperature, alarm.
+        settings: kind, width, temperature, alarm.
         name: of the target, for the alarm's sentence.
 
     """
@@ -132,32 +138,38 @@ class CodeHead(Head):
         super().__init__()
         self.temperature = settings.temperature
         self.codebooks = len(classes)
-        self.projection = nn.Linear(dim, self.codebooks * settings.dim)
-        draw = torch.rand if settings.labels == "uniform" else torch.randn
-        self.labels = nn.Parameter(draw(self.codebooks, max(classes), settings.dim))
+        self.labels: nn.Parameter | None = None
+        if settings.kind == "cosine":
+            self.projection = nn.Linear(dim, self.codebooks * settings.dim)
+            draw = torch.rand if settings.labels == "uniform" else torch.randn
+            self.labels = nn.Parameter(draw(self.codebooks, max(classes), settings.dim))
+        else:
+            self.projection = nn.Linear(dim, self.codebooks * max(classes))
         self.counts = LabelCounts(classes, settings.window, settings.least_entropy, name)
         beyond = torch.arange(max(classes)) >= torch.tensor(classes)[:, None]
         self.register_buffer("beyond", beyond if len(set(classes)) > 1 else None, persistent=False)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score hidden [n, dim]: cosine / temperature, [codebooks, n, classes]; -inf beyond a smaller codebook."""
-        projected = self.projection(hidden).unflatten(-1, (self.codebooks, -1)).transpose(0, 1)
-        query = functional.normalize(projected.float(), dim=-1)
-        label = functional.normalize(self.labels.float(), dim=-1)
-        # under autocast the product runs in the low precision, the softmax in float32
-        logits = torch.bmm(query, label.transpose(1, 2)).float() / self.temperature
+        """Score hidden [n, dim]: [codebooks, n, classes] float32; -inf beyond a smaller codebook."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            projected = self.projection(hidden.float()).unflatten(-1, (self.codebooks, -1)).transpose(0, 1)
+            if self.labels is None:
+                logits: Tensor = projected
+            else:
+                query, label = functional.normalize(projected, dim=-1), functional.normalize(self.labels, dim=-1)
+                logits = torch.bmm(query, label.transpose(1, 2)) / self.temperature
         beyond: Tensor | None = self.beyond  # type: ignore[assignment]
         return logits if beyond is None else logits.masked_fill(beyond[:, None], -torch.inf)
 
     def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Metrics]:
-        """Return the cross entropy, summed over codebooks and averaged over n, and metrics.
+        """Return the cross entropy, averaged over n, and metrics; a cosine head's is summed over codebooks.
 
         hidden: [n, dim] masked frames; targets: int64 [n, codebooks] codes.
         """
         logits = self.logits(hidden)
         codes = targets.T
         total = functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum")
-        value = total / max(1, len(targets))
+        value = total / max(1, len(targets)) / (self.codebooks if self.labels is None else 1)
         with torch.no_grad():
             right = (logits.argmax(-1) == codes).float().sum(1) / max(1, len(targets))
         metrics: Metrics = {"loss": value.detach(), "accuracy": right.mean(), "accuracy_0": right[0]}

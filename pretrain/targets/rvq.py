@@ -1,4 +1,4 @@
-"""Codes of a learned Mel-RVQ (MuQ's teacher): the default, which needs no download.
+"""Codes of a learned Mel-RVQ, MuQ's or the small one: the default, which needs no download.
 
 Where a recipe names no tokenizer, one is trained first, into the run.
 """
@@ -9,15 +9,15 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from ...data.crops import CropConfig
-from ...models.quantizers import MelQuantizer
+from ...models.quantizers import MelQuantizer, MuqQuantizer
 from ..distributed import STOPPED, main_first, ranks
-from ..objectives.tokenizer import MelRVQConfig
+from ..objectives.tokenizer import MelRVQConfig, MuqRVQConfig
 from ..recipe import Optim, Recipe
 from ..train import train
 from .codes import CodeHead, CodeHeadSettings
@@ -34,7 +34,10 @@ class RVQSettings:
     weight: float = 0.0
     """Weight of the summed cross entropy; 0 turns the target off."""
     path: str | None = None
-    """Folder of a trained tokenizer: a published one, or the run of `tokenizer.mel_rvq`. None: trained into the run."""
+    """Folder of a trained tokenizer: a published one, or the run of `tokenizer.mel_rvq` or `tokenizer.muq_rvq`. None:
+    trained into the run."""
+    kind: Literal["small", "muq"] = "small"
+    """Which one is trained here: codebooks that follow by averages, or MuQ's."""
     stack: int = 4
     """Log-mel frames per code, where one is trained here."""
     mels: int = 128
@@ -45,6 +48,10 @@ class RVQSettings:
     codebook_size: int = 1024
     steps: int = 1000
     """Training steps of a tokenizer that is trained here."""
+    lr: float = 1e-3
+    """Highest learning rate of that training."""
+    revive_after: int = 100
+    """Steps without a choice after which MuQ's kind moves a codeword onto the data."""
     batch_size: int = 32
     """Five-second crops per step of that training."""
     workers: int = 2
@@ -74,9 +81,12 @@ class RVQTarget(Target):
         sizes = (teacher.config.codebook_size,) * teacher.config.codebooks
         self.head = CodeHead(dim, sizes, settings.head, self.name)
 
-    def _config(self) -> MelRVQConfig:
+    def _config(self) -> MelRVQConfig | MuqRVQConfig:
         names = ("stack", "mels", "window", "latent", "codebooks", "codebook_size")
         shape = {name: getattr(self.settings, name) for name in names}
+        if self.settings.kind == "muq":
+            shape["revive_after"] = self.settings.revive_after
+            return MuqRVQConfig(sample_rate=self.grid.sample_rate, hop=self.grid.hop, **shape)
         return MelRVQConfig(sample_rate=self.grid.sample_rate, hop=self.grid.hop, **shape)
 
     def prepare(self, manifest: Manifest, run: Path) -> None:
@@ -104,7 +114,7 @@ class RVQTarget(Target):
         return Recipe(
             objective=self._config(),
             crops=CropConfig(sample_rate=self.grid.sample_rate, crop_samples=5 * self.grid.sample_rate),
-            optim=Optim(name="adamw", lr=1e-3, warmup_steps=min(20, settings.steps // 10), decay="cosine"),
+            optim=self._optim(),
             steps=settings.steps,
             batch_size=math.ceil(settings.batch_size / ranks()) * ranks(),
             checkpoint_every=max(100, settings.steps // 4),
@@ -113,6 +123,13 @@ class RVQTarget(Target):
             workers=settings.workers,
             trackers=(),
         )
+
+    def _optim(self) -> Optim:
+        """MuQ's: Adam at one rate; the small one's rises and falls."""
+        settings = self.settings
+        if settings.kind == "muq":
+            return Optim(name="adam", lr=settings.lr)
+        return Optim(name="adamw", lr=settings.lr, warmup_steps=min(20, settings.steps // 10), decay="cosine")
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
         """Tokenise clean sound: int64 [batch, samples // hop, codebooks]."""
@@ -130,7 +147,7 @@ class RVQTarget(Target):
         return {"mel_rvq": digest.hexdigest()}
 
 
-def load_tokenizer(path: str, grid: FrameGrid) -> MelQuantizer:
+def load_tokenizer(path: str, grid: FrameGrid) -> MelQuantizer | MuqQuantizer:
     """Load a frozen Mel-RVQ from a published folder, or from the run that trained it.
 
     Raises:
@@ -144,7 +161,9 @@ def load_tokenizer(path: str, grid: FrameGrid) -> MelQuantizer:
         raise ValueError(
             f"There is no Mel-RVQ tokenizer in {path}: name the folder of one, or leave rvq.path empty to train one."
         )
-    model: MelQuantizer = MelQuantizer.from_pretrained(folder)
+    kind = MelQuantizer.config_class.get_config_dict(folder)[0].get("model_type")
+    found = MuqQuantizer if kind == MuqQuantizer.config_class.model_type else MelQuantizer
+    model: MelQuantizer | MuqQuantizer = found.from_pretrained(folder)
     if (model.config.sample_rate, model.config.hop) != (grid.sample_rate, grid.hop):
         raise ValueError(
             f"The tokenizer in {path} has a code every {model.config.hop} samples at {model.config.sample_rate} Hz, "

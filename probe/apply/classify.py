@@ -475,7 +475,7 @@ def load_classifier(
         path = path / "classifier"
     config = read_config(path)
     ours = find_our_class(config)
-    if ours is not None and is_classifier(config):
+    if ours is not None and is_classifier(config) and config["classifier"]["heads"]:
         model = open_classifier(path, device)
         heads = [
             (name, head, HeadFacts(**facts)) for name, head, facts in zip(model.head_names, model.heads, model.facts)

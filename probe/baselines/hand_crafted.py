@@ -106,20 +106,28 @@ class Chroma(_Descriptor):
         phase = 2 * torch.pi * time[:, None] * frequencies / self.sample_rate
         return torch.cat([window * phase.cos(), window * phase.sin()], 1)
 
-    def classes(self, waveform: Tensor) -> Tensor:
-        """waveform: [samples] -> [frames, 12], C first; a silent frame is 0."""
+    def semitones(self, waveform: Tensor) -> Tensor:
+        """waveform: [samples] -> [frames, 84] magnitudes of the semitones from C1, three bins around each summed."""
         frames = int(self.valid_frames(torch.tensor([len(waveform)]))[0])
-        kernels = self._kernels
-        folded = torch.zeros(frames, 12)
+        kernels, octaves = self._kernels, []
         for octave in range(self.octaves):
             half, hop = len(kernels) // 2, self.hop >> octave
             padded = torch.nn.functional.pad(waveform, (half, half + hop))
             real, imaginary = (padded.unfold(0, len(kernels), hop)[:frames] @ kernels).chunk(2, 1)
             magnitudes = torch.hypot(real, imaginary) * 2 ** (octave / 2)  # kernels twice as long, per octave
-            folded += magnitudes.roll(1, 1).unflatten(1, (12, 3)).sum(2)  # three bins around each semitone
+            octaves.append(magnitudes.roll(1, 1).unflatten(1, (12, 3)).sum(2))
             waveform = AF.resample(waveform, 2, 1)
+        return torch.cat(octaves[::-1], 1)
+
+    def folded(self, semitones: Tensor) -> Tensor:
+        """[frames, 84] semitones -> [frames, 12] classes, C first, peak 1; a silent frame is 0."""
+        folded = sum(semitones.split(12, 1)[::-1], torch.zeros(len(semitones), 12))
         peak = folded.amax(1, keepdim=True)
         return folded / torch.where(peak > 1e-8, peak, torch.ones_like(peak))
+
+    def classes(self, waveform: Tensor) -> Tensor:
+        """waveform: [samples] -> [frames, 12], C first; a silent frame is 0."""
+        return self.folded(self.semitones(waveform))
 
     def describe(self, waveform: Tensor) -> Tensor:
         return with_differences(self.classes(waveform))

@@ -54,6 +54,9 @@ class Solved:
 class Form(ABC):
     """See the module."""
 
+    calibrates: bool = True
+    """whether a temperature changes what its logits mean"""
+
     def said(self, logits: Tensor) -> Tensor:
         """What a head answers about an item, from its logits [..., outputs]."""
         return logits
@@ -186,6 +189,8 @@ class Each(_Logistic):
 
 class Values(Form):
     """Numbers: what a head says is meant."""
+
+    calibrates = False
 
     def likely(self, said: Array) -> Array:
         """As they are."""

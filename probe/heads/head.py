@@ -33,6 +33,7 @@ class Head:
 
     respond: (features [layers, items, dim], item numbers) -> [items, outputs] log probabilities for classes, logits for
     tags, values for numbers. map: the same as plain linear maps, where it is one.
+    importance: [dim] share of a forest's splits that each feature explains.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class Head:
     seed: int
     respond: Callable[[Floats, Rows], Array]
     map: Map | None = field(default=None, repr=False)
+    importance: Array | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class TrainingData:
 
     array: [layers, items, dim] of all; train, valid: item numbers; targets: [items, …] as `Task.targets`; outputs: how
     many a head has; layers: which may be read; owner: [items] the track's row; seeds: for protocols that have any.
-    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping.
+    judge: predictions of the validation tracks [tracks, outputs] -> (main metric, loss), for early stopping; name: of
+    the task.
     """
 
     kind: Kind
@@ -61,6 +64,7 @@ class TrainingData:
     layers: Sequence[int]
     seeds: Sequence[int]
     judge: Callable[[Array], tuple[float, float]]
+    name: str = ""
 
 
 def items_of(owner: Rows, rows: Rows) -> Rows:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
 
 from . import comparison
-from .sections import distinct, sections_of
-from .tables import markdown, table, verdict
+from .result import title
+from .sections import Section, distinct, sections_of
+from .tables import confusion, markdown, table, verdict
+
+MOST_CLASSES = 24  # of a confusion matrix in Markdown
 
 
-def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
+def report(
+    dirs: tyro.conf.Positional[tuple[Path, ...]],
+    *,
+    out: Path | None = None,
+    truth_in: Literal["rows", "columns"] = "rows",
+) -> None:
     """Compare probe results: a table here, and one page with pictures to read or send.
 
     Several encoders stand side by side, each further one with its paired difference from the first; every encoder's
@@ -22,6 +31,7 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
     Args:
         dirs: run folders, folders with probe results, or the long tables of others.
         out: the page, .html, .md or .tex; report.html in the first folder by default.
+        truth_in: of confusion matrices: true classes in rows, or in columns as courses print them.
     """
     if not dirs:
         raise ValueError("Which results? Give run folders, or the folders that groundbass probe wrote.")
@@ -45,16 +55,24 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
             console.print(note, style="dim", highlight=False, markup=False)
     target = out or (dirs[0] if dirs[0].is_dir() else dirs[0].parent) / "report.html"
     if target.suffix == ".md":
-        each = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in own)
+        each = "\n\n".join(
+            f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}{_matrices(s, truth_in)}" for s in own
+        )
         text = f"{comparison.markdown(sections, found)}\n\n{each}".strip() + "\n"
     elif target.suffix == ".tex":
         text = comparison.latex(sections, found)
     else:
         from .page import page  # matplotlib is needed for the page alone
 
-        text = page(sections, found)
+        text = page(sections, found, truth_in)
     beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     target.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(text, encoding="utf-8")
     beside.replace(target)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _matrices(section: Section, truth_in: str) -> str:
+    """Confusion matrices of the tasks with few classes."""
+    shown = [r for r in section.records if r.get("confusion") and len(r["confusion"]["classes"]) <= MOST_CLASSES]
+    return "".join(f"\n\n### {title(record)}\n\n{confusion(record, truth_in)}" for record in shown)

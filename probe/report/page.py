@@ -43,7 +43,7 @@ ul { padding-left: 1.2rem; max-width: 52rem; } li { margin: .15rem 0; }
 """
 
 
-def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
+def page(sections: Sequence[Section], found: Sequence[comparison.Line], truth_in: str = "rows") -> str:
     """The whole page: encoders side by side, then each of them, then what the literature has."""
     names = " and ".join(section.name for section in sections)
     parts = [comparison.html(sections, found)]
@@ -52,7 +52,7 @@ def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
         parts.append(
             _figure(curves, "Validation score of every layer, from the first (0) to the last (1).") if curves else ""
         )
-    own = [_section(section) for section in sections if section.whole]
+    own = [_section(section, truth_in) for section in sections if section.whole]
     body = "\n".join([*parts, *own, comparison.published_html(found)])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(names)}</title>\n'
@@ -61,7 +61,7 @@ def page(sections: Sequence[Section], found: Sequence[comparison.Line]) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, truth_in: str = "rows") -> str:
     records = section.records
     by = marks(records)
     about = records[0]["about"]
@@ -102,6 +102,7 @@ def _section(section: Section) -> str:
     if damaged:
         words = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
         parts += ["<h2>Robustness</h2>", _figure(damaged, words)]
+    parts += [_units(record) for record in records if record.get("units")]
     few = pictures.few_shot(records)
     if few:
         words = (
@@ -109,9 +110,12 @@ def _section(section: Section) -> str:
             "Of several folds, the first."
         )
         parts += ["<h2>With few labels</h2>", _figure(few, words)]
-    matrices = [_figure(pictures.confusion(record), "") for record in records if record.get("confusion")]
+    matrices = [_figure(pictures.confusion(record, truth_in), "") for record in records if record.get("confusion")]
     if matrices:
-        words = "<p>Each row is a true class, each column an answer of the head; shares of the row, in per cent.</p>"
+        one, other = ("row", "column") if truth_in == "rows" else ("column", "row")
+        words = (
+            f"<p>Each {one} is a true class, each {other} an answer of the head; shares of the {one}, in per cent.</p>"
+        )
         parts += ["<h2>What is taken for what</h2>", words, f'<div class="several">{"".join(matrices)}</div>']
     shown = _first(records, "projection", ("style", "genre", "instrument"))
     if shown is not None:
@@ -127,6 +131,8 @@ HEADS = {
     "marble": "MARBLE's networks of one hidden layer",
     "knn": "nearest neighbours",
     "gmm": "Gaussian mixtures",
+    "svm": "support vector machines",
+    "forest": "random forests",
 }
 
 
@@ -185,6 +191,17 @@ def _table(records: Sequence[Record]) -> str:
 
 def _figure(picture: str, caption: str) -> str:
     return f"<figure>{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}{picture}</figure>"
+
+
+def _units(record: Record) -> str:
+    """Scores of frames, windows and songs by one head."""
+    rows = "".join(
+        f"<tr><td>{escape(line['unit'])}</td><td>{escape(line['rule'])}</td><td>{line['number']:,}</td>"
+        f"<td>{line['value']:.3f}</td></tr>"
+        for line in record["units"]
+    )
+    head = f"<tr><th>heard</th><th>rule</th><th>number</th><th>{escape(record['metric_name'])}</th></tr>"
+    return f"<h2>Frame, window, song: {escape(title(record))}</h2><table>{head}{rows}</table>"
 
 
 def _loss(section: Section) -> list[str]:

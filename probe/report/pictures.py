@@ -160,14 +160,17 @@ def layer_curves(records: Sequence[Record]) -> str | None:
         return svg(figure, "Validation score of every layer")
 
 
-def confusion(record: Record) -> str:
-    """Truth in rows, answers in columns, shares of each row."""
+def confusion(record: Record, truth_in: str = "rows") -> str:
+    """Truth in rows and answers in columns, or the other way round; shares of each true class."""
     names = record["confusion"]["classes"]
     counts = np.array(record["confusion"]["counts"], dtype=np.float64)
     if len(names) > 40:
         kept = np.flatnonzero(counts.sum(0) + counts.sum(1))
         names, counts = [names[k] for k in kept], counts[np.ix_(kept, kept)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    said = ["answer of the head", "truth"]
+    if truth_in == "columns":
+        counts, share, said = counts.T, share.T, said[::-1]
     with matplotlib.rc_context(STYLE):
         side = 3.0 + 0.22 * len(names)
         figure, axes = canvas(min(9, side + 0.8), min(8.2, side))
@@ -175,14 +178,14 @@ def confusion(record: Record) -> str:
         size = 9 if len(names) <= 14 else 7
         axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 30, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
-        axes.set_xlabel("answer of the head")
-        axes.set_ylabel("truth")
+        axes.set_xlabel(said[0])
+        axes.set_ylabel(said[1])
         axes.tick_params(length=0)
         if len(names) <= 14:
-            for (truth, guess), value in np.ndenumerate(share):
-                if counts[truth, guess]:
+            for (row, column), value in np.ndenumerate(share):
+                if counts[row, column]:
                     axes.text(
-                        guess, truth, f"{value:.0%}"[:-1], ha="center", va="center", fontsize=8,
+                        column, row, f"{value:.0%}"[:-1], ha="center", va="center", fontsize=8,
                         color="white" if value > 0.55 else INK,
                     )  # fmt: skip
         for spine in axes.spines.values():

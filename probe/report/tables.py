@@ -75,6 +75,7 @@ CRAFTED = {
     "tzanetakis": "Tz.",
     "tzanetakis_knn": "Tz. kNN",
     "tzanetakis_gmm": "Tz. GMM",
+    "lecture": "classic",
 }
 
 
@@ -118,6 +119,23 @@ def markdown(records: Sequence[Record]) -> str:
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
+
+
+def units(record: Record) -> Table:
+    """The main metric of frames, windows and songs by one head."""
+    shown = Table("heard", "rule", "number", record["metric_name"], box=box.SIMPLE, title=result.title(record))
+    for line in record["units"]:
+        shown.add_row(line["unit"], line["rule"], f"{line['number']:,}", f"{line['value']:.3f}")
+    return shown
+
+
+def confusion(record: Record, truth_in: str = "columns") -> str:
+    """Counts of answers as Markdown: a column per true class and a row per answer, or the other way round."""
+    names, counts = record["confusion"]["classes"], record["confusion"]["counts"]
+    table = counts if truth_in == "rows" else [list(column) for column in zip(*counts)]
+    corner = "truth ↓ answer →" if truth_in == "rows" else "answer ↓ truth →"
+    lines = [f"| {corner} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, table))])
 
 
 def marks(records: Sequence[Record]) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Ten genres, the fault-filtered split of Kereliuk, Sturm and Larsen (443 / 197 / 290 clips)."""
 
-from ..papers import JUKEMIR, MARBLE, MUQ
+from ..papers import JUKEMIR, MARBLE, MUQ, TZANETAKIS
 from ..task import Question
 
 TASK = Question(
@@ -30,6 +30,9 @@ TASK = Question(
         JUKEMIR: {
             "Jukebox-5B": {"accuracy": 0.797},
             "CLMR": {"accuracy": 0.686},
+        },
+        TZANETAKIS: {
+            "timbre, rhythm and pitch, Gaussian mixtures": {"accuracy": 0.61},
         },
     },
 )  # fmt: skip

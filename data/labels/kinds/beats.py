@@ -47,14 +47,17 @@ class Beats(OverTime):
         """Peaks above several levels; trackers of several tightness."""
         usual = usual_step(labels)
         if quick:
-            apart = min(1.0, 0.4 * usual)
-            return [{"name": "peaks", "threshold": level, "apart": apart} for level in THRESHOLDS]
+            return [{"name": "peaks", "threshold": level, "usual": usual} for level in THRESHOLDS]
         return [{"name": "tracker", "tightness": value, "usual": usual} for value in TIGHTNESS]
+
+    def untuned(self, labels: Sequence[Any]) -> Settings:
+        """A tracker."""
+        return {"name": "tracker", "tightness": 100.0, "usual": usual_step(labels)}
 
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Beat times in s."""
         if "threshold" in settings:
-            return peaks(activity[:, 0], times, settings["threshold"], settings["apart"])
+            return peaks(activity[:, 0], times, settings["threshold"], apart=min(1.0, 0.4 * settings["usual"]))
         return track_beats(activity[:, 0], times, settings["usual"], settings["tightness"])
 
     def said(self, settings: Settings) -> str:

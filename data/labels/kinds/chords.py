@@ -48,6 +48,10 @@ class Chords(OverTime):
         """The likeliest chord of each frame; paths on which changes cost something."""
         return [{"name": "viterbi", "switch": cost} for cost in (SWITCHES[:1] if quick else SWITCHES[1:])]
 
+    def untuned(self, labels: Sequence[Any]) -> Settings:
+        """Changes cost something."""
+        return {"name": "viterbi", "switch": 3.0}
+
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Spans."""
         return chord_spans(viterbi(activity, settings["switch"]), times, names)

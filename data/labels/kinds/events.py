@@ -53,6 +53,10 @@ class Events(OverTime):
             for seconds in SHORTEST
         ]
 
+    def untuned(self, labels: Sequence[Any]) -> Settings:
+        """The likelier."""
+        return {"name": "threshold", "threshold": 0.5, "shortest": 0.0}
+
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Spans, by their start."""
         edges = frame_edges(times)

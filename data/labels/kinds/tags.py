@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 from sklearn import metrics as sk
 
 from ..kind import Array, Kind, best_thresholds, index_of, sorted_names
@@ -25,6 +25,7 @@ class Tags(Kind):
     name = "tags"
     words = ("tags", "tag")
     metrics = {"roc_auc": "ROC-AUC, macro", "average_precision": "average precision, macro", "tags_scored": ""}
+    more_metrics = {"d_prime": "d′ of the mean ROC-AUC"}
     link = "sigmoid"
     rank = 20
 
@@ -51,12 +52,14 @@ class Tags(Kind):
         used = scored(truth)
         if not used.any():
             return {"roc_auc": float("nan"), "average_precision": float("nan"), "tags_scored": 0.0}
+        area = float(np.mean([sk.roc_auc_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)]))
         return {
-            "roc_auc": float(np.mean([sk.roc_auc_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])),
+            "roc_auc": area,
             "average_precision": float(
                 np.mean([sk.average_precision_score(truth[:, c], guess[:, c]) for c in np.flatnonzero(used)])
             ),
             "tags_scored": float(used.sum()),
+            **({"d_prime": d_prime(area)} if 0 < area < 1 else {}),
         }
 
     def main(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> float:
@@ -100,6 +103,11 @@ class Tags(Kind):
     def thresholds(self, truth: npt.NDArray[Any], probabilities: Array) -> tuple[float, ...]:
         """Of the highest F."""
         return best_thresholds(truth, probabilities)
+
+
+def d_prime(area: float) -> float:
+    """√2 Φ⁻¹(AUC) of the mean area under the curve: the distance of two normals in their widths, as for AudioSet."""
+    return float(np.sqrt(2) * norm.ppf(area))
 
 
 def scored(truth: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

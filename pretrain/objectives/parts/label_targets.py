@@ -10,20 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-import mir_eval
 import torch
 from torch import Tensor
 
+from ....data.labels.kind import Kind, sorted_names
+from ....data.labels.kinds import chords, classes, key
+from ....data.labels.lookup import guess, kind_of
 from ....models.heads import widened
-
-TONICS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
-KEYS = tuple(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in TONICS)
-CHORDS = (*(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS), "N")
-_SHARPS = {"C#": "Db", "D#": "Eb", "F#": "Gb", "G#": "Ab", "A#": "Bb"}
-_THIRDS = {(1, 0, 0, 0, 1, 0, 0, 1): 0, (1, 0, 0, 1, 0, 0, 0, 1): 1}
 
 
 @dataclass(frozen=True)
@@ -100,17 +95,25 @@ class Clips:
         return (time - float(self.starts[item])) / self.rate(item) * self.frame_rate
 
 
+class _CropTargets:
+    """What all have."""
+
+    def first(self, label: Any) -> Any:
+        """A label as `data/labels` has it: of several columns, the first."""
+        return label
+
+
 @dataclass(frozen=True)
-class Classes:
+class Classes(_CropTargets):
     """One of several names: int64 [batch], −1 for none."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
         """A track's values in the task's columns -> its label, None for none."""
-        return None if values[0] in (None, "") else _name(values[0])
+        return None if values[0] in (None, "") else classes.KIND.convert(values, task.columns)
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """Of the outputs, from the training tracks' labels."""
-        return _sorted(set(labels))
+        return sorted_names(set(labels))
 
     def targets(self, labels: Sequence[Any], names: Sequence[str], clips: Clips, task: LabelTask) -> Tensor:
         """What a head shall answer; labels: one per clip, None for none. A name that training lacks is none."""
@@ -132,20 +135,19 @@ class Key(Classes):
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
         """Spelt with flats. Raises ValueError for what is no key."""
-        return None if values[0] in (None, "") else key_name(values[0])
+        return None if values[0] in (None, "") else key.KIND.convert(values, task.columns)
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """All 24."""
-        return KEYS
+        return key.KEYS
 
     def moved(self, label: str, semitones: int, task: LabelTask) -> str:
         """The key of the transposed sound."""
-        tonic, _, mode = label.partition(" ")
-        return f"{TONICS[(TONICS.index(tonic) + semitones) % 12]} {mode}"
+        return key.KIND.transposed(label, semitones)
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(_CropTargets):
     """Any number of names: float32 [batch, names], NaN for none."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
@@ -158,7 +160,7 @@ class Tags:
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """All that occur."""
-        return _sorted({str(tag) for tags in labels for tag in tags})
+        return sorted_names({str(tag) for tags in labels for tag in tags})
 
     def targets(self, labels: Sequence[Any], names: Sequence[str], clips: Clips, task: LabelTask) -> Tensor:
         """See `Classes.targets`."""
@@ -173,7 +175,7 @@ class Tags:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(_CropTargets):
     """Numbers in their units: float32 [batch, names], NaN for none."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
@@ -196,13 +198,17 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Beats:
+class Beats(_CropTargets):
     """Beats, or beats and downbeats: float32 [batch, frames, names], NaN for none and beyond the sound."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
         """A list of times in s per column, or None."""
         found = [None if value is None else [float(time) for time in value] for value in values]
         return None if all(times is None for times in found) else found
+
+    def first(self, label: Any) -> Any:
+        """Times of the first column."""
+        return label[0]
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """The columns."""
@@ -224,7 +230,7 @@ class Beats:
 
 
 @dataclass(frozen=True)
-class Chords:
+class Chords(_CropTargets):
     """A major or minor triad, or none, per frame: int64 [batch, frames], −1 for other chords and beyond the sound."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
@@ -233,7 +239,7 @@ class Chords:
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """24 triads and N."""
-        return CHORDS
+        return chords.CHORDS
 
     def targets(self, labels: Sequence[Any], names: Sequence[str], clips: Clips, task: LabelTask) -> Tensor:
         """The chord at the middle of each frame."""
@@ -241,12 +247,14 @@ class Chords:
         for item, spans in enumerate(labels):
             for span in spans or ():
                 first, end = _frames(clips, item, span)
-                found[item, first:end] = _transposed_chord(chord_class(str(span["label"])), clips.shift(item))
+                found[item, first:end] = chords.KIND.transposed(
+                    chords.chord_class(str(span["label"])), clips.shift(item)
+                )
         return _silenced(found, clips, -1)
 
 
 @dataclass(frozen=True)
-class Events:
+class Events(_CropTargets):
     """What sounds when: float32 [batch, frames, names], NaN for none and beyond the sound."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
@@ -255,7 +263,7 @@ class Events:
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """All that occur."""
-        return _sorted({str(span["label"]) for spans in labels for span in spans})
+        return sorted_names({str(span["label"]) for spans in labels for span in spans})
 
     def targets(self, labels: Sequence[Any], names: Sequence[str], clips: Clips, task: LabelTask) -> Tensor:
         """1 where the middle of a frame lies in a span of that name."""
@@ -271,26 +279,43 @@ class Events:
         return _silenced(found, clips, math.nan)
 
 
-Kind = Classes | Key | Tags | Numbers | Beats | Chords | Events
-KINDS: dict[str, Kind] = {
+CropTargets = Classes | Key | Tags | Numbers | Beats | Chords | Events
+TARGETS: dict[str, CropTargets] = {
     "classes": Classes(), "key": Key(), "tags": Tags(), "numbers": Numbers(), "beats": Beats(), "chords": Chords(),
     "events": Events(),
 }  # fmt: skip
-ALIASES = {"class": "classes", "number": "numbers", "tag": "tags", "chord": "chords", "beat": "beats"}
+BY_LINK: dict[str, CropTargets] = {"softmax": Classes(), "sigmoid": Tags(), "identity": Numbers()}
+
+
+def targets_of(kind: Kind) -> CropTargets:
+    """How labels of a kind become targets of crops; kinds over whole tracks that aren't listed go by their link."""
+    if kind.head in TARGETS:
+        return TARGETS[kind.head]
+    if kind.over_time:
+        raise ValueError(f"Labels of the kind {kind.name} can't be learned from crops yet.")
+    return BY_LINK[kind.link]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A task that has met its tracks. labels: key → label; names: of the outputs; kind: resolved."""
+    """A task that has met its tracks. labels: key → label; names: of the outputs; kind: of its labels."""
 
     task: LabelTask
-    kind: str
+    kind: Kind
     names: tuple[str, ...]
     labels: dict[str, Any] = field(repr=False)
 
     def targets(self, keys: Sequence[str], clips: Clips) -> Tensor:
         """For the tracks of these keys; what has no label is marked as missing."""
-        return KINDS[self.kind].targets([self.labels.get(key) for key in keys], self.names, clips, self.task)
+        return targets_of(self.kind).targets([self.labels.get(key) for key in keys], self.names, clips, self.task)
+
+
+def resolved(task: LabelTask, values: Sequence[Any] = ()) -> Kind:
+    """The kind that a task names, else what its values look like. Raises ValueError for an unknown one."""
+    try:
+        return kind_of(task.kind) if task.kind else guess(values)
+    except ValueError as error:
+        raise ValueError(f"{task.label}: {error}") from None
 
 
 def meet(task: LabelTask, columns: dict[str, dict[str, Any]]) -> Answers:
@@ -303,62 +328,17 @@ def meet(task: LabelTask, columns: dict[str, dict[str, Any]]) -> Answers:
         known = ", ".join(sorted(columns)) or "no labels"
         raise ValueError(f"The manifest has no label {missing[0]!r}: it has {known}.")
     read = [columns[column] for column in task.columns]
-    keys = dict.fromkeys(key for column in read for key in column)
-    kind = ALIASES.get(task.kind, task.kind) or guess_kind(list(read[0].values()))
-    if kind not in KINDS:
-        raise ValueError(f"There is no kind of label {task.kind!r} (of {task.label}); there is {', '.join(KINDS)}.")
-    labels = {key: KINDS[kind].convert([column.get(key) for column in read], task) for key in keys}
-    labels = {key: label for key, label in labels.items() if label is not None}
+    keys = dict.fromkeys(name for column in read for name in column)
+    kind = resolved(task, list(read[0].values()))
+    targets = targets_of(kind)
+    labels = {name: targets.convert([column.get(name) for column in read], task) for name in keys}
+    labels = {name: label for name, label in labels.items() if label is not None}
     if not labels:
         raise ValueError(f"No track has the label {task.label!r}, so nothing can be learned from it.")
-    names = task.names or KINDS[kind].names(list(labels.values()), task)
-    if kind == "classes" and len(names) < 2:
+    names = task.names or targets.names(list(labels.values()), task)
+    if kind.one_of and len(names) < 2:
         raise ValueError(f"The label {task.label!r} has one class only ({names[0]}): there is nothing to tell apart.")
     return Answers(task, kind, tuple(names), labels)
-
-
-def guess_kind(values: Sequence[Any]) -> str:
-    """From the values of a column: spans are chords (or events), lists of numbers beats, lists of words tags, …"""
-    known = [value for value in values if value not in (None, "", [])]
-    first = known[0] if known else ""
-    if isinstance(first, (list, tuple)):
-        if isinstance(first[0], dict):
-            return "chords" if all(_is_chord(str(span["label"])) for span in first) else "events"
-        return "beats" if isinstance(first[0], (int, float)) else "tags"
-    try:
-        numbers = [float(value) for value in known]
-    except (TypeError, ValueError):
-        if all(_is_key(value) for value in known):
-            return "key"
-        return "tags" if any(mark in str(value) for value in known for mark in "|;,") else "classes"
-    whole = all(number.is_integer() for number in numbers)
-    return "classes" if whole and len(set(numbers)) <= 20 else "numbers"
-
-
-def key_name(text: Any) -> str:
-    """Spell a key as "Db minor". Raises ValueError for anything else than a major or minor key."""
-    parts = str(text).strip().split()
-    tonic = parts[0][:1].upper() + parts[0][1:].lower() if parts else ""
-    tonic = _SHARPS.get(tonic, tonic)
-    if len(parts) != 2 or f"{tonic} {parts[1].lower()}" not in KEYS:
-        raise ValueError(f"{text!r} is no key: expected a tonic and a mode, such as 'C major' or 'Db minor'.")
-    return f"{tonic} {parts[1].lower()}"
-
-
-@cache
-def chord_class(label: str) -> int:
-    """The number in `CHORDS` of a label in Harte's syntax by its third and fifth; −1 for others (mir_eval's majmin)."""
-    root, bitmap, _ = mir_eval.chord.encode(label)
-    if root < 0:
-        return len(CHORDS) - 1 if label == "N" else -1
-    mode = _THIRDS.get(tuple(bitmap[:8]))
-    return -1 if mode is None else 12 * mode + int(root)
-
-
-def _transposed_chord(number: int, semitones: int) -> int:
-    if number < 0 or number == len(CHORDS) - 1:
-        return number
-    return 12 * (number // 12) + (number % 12 + semitones) % 12
 
 
 def _frames(clips: Clips, item: int, span: dict[str, Any]) -> tuple[int, int]:
@@ -383,31 +363,3 @@ def _number(value: Any, task: LabelTask) -> float:
     if task.log2 and number <= 0:
         raise ValueError(f"{task.label} is {number:g} for a track: the logarithm needs numbers above 0.")
     return math.log2(number) if task.log2 else number
-
-
-def _name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _sorted(names: set[str]) -> tuple[str, ...]:
-    """By the alphabet; whole numbers by size, before the rest."""
-    return tuple(sorted(names, key=lambda name: (0, float(name), "") if _is_whole(name) else (1, 0.0, name)))
-
-
-def _is_whole(name: str) -> bool:
-    return name.lstrip("-").isdigit()
-
-
-def _is_key(value: Any) -> bool:
-    try:
-        return bool(key_name(value))
-    except ValueError:
-        return False
-
-
-def _is_chord(label: str) -> bool:
-    try:
-        mir_eval.chord.encode(label)
-    except mir_eval.chord.InvalidChordException:
-        return False
-    return True

@@ -1,0 +1,112 @@
+"""Frame, window, song: one trained head hears test tracks in pieces of each size, and rules make one answer of them.
+
+The head is that of the clean result; only what it is given differs. A frame and a window inherit the label of their
+track, which may be wrong for them (a quiet bar of a metal song), so their scores are lower bounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...data.labels.kind import Kind
+from ...models.encoder import Encoder
+from ..fit import Outcome
+from ..heads.forms import form_of
+from ..heads.head import Floats
+from ..listen.features import FeatureStore
+from ..task import Task
+
+Array = npt.NDArray[np.float64]
+RULES = ("mean of logits", "mean of probabilities", "majority of answers", "most certain piece")
+EVENT_SECONDS = 3.0
+
+
+def compared(
+    task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, seconds: float = EVENT_SECONDS
+) -> list[dict[str, Any]]:
+    """Rows {"unit", "rule", "number", "value"}: the main metric of frames, of windows of `seconds`, and of songs by
+    each rule from either.
+
+    Raises ValueError for tasks without one label per track, and for heads that mix layers.
+    """
+    if not answers_by_name(task) or not trained.heads:
+        raise ValueError(f"{task.name}: frame, window and song are compared for classes, keys and tags of tracks only.")
+    if any(heads[0].layer < 0 for heads in trained.heads):
+        raise ValueError(f"{task.name}: the head mixes layers; frame, window and song are compared for one layer.")
+    found: dict[str, list[tuple[Array, Any]]] = {}
+    for fold, heads in zip(task.folds, trained.heads, strict=True):
+        head, truth = heads[0], task.targets[fold.test]
+        tracks = task.manifest.select(fold.test)
+        frames = store.frames(encoder, task.manifest, fold.test.tolist(), [head.layer], f"{task.name}, units")
+        starts = [frames.spans[int(row)] for row in fold.test]
+        rows = np.concatenate([np.arange(first, end) for first, end in starts])
+        owner = np.repeat(np.arange(len(starts)), [end - first for first, end in starts])
+        windows = store.windows(encoder, tracks, seconds, "mean", f"{task.name}, windows")
+        song = store.clips(encoder, tracks, "mean", f"{task.name}, songs")
+        pieces = {
+            "frame": (_heard(head, frames.array[0][rows]), owner),
+            "window": (_heard(head, windows.array[head.layer]), windows.owner),
+        }
+        _keep(found, ("song", "mean of features"), task, _heard(head, song[head.layer]), truth)
+        for unit, (logits, owner) in pieces.items():
+            _keep(found, (unit, "each alone"), task, logits, truth[owner])
+            for rule in RULES:
+                _keep(
+                    found,
+                    (f"song of {unit}s", rule),
+                    task,
+                    aggregated(task.label_kind, logits, owner, rule),
+                    truth,
+                    True,
+                )
+    result = []
+    for name, parts in found.items():
+        guess, truth = (np.concatenate(column) for column in zip(*parts))
+        value = task.measure(truth, guess)[task.metric]
+        unit, _, rule = name.partition(": ")
+        result.append({"unit": unit, "rule": rule, "number": len(truth), "value": value})
+    return result
+
+
+def answers_by_name(task: Task) -> bool:
+    """Whether a track's answer is a class, a key or tags."""
+    return task.unit != "frame" and hasattr(form_of(task.label_kind), "constants")
+
+
+def _heard(head: Any, features: Floats) -> Array:
+    """[items, outputs] of the head on [items, dim] of its own layer."""
+    table: Any = {head.layer: np.ascontiguousarray(features)}
+    return np.asarray(head.respond(table, np.arange(len(features))))
+
+
+def _keep(
+    found: dict[str, list[tuple[Array, Any]]], name: tuple[str, str], task: Task, given: Array, truth: Any,
+    sure: bool = False,
+) -> None:  # fmt: skip
+    """Note probabilities; given: logits, or probabilities already (`sure`)."""
+    found.setdefault(": ".join(name), []).append((given if sure else probabilities(task.label_kind, given), truth))
+
+
+def probabilities(kind: Kind, logits: Array) -> Array:
+    """Logits [..., outputs] as probabilities: independent ones for tags, else of one class."""
+    return np.asarray(form_of(kind).likely(logits))
+
+
+def aggregated(kind: Kind, logits: Array, owner: npt.NDArray[np.int64], rule: str) -> Array:
+    """[pieces, outputs] -> [songs, outputs] probabilities. owner: [pieces] song numbers in rising order."""
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    counts = np.diff([*starts, len(owner)])[:, None]
+    each = probabilities(kind, logits)
+    if rule == "mean of logits":
+        return probabilities(kind, np.add.reduceat(np.clip(logits, -1e4, 1e4), starts) / counts)
+    if rule == "mean of probabilities":
+        return np.asarray(np.add.reduceat(each, starts) / counts)
+    if rule == "majority of answers":
+        votes = np.eye(each.shape[1])[each.argmax(1)] if kind.one_of else (each > 0.5)
+        near = np.add.reduceat(each, starts) / counts  # breaks ties
+        return np.asarray((np.add.reduceat(votes.astype(np.float64), starts) / counts + 1e-6 * near) / (1 + 1e-6))
+    highest = np.asarray(np.maximum.reduceat(each, starts))
+    return np.asarray(highest / highest.sum(1, keepdims=True)) if kind.one_of else highest

@@ -1,0 +1,75 @@
+"""Heads folders: what `groundbass probe` keeps of a task, for who wants its answers about other sound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...models.head_files import HeadFacts, write_head
+from ...models.heads import POOLINGS
+from ..fit import Outcome
+from ..listen.features import Frames
+from ..task import Task
+from .head import WEIGHTED, Features, items_of, track_means
+from .kept import Place, calibrated
+
+if TYPE_CHECKING:
+    from ...models.heads import Head
+
+FOLDER = "heads"
+PROTOCOLS = ("linear", "marble")
+"""Whose heads are plain maps."""
+
+
+def keep_head(
+    task: Task, outcome: Outcome, features: Features | Frames, layers: int, pooling: str
+) -> tuple[Head, HeadFacts]:
+    """The head of the first fold (and seed) as a plain map, and how its answers become a track's.
+
+    features: what it was chosen on; layers: of the encoder; pooling: of the features.
+    """
+    if isinstance(features, Frames):
+        frame_head = outcome.frame_heads[0][0]
+        width = int(features.array.shape[-1])
+        place = Place(task.label_kind, task.classes, width, frame_head.layer, layers)
+        facts = HeadFacts(unit="frame", decoder=dict(frame_head.decoder))
+        return frame_head.map.build(place), facts
+    trained = outcome.heads[0][0]
+    if trained.map is None:
+        raise ValueError(f"Heads of {task.name} by this protocol are no plain maps; those of {PROTOCOLS} are.")
+    width = int(features.array.shape[-1]) // POOLINGS[pooling]
+    layer = layers - 1 if trained.layer == WEIGHTED else trained.layer
+    head = trained.map.build(Place(task.label_kind, task.classes, width, layer, layers, pooling))
+    fold = task.folds[0]
+    items = items_of(features.owner, fold.valid)
+    said = track_means(trained.respond(features.array, items), features.owner[items])
+    head, thresholds = calibrated(head, task.label_kind, task.targets[fold.valid], said)
+    windows = task.unit == "window" and task.seconds is not None
+    way: Literal["logits", "moments"] = "logits" if windows else "moments"
+    facts = HeadFacts(
+        unit=task.unit, aggregation=way, thresholds=thresholds, stretch_seconds=task.seconds if windows else None
+    )
+    return head, facts
+
+
+def write_kept(
+    folder: Path, name: str, head: Head, facts: HeadFacts, task: Task, record: dict[str, Any], encoder: str
+) -> Path:
+    """FOLDER/heads/NAME.json and NAME.safetensors, with what the result's record says of encoder, task and scores."""
+    told = {
+        key: record.get(key) for key in ("task", "version", "question", "kind", "corpus", "fingerprint", "protocol")
+    }
+    chosen = {"folds": len(task.folds), "fold": 0, **record["folds"][0]}
+    baselines = {key: value["value"] for key, value in record["baselines"].items()}
+    scores = {**record["metrics"], "metric": record["metric"], **record["score"], "baselines": baselines}
+    whole = replace(
+        facts, window_seconds=record["window_seconds"], encoder=encoder, encoder_hash=record["weights_hash"],
+        task={**told, **chosen}, scores=scores,
+    )  # fmt: skip
+    return write_head(folder / FOLDER, name, head, whole)
+
+
+def is_kept(folder: Path, name: str) -> bool:
+    """Whether a result's head is there."""
+    return (folder / FOLDER / f"{name}.json").is_file()
