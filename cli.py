@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ def run(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know fewer letters than a file's name has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         raise SystemExit(0)

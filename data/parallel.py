@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -52,6 +53,8 @@ def in_order(
                 "where it stopped."
             ) from error
         except BaseException:
+            for process in list((pool._processes or {}).values()):  # what they work on is wanted by nobody any more
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -59,6 +62,7 @@ def in_order(
 def _hold(work: Callable[[Any], Any], maker: int) -> None:
     global _held
     _held = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the one that made them ends them
     threading.Thread(target=_end_with, args=(maker, os.getppid()), daemon=True).start()
 
 

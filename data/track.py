@@ -12,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .audio import read as audio
@@ -28,6 +29,7 @@ FIELDS = pa.schema(
         ("artist", pa.string()),
     ]
 )
+MOST_SAMPLES, MOST_RATE = 1 << 40, 10_000_000  # of a track: 265 days at 48 kHz
 LABEL = "label."  # label columns are named label.<name>
 WEIGHT = "weight"  # a column of mixtures: how often a track is heard, against the others
 METADATA = b"groundbass"  # schema metadata: {"version", "root"}
@@ -87,17 +89,19 @@ class Manifest(Sequence[Track]):
             )
         try:
             table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(
-                f"{path} is no Parquet file: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
+                f"{path} is no Parquet file, or a damaged one: give the .parquet that `groundbass data scan FOLDER "
+                "OUT` wrote"
             ) from error
-        stored = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
+        stored = _said(table.schema, path)
         if "shards" in stored or "dataset" in stored:
             raise ValueError(
                 f"{path} names tracks of {stored.get('folder') or stored['dataset']}, which aren't files: only "
                 "`groundbass pretrain --data` (alone), `data overlap` and `embed` take it"
             )
         manifest = cls(table, root if root is not None else place_from(stored.get("root", "."), path))
+        manifest._check_numbers(path)
         manifest._check_root(path)
         return manifest
 
@@ -204,6 +208,18 @@ class Manifest(Sequence[Track]):
     def path_of(self, track: Track) -> Path:
         return self.root / track.path
 
+    def _check_numbers(self, manifest: Path) -> None:
+        """Raise where a track can't be as long as it says, or has no length: what follows would make room for it."""
+        for name, least, most in (("samples", 0, MOST_SAMPLES), ("sample_rate", 1, MOST_RATE)):
+            column = self.table[name]
+            wrong = pc.fill_null(pc.or_(pc.less(column, least), pc.greater(column, most)), True)
+            if pc.any(wrong).as_py():
+                row = pc.index(wrong, True).as_py()
+                raise ValueError(
+                    f"{manifest} says {name} = {column[row].as_py()} of {self.table['key'][row].as_py()!r}, and it "
+                    f"must be {least:,} to {most:,}: scan the folder again"
+                )
+
     def _check_root(self, manifest: Path) -> None:
         """Raise where the first track is missing: the usual sign that the audio moved."""
         if len(self) and not (first := self.root / self.table["path"][0].as_py()).is_file():
@@ -223,10 +239,23 @@ def metadata_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        stored = (pq.read_schema(path).metadata or {}).get(METADATA, b"{}")
-    except pa.ArrowInvalid:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError):
         return {}
-    return dict(json.loads(stored))
+    return _said(schema, path)
+
+
+def _said(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    """What a file of ours says about itself in its schema."""
+    try:
+        stored = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict) or not isinstance(stored.get("root", "."), str) or "\0" in stored.get("root", "."):
+        raise ValueError(
+            f"{path} says nothing sensible about itself (schema metadata {METADATA.decode()!r}): scan again"
+        )
+    return stored
 
 
 def place_from(stored: str, path: Path) -> str:

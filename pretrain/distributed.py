@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..data import locks
 from .clock import section
 
 STOPPED = 75
@@ -121,6 +122,26 @@ def whole(*parameters: Tensor) -> Iterator[None]:
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(divided, modifier_rank=0):
+        yield
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Let no other start write into `run` meanwhile. Rank 0 holds the lock; where another has it, all refuse alike.
+
+    Raises:
+        OSError: another process writes there, or nobody may.
+    """
+    refused: list[str | None] = [None]
+    with ExitStack() as held:
+        if rank() == 0:
+            try:
+                held.enter_context(locks.alone(run / ".lock", str(run)))
+            except OSError as error:
+                refused = [str(error)]
+        (said,) = broadcast_object_list(refused)
+        if said is not None:
+            raise OSError(said)
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +52,16 @@ def iterate(
     """
     if iterations < 1:
         raise ValueError(f"--iterations is {iterations}, but there is at least one.")
-    manifest = scanned_once(data, run)
     say = print if distributed.join().is_main_process else _silent
+    with distributed.alone(run):
+        return _iterate(size, data, run, iterations, root, encoder_steps, tokenizer_steps, seed, say)
+
+
+def _iterate(
+    size: str, data: Path, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
+    tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
+) -> int:  # fmt: skip
+    manifest = scanned_once(data, run)
     stages = [encoder_stage(size, run, 1)]
     for number in range(2, iterations + 1):
         stages += [tokenizer_stage(size, run, number), encoder_stage(size, run, number)]

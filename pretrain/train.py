@@ -75,8 +75,16 @@ def train(
     Returns the steps done: fewer than recipe.steps where SIGTERM or Ctrl-C came. A run that its validations end early
     counts as done.
     Raises ValueError where the folder holds another run or the recipe doesn't fit the machine, and TrainingStopped
-    where going on would be a waste.
+    where going on would be a waste; OSError where another process trains there.
     """
+    distributed.join()
+    with distributed.alone(run):
+        return _train(recipe, data, run, root, address, overrides)
+
+
+def _train(
+    recipe: Recipe, data: Path | str, run: Path, root: Path | None, address: str | None, overrides: Sequence[str]
+) -> int:
     # 1. Who trains: this process and those that were launched with it.
     processes = distributed.join()
     say = print if processes.is_main_process else _silent

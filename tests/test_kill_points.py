@@ -62,7 +62,7 @@ COMMANDS = {
     "mert": Row(pretrain("masked.mert_debug", "--objective.rvq.steps 2")),
     "bestrq": Row(pretrain("masked.bestrq_debug")),
     "mel_rvq": Row(pretrain("tokenizer.mel_rvq_debug")),
-    "beats_tokenizer": Row(pretrain("tokenizer.beats_tokenizer_debug", "--objective.teacher run")),
+    "beats_tokenizer": Row(pretrain("tokenizer.beats_tokenizer_debug", "--objective.teacher teacher")),
     "beats_iter1": Row(pretrain("tokens.beats_iter1_debug")),
     "avoid": Row(pretrain("contrastive.clmr_debug", "--avoid more.parquet")),
     "mixture": Row(
@@ -239,6 +239,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data scan music music.parquet --workers 1",
         "data scan more more.parquet --workers 1",
         "pretrain contrastive.clmr_debug --data music.parquet --run run --steps 2 --workers 0 --trackers",
+        "pretrain tokens.beats_iter1_debug --data music.parquet --run teacher --steps 2 --workers 0 --trackers",
         "publish run run_published",
         "probe run folder:music --label kind --out probed_before --store store_before --baselines constant",
     ):

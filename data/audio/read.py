@@ -26,6 +26,12 @@ Waveform = npt.NDArray[np.float32]
 MARGIN_SECONDS = 0.05  # of sound around a crop for the resampler; its filter is shorter (tested)
 BLOCK = 1 << 18  # frames decoded at a time where a file is read past or written
 SOUGHT = ("WAV", "WAVEX", "FLAC", "AIFF", "AU", "W64", "CAF")  # formats in which libsndfile's seeking is exact
+LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz that are read
+MOST_CHANNELS = 32
+MOST_PER_BYTE = 8192  # samples that a byte can stand for: silence in FLAC's longest blocks has 4,700
+DENSE_PER_BYTE = 64  # from here on a length is not believed before it has been decoded
+UNKNOWN = 1 << 60  # libsndfile's word for an unknown length is the greatest integer
+LOUDEST = 1000.0  # full scale is 1: 60 dB above it is no sound any more
 VORBIS_BLOCK = 8192  # samples: the longest block, so the furthest that Vorbis reaches back
 
 
@@ -49,7 +55,10 @@ def info(path: str | Path) -> AudioInfo:
     """
     with open_audio(path) as file:
         frames = mp3.index(path) if file.format == "MP3" else None
-        return AudioInfo(frames.samples if frames else file.frames, file.samplerate, file.channels)
+        samples = frames.samples if frames else file.frames
+        if samples >= UNKNOWN:
+            samples = sum(len(block) for block in blocks(path))
+        return AudioInfo(samples, file.samplerate, file.channels)
 
 
 def read(
@@ -68,12 +77,27 @@ def read(
     with open_audio(path) as file:
         try:
             if sample_rate is None or sample_rate == file.samplerate:
-                return _read_mono(file, path, start, samples)
-            return _read_resampled(file, path, sample_rate, start, samples)
+                sound = _read_mono(file, path, start, samples)
+            else:
+                sound = _read_resampled(file, path, sample_rate, start, samples)
         except sf.LibsndfileError as error:
             raise ValueError(
                 f"{path} can't be decoded at sample {start}: {error.error_string} Scan the folder again: that skips it."
             ) from error
+        if file.subtype in ("FLOAT", "DOUBLE"):  # others can't hold them
+            _check_level(sound, path)
+        return sound
+
+
+def _check_level(sound: Waveform, path: str | Path) -> None:
+    peak = max(sound.max(initial=0.0), -sound.min(initial=0.0))
+    if not np.isfinite(peak):
+        raise ValueError(f"{path} holds NaN or infinity: repair the file, or scan the folder again, which skips it.")
+    if peak > LOUDEST:
+        raise ValueError(
+            f"{path} holds samples of {peak:.1e}, and full scale is 1: it is damaged, or no sound. Scan the folder "
+            "again: that skips it."
+        )
 
 
 def read_bytes(
@@ -113,6 +137,15 @@ def _all(file: sf.SoundFile) -> npt.NDArray[np.float32]:
     while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
         parts.append(block)
     return np.concatenate(parts) if parts else np.zeros((0, file.channels), np.float32)
+
+
+def _at_most(file: sf.SoundFile, count: int) -> npt.NDArray[np.float32]:
+    """[samples, channels], at most `count`, with the memory of what is there and not of what is announced."""
+    parts, left = [np.zeros((0, file.channels), np.float32)], count
+    while left > 0 and len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
+        parts.append(block)
+        left -= len(block)
+    return np.concatenate(parts)
 
 
 def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
@@ -169,22 +202,40 @@ def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate
 
 def open_audio(path: str | Path) -> sf.SoundFile:
     """An open `soundfile.SoundFile`. Raises FileNotFoundError, or ValueError where the file is no audio."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise FileNotFoundError(f"{path} does not exist or is no file: check the path, or the manifest's root (--root)")
     try:
-        if os.path.exists(os.path.join(os.path.dirname(path), "._" + os.path.basename(path))):
-            # macOS leaves such files on foreign disks; libsndfile takes them for the music, unless it knows no name
-            return sf.SoundFile(os.open(path, os.O_RDONLY))
-        return sf.SoundFile(path)
+        return _checked(_opened(path), path)
     except (
         sf.LibsndfileError,
         TypeError,
+        UnicodeError,
         OSError,
-    ) as error:  # TypeError: a suffix for which soundfile wants to be told a rate
-        if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"{path} does not exist or is no file: check the path, or the manifest's root (--root)"
-            ) from error
+    ) as error:  # TypeError: a suffix that wants to be told a rate
         reason = getattr(error, "error_string", str(error))
         raise ValueError(f"{path} can't be opened as audio: {reason} Convert it to WAV, FLAC, OGG or MP3.") from error
+
+
+def _opened(path: str | Path) -> sf.SoundFile:
+    if os.path.exists(os.path.join(os.path.dirname(path), "._" + os.path.basename(path))):
+        # macOS leaves such files on foreign disks; libsndfile takes them for the music, unless it knows no name
+        return sf.SoundFile(os.open(path, os.O_RDONLY))
+    return sf.SoundFile(path)
+
+
+def _checked(file: sf.SoundFile, path: str | Path) -> sf.SoundFile:
+    """Refuse what no recording has, before anything is made of it: see the limits above."""
+    size = os.path.getsize(path)
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        why = f"its header says {file.samplerate} Hz, and recordings have {LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz"
+    elif file.channels > MOST_CHANNELS:
+        why = f"its header says {file.channels} channels, and at most {MOST_CHANNELS} are read"
+    elif size * MOST_PER_BYTE < file.frames < UNKNOWN:
+        why = f"its header says {file.frames:,} samples, and no format holds so many in {size:,} bytes"
+    else:
+        return file
+    file.close()
+    raise ValueError(f"{path} can't be read: {why}. The file is damaged or made up; leave it out.")
 
 
 def to_mono(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -214,6 +265,8 @@ def _read_mono(file: sf.SoundFile, path: str | Path, start: int, samples: int | 
     elif start > 0:
         file.seek(start)
     forbid_seeking(file)
+    if count > BLOCK and os.path.isfile(path) and count > DENSE_PER_BYTE * os.path.getsize(path):
+        return to_mono(_at_most(file, count))
     return to_mono(file.read(count, dtype="float32", always_2d=True))
 
 

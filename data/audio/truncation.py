@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from . import mp3
 
@@ -27,9 +28,45 @@ def what_is_cut(file: Path, kind: str, samples: int, promised: int, rate: int) -
         return _cut_ogg(file)
     if kind in ("WAV", "WAVEX") and (missing_bytes := _cut_wav(file)):
         return f"its data chunk lacks {missing_bytes} bytes"
+    if kind in _CHUNKED and (missing_bytes := _cut_chunks(file, kind)):
+        return f"its sound lacks {missing_bytes} bytes of what the header announces"
     if samples < promised < 1 << 60:  # libsndfile's word for an unknown length is the greatest integer
         return f"the header announces {promised} samples, {samples} can be decoded"
     return ""
+
+
+_CHUNKED = ("AU", "AIFF", "W64", "CAF")  # libsndfile corrects their lengths to what is there
+
+
+def _cut_chunks(file: Path, kind: str) -> int:
+    """Bytes that the header of an AU, AIFF, W64 or CAF announces and the file doesn't have; 0 where it says none."""
+    with open(file, "rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+        head = opened.read(40)
+        if kind == "AU":
+            order: Literal["big", "little"] = "little" if head[:4] == b"dns." else "big"
+            start, length = (int.from_bytes(head[k : k + 4], order) for k in (4, 8))
+            return 0 if length == 0xFFFFFFFF else max(0, start + length - size)
+        position = {"AIFF": 12, "W64": 40, "CAF": 8}[kind]
+        while position + 24 <= size:
+            opened.seek(position)
+            head = opened.read(24)
+            if kind == "AIFF":
+                length, step = int.from_bytes(head[4:8], "big"), 8
+                following = position + 8 + length + length % 2
+            elif kind == "W64":
+                length, step = int.from_bytes(head[16:24], "little") - 24, 24
+                following = position + (length + 24 + 7) // 8 * 8
+            else:
+                length, step = int.from_bytes(head[4:12], "big", signed=True), 12
+                following = position + 12 + length
+            if head[:4] in (b"SSND", b"data"):
+                return max(0, position + step + length - size) if length > 0 else 0
+            if following <= position:
+                return 0
+            position = following
+        return 0
 
 
 def _cut_ogg(file: Path) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import tyro
 from tqdm import tqdm
 
 from ..audio.files import find_audio
-from ..audio.read import blocks, open_audio, to_mono
+from ..audio.read import LOUDEST, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
@@ -31,8 +32,9 @@ MIN_SECONDS = 0.1
 SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
 BLOCK = 1 << 18  # samples decoded at a time
 LABELS = "labels.csv"
+DEEPEST = 8  # lists within lists in a cell; deeper ones are text
 HELD_OUT = {"test", "valid", "validation", "val", "dev", "eval"}  # names of folders beside train
-Reason = Literal["unreadable", "truncated", "silent", "too short", "nan", "duplicate"]
+Reason = Literal["unreadable", "truncated", "silent", "too short", "nan", "too loud", "duplicate"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def examine(root: Path, path: str) -> Track | Skipped:
     file = root / path
     skipped = partial(Skipped, path)
     try:
+        if not is_text(path):
+            return skipped("unreadable", "its name isn't UTF-8, so no manifest can hold it: rename it")
         if file.stat().st_size == 0:
             return skipped("unreadable", "the file is empty (0 bytes)")
         with open_audio(file) as opened:
@@ -118,9 +122,20 @@ def examine(root: Path, path: str) -> Track | Skipped:
         return skipped("too short", f"{samples / rate:.3f} s, at least {MIN_SECONDS} s are needed")
     if not finite:
         return skipped("nan", "it holds samples that are not a number or infinite")
+    if peak > LOUDEST:
+        return skipped("too loud", f"the peak of its mono mix is {peak:.1e}, and full scale is 1")
     if peak < SILENCE:
         return skipped("silent", f"the peak of its mono mix is {peak:.1e} of full scale")
     return Track(path, path, samples, rate, channels, digest)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, so that tables can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, list[Skipped], LabelRows | None]:
@@ -180,15 +195,27 @@ def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
         return None
     with open(file, newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened)
-        columns = list(reader.fieldnames or [])
+        try:
+            columns, rows = list(reader.fieldnames or []), list(reader)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file} is not UTF-8 after its row {reader.line_num} (byte {error.object[error.start]:#x}): save it "
+                "as UTF-8."
+            ) from error
+        except csv.Error as error:
+            raise ValueError(f"{file} can't be read after its row {reader.line_num}: {error}.") from error
         if "path" not in columns:
             raise ValueError(
                 f"{file} has no column `path` (it has {', '.join(columns) or 'nothing'}): add one, each file's place "
                 "relative to the folder."
             )
-        rows = list(reader)
-    if any(None in row for row in rows):
-        raise ValueError(f"{file} has a row with more cells than columns: put quotes around cells that hold commas")
+    for number, row in enumerate(rows, 2):
+        if None in row:
+            raise ValueError(
+                f"{file} has more cells than columns in row {number}: put quotes around cells that hold commas"
+            )
+        if not is_text("".join(str(cell) for cell in row.values())):
+            raise ValueError(f"{file} holds half a character in row {number}: save it as UTF-8.")
     if rows and is_spans(columns):
         rows = gathered(rows, file)
         columns = list(rows[0])
@@ -221,20 +248,29 @@ def _typed(cells: list[str | None]) -> list[Any]:
 def _integer(cell: str) -> int:
     if str(int(cell)) != cell.strip():  # 007 is a name
         raise ValueError(cell)
+    if not -(1 << 63) <= int(cell) < 1 << 63:  # what tables hold; a longer one is a name
+        raise ValueError(cell)
     return int(cell)
 
 
 def _number(cell: str) -> float:
     if "_" in cell or re.match(r"0\d", cell.strip(" +-")):
         raise ValueError(cell)
+    if cell.strip(" +-").isdigit() and len(cell.strip()) > 18:
+        raise ValueError(cell)  # a name: a number would lose digits
     return float(cell)
 
 
 def _json_list(cell: str) -> list[Any]:
+    if max(accumulate(_STEPS.get(letter, 0) for letter in cell)) > DEEPEST:
+        raise ValueError(cell)
     value = json.loads(cell)
     if not isinstance(value, list):
         raise ValueError(cell)
     return value
+
+
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def _label(tracks: list[Track], table: dict[str, dict[str, Any]]) -> tuple[list[Track], LabelRows]:
@@ -263,12 +299,17 @@ def _check_out(out: Path) -> None:
         raise OSError(f"{out} can't be written ({error.strerror}): choose a folder that you may write to") from error
 
 
+def plain_cell(text: str) -> str:
+    """A cell of a CSV that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def _write_skipped(skipped: list[Skipped], file: Path) -> None:
     beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(beside, "w", newline="", encoding="utf-8") as opened:
+    with open(beside, "w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         writer = csv.writer(opened)
         writer.writerow(("path", "reason", "detail"))
-        writer.writerows((item.path, item.reason, item.detail) for item in skipped)
+        writer.writerows([plain_cell(cell) for cell in (item.path, item.reason, item.detail)] for item in skipped)
     beside.replace(file)
 
 

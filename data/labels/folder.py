@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,9 @@ def _scan(folder: Path, store: Path | None) -> Manifest:
         raise FileNotFoundError(f"There is no folder {folder}.")
     state = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=16)
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES or file.name == "labels.csv":
+        if (file.suffix.lower() in SUFFIXES or file.name == "labels.csv") and file.is_file():  # links may lead nowhere
             stat = file.stat()
-            state.update(f"{file.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            state.update(os.fsencode(file.relative_to(folder)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     remembered = None if store is None else store / "manifests" / f"{state.hexdigest()}.parquet"
     if remembered is not None and remembered.is_file():
         return Manifest.open(remembered, root=folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -34,9 +35,26 @@ def words() -> str:
     return f"{', '.join(most)} or {last}"
 
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def guess(values: Sequence[Any]) -> Kind:
     """The kind that a column's values look like; None and empty ones say nothing."""
     known = [value for value in values if value is not None and value != "" and value != []]
+    commas = [value for value in known if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip())]
+    if commas and all(value in commas or _is_number(value) for value in known):
+        raise ValueError(
+            f"One value is {commas[0]!r}: a number with a comma, or two tags? Write {commas[0].replace(',', '.')} for "
+            "a number, or name the kind, as in --label COLUMN:tags."
+        )
     return next((kind for kind in kinds().values() if kind.fits(known)), kind_of("classes"))
 
 

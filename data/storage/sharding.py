@@ -23,6 +23,7 @@ import soundfile as sf
 import tyro
 from tqdm import tqdm
 
+from ..locks import alone
 from ..parallel import cores, in_order
 from ..track import METADATA, Manifest
 from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of, open_data
@@ -86,6 +87,14 @@ def write_shards(
     groups = shard_rows(manifest, sample_rate, shard_mb)
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
     digest = _plan_digest(manifest, job, groups)
+    with alone(out / OURS / "lock", str(out)):
+        return _write_all(manifest, job, groups, digest, workers, progress)
+
+
+def _write_all(
+    manifest: Manifest, job: _Job, groups: list[list[int]], digest: str, workers: int | None, progress: bool
+) -> list[str]:
+    out = job.out
     (out / STAMPS).mkdir(parents=True, exist_ok=True)
     _check_plan(out, digest)
     if (out / INDEX).is_file():

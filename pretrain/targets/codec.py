@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ...data.audio import read as audio
+from ...data.locks import alone
 from ...data.track import Manifest, Track
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
@@ -367,7 +368,12 @@ def codes(
     tracks = Manifest.open(manifest)
     model = Codec(codec, codebooks)
     model.model.to(torch.device(device))
-    out.mkdir(parents=True, exist_ok=True)
+    with alone(out / ".lock", str(out)):
+        _store_codes(tracks, out, model)
+
+
+def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
+    codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
         beside = file.with_suffix(".part")

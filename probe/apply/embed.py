@@ -7,6 +7,7 @@ one joins them. What can't be read is left out, counted and listed.
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import os
 import shutil
@@ -24,7 +25,8 @@ import tyro
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
-from ...data.collections.scan import find_audio
+from ...data.collections.scan import find_audio, plain_cell
+from ...data.locks import alone
 from ...data.storage.shards import open_data
 from ...data.track import Manifest
 from ...models.encoder import Encoder, load_encoder
@@ -88,13 +90,30 @@ def embed(
     manifest.check_rate(heard.sample_rate)
     about = describe(heard, encoder, asked, dtype)
     key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
-    if _finished(out, key, force):
-        print(f"{out} is there already, from the same files, encoder and settings.")
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with alone(out.with_name(f".{out.name}.lock"), str(out)):
+        for left in out.parent.glob(f".{glob.escape(out.name)}.[0-9]*"):  # of a start that was killed
+            left.unlink(missing_ok=True)
+        if _finished(out, key, force):
+            shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
+            print(f"{out} is there already, from the same files, encoder and settings.")
+        else:
+            _write_table(out, heard, manifest, asked, about | {"key": key}, refused, (device, batch_seconds, workers))
+
+
+def _write_table(
+    out: Path,
+    heard: Encoder,
+    manifest: Manifest,
+    asked: Embedding,
+    about: dict[str, Any],
+    refused: dict[str, str],
+    means: tuple[str, float, int],
+) -> None:
+    """The table, part by part, and the list of what was left out. means: device, seconds per call, threads."""
+    device, batch_seconds, workers = means
     folder = out.with_name(f".{out.name}.parts")
     plan = list(parts(manifest, heard, asked))
-    done = _begun(folder, key, len(plan))
+    done = _begun(folder, about["key"], len(plan))
     with tqdm(total=_seconds(plan, heard.sample_rate), unit="s", desc="embed", unit_scale=True) as bar:
         bar.update(_seconds(plan[:done], heard.sample_rate))
         failures: list[tuple[str, str]] = []
@@ -107,8 +126,8 @@ def embed(
             _write_beside(folder / f"{number:06d}.parquet", table)
             failures.clear()
     skipped = [*refused.items(), *_failed(folder, len(plan))]
-    rows_written = _join(folder, len(plan), out, about | {"key": key}, asked, heard)
-    _list(skipped, out.with_name(f"{out.name}.skipped.csv"))
+    _list(skipped, out.with_name(f"{out.name}.skipped.csv"))  # before the table: a table that is there is whole
+    rows_written = _join(folder, len(plan), out, about, asked, heard)
     shutil.rmtree(folder)
     print(
         f"{out}: {rows_written:,} rows from {len(manifest) - len(dict(skipped)) + len(refused):,} tracks, "
@@ -298,9 +317,12 @@ def _join_npz(folder: Path, number: int, beside: Path, about: dict[str, Any], sc
 
 def _list(skipped: Sequence[tuple[str, str]], path: Path) -> None:
     """OUT.skipped.csv where there is something to list."""
-    path.unlink(missing_ok=True)
-    if skipped:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "reason"])
-            writer.writerows(skipped)
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    beside = path.with_name(f".{path.name}")
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "reason"])
+        writer.writerows([plain_cell(cell) for cell in line] for line in skipped)
+    os.replace(beside, path)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.audio import read as audio
+from ...data.collections.scan import is_text
 from ...data.track import Manifest, Track
 from ...models.encoder import Encoder
 from ..listen.features import Array, encode, moments, pooled
@@ -329,6 +330,8 @@ def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifes
     tracks = []
     for file in files:
         try:
+            if not is_text(str(file)):
+                raise ValueError("its name isn't UTF-8, so no table can hold it: rename it")
             about = audio.info(file)
             if about.samples < 1:
                 raise ValueError(f"{file} holds no sound")

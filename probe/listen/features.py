@@ -8,7 +8,6 @@ that others of its family have, so tasks of one corpus with different tracks sha
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
@@ -16,7 +15,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from tqdm import tqdm
 
+from ...data.locks import alone
 from ...data.track import Manifest
 from ...models.encoder import Encoder, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
@@ -280,7 +279,7 @@ class FeatureStore:
         part, lock = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.lock")
         if not (final / "meta.json").is_file():
             final.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(lock):
+            with alone(lock, f"the features in {final}", wait=True):
                 if not (final / "meta.json").is_file():  # another process may have made it while this one waited
                     self._fill(part, listening, known)
                     about = {"encoder": identity(listening.encoder), "setting": listening.setting}
@@ -419,18 +418,3 @@ def forget(array: npt.NDArray[Any]) -> None:
     mapped: Any = array.base
     if isinstance(mapped, mmap.mmap) and array.nbytes > LARGE_BYTES:
         mapped.madvise(mmap.MADV_DONTNEED)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file: of two processes that want one store, the second waits for the first. The system frees it on a
-    kill.
-    """
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that fills {lock.stem}", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    lock.unlink(missing_ok=True)
