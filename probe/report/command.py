@@ -10,7 +10,7 @@ from rich.console import Console
 
 from . import comparison
 from .sections import distinct, sections_of
-from .tables import markdown, table, verdict
+from .tables import cell_of, markdown, table, verdict
 
 
 def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = None) -> None:
@@ -45,7 +45,9 @@ def report(dirs: tyro.conf.Positional[tuple[Path, ...]], *, out: Path | None = N
             console.print(note, style="dim", highlight=False, markup=False)
     target = out or (dirs[0] if dirs[0].is_dir() else dirs[0].parent) / "report.html"
     if target.suffix == ".md":
-        each = "\n\n".join(f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}" for s in own)
+        each = "\n\n".join(
+            f"## {cell_of(s.name)}\n\n{cell_of(verdict(s.records))}\n\n{markdown(s.records)}" for s in own
+        )
         text = f"{comparison.markdown(sections, found)}\n\n{each}".strip() + "\n"
     elif target.suffix == ".tex":
         text = comparison.latex(sections, found)

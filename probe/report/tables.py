@@ -117,7 +117,12 @@ def markdown(records: Sequence[Record]) -> str:
         "layer",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
+    return "\n".join([*lines, *("| " + " | ".join(map(cell_of, row(record))) + " |" for record in records)])
+
+
+def cell_of(text: str) -> str:
+    """A cell of a Markdown table, whatever is in it."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;")
 
 
 def marks(records: Sequence[Record]) -> dict[str, list[str]]:
