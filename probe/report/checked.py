@@ -89,7 +89,7 @@ def _confusion(value: Any) -> bool:
     if not isinstance(value, dict) or not _each(_text)(value.get("classes")):
         return False
     size = len(value["classes"])
-    rows = value.get("counts")
+    rows: Any = value.get("counts")
     return _each(_each(_number))(rows) and len(rows) == size and all(len(row) == size for row in rows)
 
 
