@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from string import Template
@@ -69,6 +70,11 @@ def write_card(
     imported = origin and not recipe
     docstring = (sys.modules[type(model).__module__].__doc__ or "").split("\n\n")
     paper = [text for text in docstring if "arXiv" in text or "Paper:" in text]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", license):
+        raise ValueError(
+            f"The licence {license!r} is no SPDX name such as apache-2.0 or cc-by-nc-4.0: give it by --license."
+        )
+    address = plain(_public(recipe.get("address") or "unknown recipe"))
     training = _origin(origin) if imported else _training(recipe, run / "loss.jsonl" if run else None)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         license=license,
@@ -80,7 +86,7 @@ def write_card(
         made=(
             f"the authors' weights of {origin['family']}, imported by *groundbass*; not trained here"
             if imported
-            else f"pretrained without labels by\n*groundbass*: `{recipe.get('address') or 'unknown recipe'}`"
+            else f"pretrained without labels by\n*groundbass*: `{address}`"
         ),
         sample_rate=encoder.sample_rate,
         tokens=_tokens(getattr(model, "bands", 1)),
@@ -92,10 +98,23 @@ def write_card(
         probe=_probe_table(results, encoder),
         training=training + (f"\n\n![Loss per step]({CURVES})" if curves else ""),
         paper=PAPERS[origin["family"]] if imported else paper[0].strip() if paper else "",
-        version=recipe.get("versions", {}).get("groundbass") or importlib.metadata.version("groundbass"),
+        version=plain((recipe.get("versions") or {}).get("groundbass") or "")
+        or importlib.metadata.version("groundbass"),
         year=datetime.date.today().year,
         limits="What the authors say of their weights holds here too." if imported else LIMITS,
     )
+
+
+def plain(content: Any) -> str:
+    """A value of a record as text of one line that is neither Markdown nor HTML: records may come from anyone."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(content))
+    return re.sub(r"[`|\\]|\](?=\()", lambda found: f"\\{found[0]}", text.replace("<", "&lt;"))
+
+
+def _public(word: Any) -> str:
+    """A word of a command without the folders of this machine, which are nobody's business; recipe.json keeps them."""
+    before, sign, place = str(word).rpartition("=")
+    return before + sign + (place.rstrip("/").rpartition("/")[2] if "/" in place and " " not in place else place)
 
 
 def _more(model: Any) -> str:
@@ -195,7 +214,7 @@ def _probe_table(folder: Path | None, encoder: ModelEncoder) -> str:
             "weighted sum" if result.get("layer") == WEIGHTED else str(result.get("layer", "–")),
             str(result.get("counts", {}).get("test", "–")),
         ]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(plain(cell) for cell in cells) + " |")
     lines += [
         "",
         f"Against its random copy, outside the interval: better on {above} of {len(results)} tasks, worse on {below}.",
@@ -268,8 +287,13 @@ def _training(recipe: dict[str, Any], losses: Path | None) -> str:
         return "No record of the run was found beside the encoder."
     data, plan, git = recipe.get("manifest", {}), recipe.get("recipe", {}), recipe.get("git")
     command = " ".join(
-        ["groundbass pretrain", str(recipe.get("address")), *recipe.get("overrides", []), "--data MANIFEST"]
+        [
+            "groundbass pretrain",
+            *(_public(word) for word in (recipe.get("address"), *recipe.get("overrides", []))),
+            "--data MANIFEST",
+        ]
     )
+    command = "".join(letter if letter.isprintable() and letter != "`" else " " for letter in command)
     facts = {
         "data": f"{data.get('hours', 0):.2f} hours in {data.get('tracks')} tracks" if data else None,
         "data hash": data.get("hash"),
@@ -280,7 +304,7 @@ def _training(recipe: dict[str, Any], losses: Path | None) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in recipe.get("versions", {}).items()),
         "commit": git,
     }
-    rows = [f"- {name}: {value}" for name, value in facts.items() if value]
+    rows = [f"- {name}: {plain(value)}" for name, value in facts.items() if value]
     return "\n".join([f"```\n{command}\n```", "", *rows])
 
 

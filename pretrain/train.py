@@ -142,6 +142,7 @@ def _train(
     judge = Judge(run, objective, first, recipe.steps, processes.is_main_process, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
+        Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say).finish(first)
         if judge.finished():
             return recipe.steps
         say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")

@@ -5,6 +5,7 @@ RUN/probes/step_N/ has the copy, the results and what the probe printed; `ground
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -44,9 +45,16 @@ class Prober:
     def _start(self, step: int) -> None:
         self._judge()
         self._folder = self._run / "probes" / f"step_{step}"
-        if (self._folder / "results.json").is_file():  # a resumed run comes by again
-            self._process = None
-            return
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._folder.with_name(f".step_{step}.lock").open("w") as lock:
+            # the probe holds it too, and outlives a run that is killed
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (self._folder / "results.json").is_file():  # a resumed run comes by again
+                self._process = None
+                return
+            self._launch(lock.fileno())
+
+    def _launch(self, lock: int) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         shutil.copytree(self._run / "encoder", self._folder / "encoder")
         # its own baselines are those of the finished run: here the curve is what counts
@@ -57,7 +65,12 @@ class Prober:
         alone = {name: value for name, value in os.environ.items() if name not in _RANKS}
         with (self._folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=alone, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=alone,
+                start_new_session=True,
+                pass_fds=(lock,),
             )
 
     def _wait(self) -> None:
@@ -71,6 +84,7 @@ class Prober:
         """Say what failed; the copy of an encoder that was probed is removed."""
         if self._process is None:
             return
+        self._folder.with_name(f".{self._folder.name}.lock").unlink(missing_ok=True)
         if self._process.returncode == 0:
             shutil.rmtree(self._folder / "encoder", ignore_errors=True)
         else:

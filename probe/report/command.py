@@ -12,7 +12,7 @@ from rich.console import Console
 from . import comparison
 from .result import title
 from .sections import Section, distinct, sections_of
-from .tables import confusion, markdown, table, verdict
+from .tables import cell_of, confusion, markdown, table, verdict
 
 MOST_CLASSES = 24  # of a confusion matrix in Markdown
 
@@ -56,7 +56,8 @@ def report(
     target = out or (dirs[0] if dirs[0].is_dir() else dirs[0].parent) / "report.html"
     if target.suffix == ".md":
         each = "\n\n".join(
-            f"## {s.name}\n\n{verdict(s.records)}\n\n{markdown(s.records)}{_matrices(s, truth_in)}" for s in own
+            f"## {cell_of(s.name)}\n\n{cell_of(verdict(s.records))}\n\n{markdown(s.records)}{_matrices(s, truth_in)}"
+            for s in own
         )
         text = f"{comparison.markdown(sections, found)}\n\n{each}".strip() + "\n"
     elif target.suffix == ".tex":

@@ -17,7 +17,7 @@ from ...data.labels.lookup import kind_of, metric_name
 from . import result
 from .bootstrap import Interval, draw, interval, mark, pick_copies
 from .sections import Record, Section
-from .tables import names, text
+from .tables import cell_of, names, text
 
 Array = npt.NDArray[np.float64]
 
@@ -185,13 +185,17 @@ def cells(line: Line) -> list[str]:
 def markdown(sections: Sequence[Section], found: Sequence[Line]) -> str:
     """The comparison and the published figures as Markdown."""
     head = header(sections)
-    table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(cells(line))} |" for line in found)]
-    parts = [verdict(sections, found), "\n".join(table)] if len(sections) > 1 else []
+    table = [
+        f"| {' | '.join(map(cell_of, head))} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(map(cell_of, cells(line)))} |" for line in found),
+    ]
+    parts = [cell_of(verdict(sections, found)), "\n".join(table)] if len(sections) > 1 else []
     figures = literature(found)
     if figures:
         rows = [LITERATURE, ["---"] * len(LITERATURE), *figures]
         parts.append("Published figures, by other protocols than ours:")
-        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
+        parts.append("\n".join(f"| {' | '.join(map(cell_of, cells))} |" for cells in rows))
     return "\n\n".join(parts)
 
 
@@ -232,7 +236,7 @@ def _tabular(columns: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -
 def _tex(words: str) -> str:
     """Words with LaTeX's special signs escaped."""
     signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "²": "$^2$", "−": "$-$"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"[": "{[}", "]": "{]}"}
     return "".join(signs.get(letter, letter) for letter in words)
 
 

@@ -75,7 +75,7 @@ def _section(section: Section, truth_in: str = "rows") -> str:
         f'<p class="soft">{about["layers"]} layer{"s" * (about["layers"] > 1)} of {about["dim"]}, '
         f"{about['frame_rate']:.4g} frames per second at {about['sample_rate']:,} Hz; weights "
         f"{escape(about['weights'][:12])}; probed with groundbass "
-        f"{records[0]['versions']['groundbass']}.</p>",
+        f"{escape(records[0]['versions']['groundbass'])}.</p>",
         f'<p class="verdict">{escape(verdict(records))}</p>',
         '<div class="counts">'
         + "".join(f'<div><b class="{kind}">{sign} {len(by[sign])}</b>{words}</div>' for sign, words, kind in boxes)

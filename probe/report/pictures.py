@@ -33,6 +33,7 @@ SYSTEMS = {"encoder": BLUE, "random copy": ORANGE, "best hand-crafted": GREY, "c
 WIDTH = 11.0  # inches of a picture as wide as the page
 MANY = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#6A5ACD", "#999933", "#882255", "#44AA99", "#661100", "#88CCEE")
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a label may hold dollars
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": "#B8BEC6",

@@ -21,6 +21,7 @@ from ...data.labels.lookup import metric_name
 from ..fit import SETTINGS, Outcome
 from ..task import AGGREGATION, Task, describe
 from .bootstrap import Interval, draw, interval, pick_copies
+from .checked import checked
 
 SCHEMA = 3
 Array = npt.NDArray[np.float64]
@@ -204,12 +205,18 @@ def write(folder: Path, result: dict[str, Any], table: pa.Table) -> Path:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A result, or None when the file isn't one of this schema."""
+    """A result, or None when the file isn't one of this schema.
+
+    Raises:
+        ValueError: it says that it is one, and its content is of other kinds than ours: it may come from anyone.
+    """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) and result.get("schema") == SCHEMA and "task" in result else None
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA or "task" not in result:
+        return None
+    return checked(result, path)
 
 
 def as_interval(numbers: dict[str, Any] | None) -> Interval | None:

@@ -120,7 +120,12 @@ def markdown(records: Sequence[Record]) -> str:
         "layer",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row(record)) + " |" for record in records)])
+    return "\n".join([*lines, *("| " + " | ".join(map(cell_of, row(record))) + " |" for record in records)])
+
+
+def cell_of(text: str) -> str:
+    """A cell of a Markdown table, whatever is in it."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;")
 
 
 def pooling_of(record: Record) -> str:
@@ -139,7 +144,8 @@ def units(record: Record) -> Table:
 
 def confusion(record: Record, truth_in: str = "columns") -> str:
     """Counts of answers as Markdown: a column per true class and a row per answer, or the other way round."""
-    names, counts = record["confusion"]["classes"], record["confusion"]["counts"]
+    names = [cell_of(name) for name in record["confusion"]["classes"]]
+    counts = record["confusion"]["counts"]
     table = counts if truth_in == "rows" else [list(column) for column in zip(*counts)]
     corner = "truth ↓ answer →" if truth_in == "rows" else "answer ↓ truth →"
     lines = [f"| {corner} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]

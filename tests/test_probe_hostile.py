@@ -1,0 +1,116 @@
+# ruff: noqa: E501 (a whole record)
+"""Results of anyone: damaged and hostile ones are refused by field, and nothing in one becomes markup or code."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from groundbass.models.card import _public, plain
+from groundbass.probe.report import result
+from groundbass.probe.report.command import report
+
+FUZZ = settings(
+    max_examples=int(os.environ.get("GROUNDBASS_FUZZ", 40)), deadline=None, derandomize=True, database=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+def record(**changed: Any) -> dict[str, Any]:
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    baseline = interval | {
+        "difference": {"value": 0.1, "low": 0.0, "high": 0.2},
+        "layer": 0,
+        "layers": [0.5],
+        "values": [0.4],
+    }
+    return {
+        "schema": result.SCHEMA, "task": "x_kind", "version": 1, "protocol": "linear", "encoder": "run", "metric": "accuracy",
+        "metric_name": "accuracy", "kind": "classes", "fingerprint": "f", "address": "folder:x --label kind",
+        "weights_hash": "0" * 32, "unit": "clip", "setting": "strength", "score": interval, "baselines": {"random": baseline},
+        "layer": 0, "layers": [0.5], "counts": {"train": 9, "valid": 3, "test": 3, "folds": 1}, "notes": ["a note"],
+        "classes": ["a", "b"], "versions": {"groundbass": "0.1.0", "torch": "2"}, "published": {}, "metrics": {"accuracy": 0.5},
+        "about": {"layers": 1, "dim": 4, "sample_rate": 8000, "frame_rate": 10.0, "weights": "0" * 32, "class": "C"},
+        "values": [0.5], "strength": 0.1, "question": "q", "corpus": "", "key": "k", "groups": {"number": 3, "of": "track"},
+        "confusion": {"classes": ["a", "b"], "counts": [[1, 0], [0, 2]]}, "projection": None, "few_shot": [],
+        "robustness": None, "aggregation": "mean", "decoder": None, "folds": [], "pooling": "mean",
+    } | changed  # fmt: skip
+
+
+def shown(folder: Path, content: dict[str, Any], suffix: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "x_kind.json").write_text(json.dumps(content))
+    report((folder,), out=folder / f"page{suffix}")
+    return (folder / f"page{suffix}").read_text()
+
+
+HURTS = "<script>alert(1)</script>|`x`\n\n| a | b |\n# $\\frac{$ [1ex] \\\\"
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md"])
+def test_texts_of_a_result_stay_texts(tmp_path: Path, suffix: str) -> None:
+    texts = dict.fromkeys(("task", "metric_name", "encoder", "address", "question", "corpus"), HURTS)
+    content = record(**texts, notes=[HURTS], classes=[HURTS, "b"], versions={"groundbass": HURTS, "torch": "2"})
+    content["confusion"]["classes"] = [HURTS, "$\\frac{$"]
+    page = shown(tmp_path / "x", content, suffix)
+    assert "<script>alert" not in page
+    if suffix == ".md":
+        rows = [line for line in page.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1, "each row has the header's columns"
+
+
+@pytest.mark.parametrize(
+    "name", ["score", "about", "versions", "counts", "layers", "baselines", "confusion", "task", "notes"]
+)
+@pytest.mark.parametrize("value", ["<b>", 7, ["x"], {"value": "<b>"}, {"dim": "<b>"}, [[1]], True])
+def test_fields_of_another_kind_are_named(tmp_path: Path, name: str, value: Any) -> None:
+    if (name, value) in (("task", "<b>"), ("notes", ["x"])):
+        pytest.skip("is of the right kind")
+    with pytest.raises(ValueError, match=rf"x_kind\.json is no whole result: its field `{name}`"):
+        shown(tmp_path / "x", record(**{name: value}), ".md")
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just(HURTS)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=6), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+@FUZZ
+@given(path=st.lists(st.integers(0, 50), min_size=1, max_size=3), value=JSON)
+def test_results_of_any_content_are_shown_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, path: list[int], value: Any
+) -> None:
+    content: Any = copy.deepcopy(record())
+    place = content
+    for step in path[:-1]:
+        names = sorted(place) if isinstance(place, dict) else range(len(place)) if isinstance(place, list) else []
+        inner = place[names[step % len(names)]] if names else None
+        if not isinstance(inner, (dict, list)) or not inner:
+            break
+        place = inner
+    names = sorted(place) if isinstance(place, dict) else range(len(place))
+    place[names[path[-1] % len(names)]] = value
+    try:
+        page = shown(tmp_path_factory.getbasetemp() / "results", content, ".md")
+    except (ValueError, FileNotFoundError) as error:
+        said = str(error)
+        assert len(said) > 20
+    else:
+        assert "<script>alert" not in page
+
+
+def test_cards_hold_neither_markup_nor_folders_of_this_machine() -> None:
+    assert "\n" not in plain(HURTS) and "<" not in plain(HURTS) and not re.search(r"(?<!\\)[|`]", plain(HURTS))
+    assert _public("/home/me/recipes.py:tiny") == "recipes.py:tiny"
+    assert _public("/home/me/runs/teacher") == "teacher" and _public("--optim.lr") == "--optim.lr"
+    assert _public("masked.mert_tiny") == "masked.mert_tiny" and _public("--x=/a/b/c.txt") == "--x=c.txt"
