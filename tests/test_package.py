@@ -73,6 +73,47 @@ def test_imports_across_folders_are_relative() -> None:
     assert not wrong
 
 
+def test_no_import_goes_in_a_circle() -> None:
+    """Imports inside functions and under TYPE_CHECKING count."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for folder in FOLDERS
+        for path in modules(folder)
+    }
+
+    def reached(name: str) -> set[str]:
+        found = set()
+        package = list(files[name].relative_to(ROOT).parent.parts)
+        for node in ast.walk(ast.parse(files[name].read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = package[: len(package) - (node.level - 1)]
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                found |= {inner if (inner := f"{module}.{alias.name}") in files else module for alias in node.names}
+        return {other for other in found if other in files and other != name}
+
+    waiting = {name: reached(name) for name in files}
+    while free := [name for name, needs in waiting.items() if not needs & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"these import one another: {sorted(waiting)}"
+
+
+LISTS = {"models", "data/corpora", "probe/tasks"}  # a file per model, corpus, task: as many as there are
+DOORS = 18
+
+
+def test_no_folder_shows_more_doors_than_one_takes_in() -> None:
+    folders = {path.parent for folder in FOLDERS for path in modules(folder)}
+    doors = {
+        folder.relative_to(ROOT).as_posix(): [
+            path.name for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+        ]
+        for folder in folders
+    }
+    crowded = {name: len(found) for name, found in doors.items() if len(found) > DOORS and name not in LISTS}
+    assert not crowded
+
+
 def published_files() -> set[Path]:
     """Files that define a PreTrainedModel, and every flat sibling that they reach."""
     reached = {
