@@ -63,6 +63,8 @@ def options(recipe: str) -> set[str]:
                 name = f"{at}.{field.name}".lstrip(".").replace("_", "-")
                 yield name
                 yield from leaves(getattr(value, field.name), name)
+        elif isinstance(value, dict):
+            yield from (f"{at}.{key}".replace("_", "-") for key in value)
 
     return set(leaves(find(recipe), ""))
 

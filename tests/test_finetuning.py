@@ -59,7 +59,7 @@ def test_finetune_compares_with_the_frozen_probe_and_predict_hears(
     music = f"folder:{folder / 'music'}"
     found = finetune(
         str(folder / "encoder"), data=music, run=tmp_path / "run", label=("genre", "level:number"),
-        steps=40, batch_size=9, crop_seconds=1.0, lr=3e-3, layer_decay=1.0, head_lr=3.0, validate_every=20, workers=0,
+        steps=120, batch_size=9, crop_seconds=1.0, lr=3e-3, layer_decay=1.0, head_lr=3.0, validate_every=30, workers=0,
     )  # fmt: skip
     genre, level = found
     assert genre.metric == "accuracy" and genre.tracks == 6 and genre.finetuned.value >= 5 / 6
