@@ -305,7 +305,7 @@ def judged(
     return {"outcome": "equal", "fine": True}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", list(FEW))
 def test_a_start_after_a_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
     found = list(sweep(name, template, tmp_path, FEW[name]))
