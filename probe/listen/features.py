@@ -13,6 +13,7 @@ import json
 import mmap
 import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from ...models.heads import pooled as pool_moments
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
+_FILLING = threading.Lock()  # threads of one process, which share its lock on a file
 LARGE_BYTES = 2**30  # a memory-mapped array of more isn't kept in memory
 Pooling = Literal["mean", "mean+std", "mean+std+change"]
 WIDEST: Pooling = "mean+std+change"  # begins with what the narrower ones are
@@ -279,7 +281,7 @@ class FeatureStore:
         part, lock = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.lock")
         if not (final / "meta.json").is_file():
             final.parent.mkdir(parents=True, exist_ok=True)
-            with alone(lock, f"the features in {final}", wait=True):
+            with _FILLING, alone(lock, f"the features in {final}", wait=True):
                 if not (final / "meta.json").is_file():  # another process may have made it while this one waited
                     self._fill(part, listening, known)
                     about = {"encoder": identity(listening.encoder), "setting": listening.setting}

@@ -76,4 +76,4 @@ def report(
 def _matrices(section: Section, truth_in: str) -> str:
     """Confusion matrices of the tasks with few classes."""
     shown = [r for r in section.records if r.get("confusion") and len(r["confusion"]["classes"]) <= MOST_CLASSES]
-    return "".join(f"\n\n### {title(record)}\n\n{confusion(record, truth_in)}" for record in shown)
+    return "".join(f"\n\n### {cell_of(title(record))}\n\n{confusion(record, truth_in)}" for record in shown)
