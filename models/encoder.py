@@ -210,14 +210,14 @@ def calibrate_batch_norm(encoder: Encoder, waveforms: Iterable[Tensor]) -> None:
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "batch norm can't be calibrated on a batch that makes a single frame; give more audio at once."
+            "Batch norm can't be calibrated on a batch that makes a single frame; give more audio at once."
         ) from error
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         module.eval()
     if batches == 0:
-        raise ValueError("batch norm can't be calibrated without audio; give at least one batch of waveforms.")
+        raise ValueError("Batch norm can't be calibrated without audio; give at least one batch of waveforms.")
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -277,7 +277,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"there is no device {device!r}; take cpu, cuda or cuda:0.") from error
+        raise ValueError(f"There is no device {device!r}; take cpu, cuda or cuda:0.") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device {device} was asked for, but torch sees no GPU here; take cpu, or run groundbass doctor."

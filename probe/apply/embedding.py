@@ -313,15 +313,15 @@ def _mono(sound: Any) -> Array:
     waveform = np.asarray(sound.detach().cpu() if isinstance(sound, Tensor) else sound)
     if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
         raise ValueError(
-            f"a waveform is floating point, [samples] or [channels, samples] in [-1, 1], not {waveform.dtype} "
+            f"A waveform is floating point, [samples] or [channels, samples] in [-1, 1], not {waveform.dtype} "
             f"{list(waveform.shape)}; integers are divided by their largest value."
         )
     if waveform.ndim == 2:
         if waveform.shape[0] > waveform.shape[1]:
-            raise ValueError(f"a waveform is [channels, samples], not {list(waveform.shape)}: transpose it.")
+            raise ValueError(f"A waveform is [channels, samples], not {list(waveform.shape)}: transpose it.")
         waveform = waveform.mean(axis=0)
     if not waveform.size:
-        raise ValueError("the waveform is empty; an encoder needs at least one sample.")
+        raise ValueError("The waveform is empty; an encoder needs at least one sample.")
     return waveform.astype(np.float32)
 
 
@@ -333,7 +333,7 @@ def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifes
     for file in files:
         try:
             if not is_text(str(file)):
-                raise ValueError("its name isn't UTF-8, so no table can hold it: rename it")
+                raise ValueError("Its name isn't UTF-8, so no table can hold it: rename it")
             about = audio.info(file)
             if about.samples < 1:
                 raise ValueError(f"{file} holds no sound")
