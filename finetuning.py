@@ -117,7 +117,8 @@ def finetune(
         run.mkdir(parents=True, exist_ok=True)
         labelled_manifest(tasks).write(manifest)
     recipe = _recipe(
-        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling, crop_seconds=crop_seconds,
+        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        crop_seconds=crop_seconds,
         batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
         mixup=mixup,
         smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
@@ -192,7 +193,7 @@ def labelled_manifest(tasks: Sequence[Any]) -> Any:
 def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
     """`labelled.finetune`, set by the encoder and the options."""
     from .data.crops import CropConfig
-    from .pretrain.objectives.labelled import Labelled, Mixup, SpecAugment, finetune
+    from .pretrain.objectives.labelled import LabelledConfig, Mixup, SpecAugment, finetune
     from .pretrain.objectives.parts.label_targets import LabelTask
     from .pretrain.recipe import Optim
 
@@ -204,7 +205,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
         )
         for task in tasks
     )  # fmt: skip
-    objective = Labelled(
+    objective = LabelledConfig(
         encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
         lora_rank=asked["lora_rank"],
         layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
