@@ -13,6 +13,7 @@ import torch
 
 import groundbass
 from groundbass.data.audio.read import write
+from groundbass.data.labels.decoding import bar_positions
 from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.encoder import ModelEncoder, weights_hash
 from groundbass.models.head_files import HeadFacts, write_head
@@ -20,7 +21,7 @@ from groundbass.models.heads import HeadConfig
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import classify
-from groundbass.probe.apply.classify import Classifier, OnEncoder, Said, bar_positions, load_classifier
+from groundbass.probe.apply.classify import Classifier, OnEncoder, Said, load_classifier
 
 RATE = 24_000
 HEADS: dict[str, tuple[dict[str, Any], HeadFacts]] = {

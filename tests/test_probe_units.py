@@ -64,8 +64,8 @@ def test_more_sound_is_a_better_answer():
     folds = tuple(Fold(np.arange(40), np.arange(40, 60), part) for part in (np.arange(60, 75), np.arange(75, 90)))
     task = Task("made", 1, "classes", manifest, ["abc"[k] for k in truth], ("a", "b", "c"), folds)
     rows = compared(task, None, Store(table), fit(task, table.mean(2)))
-    value = {(row["unit"], row["rule"]): row["value"] for row in rows}
-    number = {row["unit"]: row["number"] for row in rows}
+    value = {(row.unit, row.rule): row.value for row in rows}
+    number = {row.unit: row.number for row in rows}
     assert number == {"song": 30, "frame": 900, "window": 180, "song of frames": 30, "song of windows": 30}
     assert value["frame", "each alone"] < value["window", "each alone"] < value["song", "mean of features"]
     assert value["frame", "each alone"] > 0.4 and value["song of windows", "mean of logits"] > 0.9
