@@ -14,6 +14,7 @@ from groundbass.probe.fit import SETTINGS, fit
 from groundbass.probe.listen.features import Frames, Windows
 from groundbass.probe.report import tables
 from groundbass.probe.report.page import HEADS
+from groundbass.probe.report.result import Confusion
 from groundbass.probe.task import Task
 
 TRACKS, FRAMES = 90, 30
@@ -76,8 +77,9 @@ def test_more_sound_is_a_better_answer():
 
 
 def test_a_report_can_have_truth_in_columns():
-    record = {"confusion": {"classes": ["a", "b"], "counts": [[5, 1], [2, 7]]}}  # one a was taken for b
-    assert "| b | 1 | 7 |" in tables.confusion(record) and "| a | 5 | 1 |" in tables.confusion(record, "rows")
+    found = Confusion(("a", "b"), ((5, 1), (2, 7)))  # one a was taken for b
+    columns, rows = (tables.confusion(found, where).markdown(aligned=True) for where in ("columns", "rows"))
+    assert "| b | 1 | 7 |" in columns and "| a | 5 | 1 |" in rows and "|---|---:|---:|" in rows
 
 
 def test_every_protocol_has_a_name_in_reports():

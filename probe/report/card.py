@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ WEIGHTED = -1  # the layer number of a learned weighted sum
 
 def probed(folder: Path | None, weights: str) -> str:
     """The results of a folder as a table with its sentences, in Markdown. weights: the hash of the published ones."""
-    results = read_all(folder) if folder is not None and folder.is_dir() else []
+    results = _whole(folder) if folder is not None and folder.is_dir() else []
     if not results:
         return NOT_PROBED
     by = [mark(result.difference) for result in results]
@@ -39,6 +40,16 @@ def probed(folder: Path | None, weights: str) -> str:
     ]  # fmt: skip
     stale = any(result.weights_hash != weights for result in results)
     return "\n\n".join([*parts, *([STALE] if stale else [])])
+
+
+def _whole(folder: Path) -> list[Result]:
+    """The results of a folder; a damaged one isn't passed over, since its score would be missing unseen."""
+    for path in folder.glob("*.json"):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
+    return read_all(folder)
 
 
 def _row(result: Result, weights: str) -> tuple[str, ...]:
