@@ -88,12 +88,11 @@ class Prediction:
     def units(self) -> Iterator[Prediction]:
         """The prediction about each unit by itself."""
         for number, (start, end) in enumerate(zip(self.start, self.end)):
-            place = {"start": np.array([start]), "end": np.array([end])}
-            given = {
-                name: None if table is None else table[number : number + 1]
-                for name, table in (("probabilities", self.probabilities), ("values", self.values))
-            }
-            yield Prediction(self.kind, self.names, **place, **given, thresholds=self.thresholds)
+            probabilities, values = (
+                None if table is None else table[number : number + 1] for table in (self.probabilities, self.values)
+            )
+            place = np.array([start]), np.array([end])
+            yield Prediction(self.kind, self.names, *place, probabilities, values, thresholds=self.thresholds)
 
     def ranked(self, top: int | None = None, threshold: float | None = None) -> list[tuple[str, float]]:
         """Names with their probabilities (mean over units), the likeliest first.
