@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+from zlib import crc32
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from ...data.audio import read as audio
-from ...models.classifier import PROBLEMS
+from ..pages.render import render
 from .classify import Prediction
 
 POINTS = 800  # of a waveform's picture
@@ -35,23 +36,21 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane:
-    """A row of spans over time. ticks: they are instants; told: what they say stands in them."""
+    """A row of spans over time. ticks: they are instants; named: what to say is written into them."""
 
     name: str
     spans: list[Span]
     ticks: bool = False
-    told: bool = False
+    named: bool = False
 
 
 def write_page(place: Path, results: dict[str, dict[str, Prediction]]) -> None:
     """One page for all recordings; it names the audio by its path relative to the page."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True).get_template("predict.html")
     place.parent.mkdir(parents=True, exist_ok=True)
     recordings = [_recording(place, path, found) for path, found in results.items()]
     heads = list(dict.fromkeys(name for found in results.values() for name in found))
     part = place.with_name(f".{place.name}.part")
-    part.write_text(template.render(recordings=recordings, heads=heads), encoding="utf-8")
+    part.write_text(render("predict.html", recordings=recordings, heads=heads), encoding="utf-8")
     os.replace(part, place)
 
 
@@ -95,8 +94,7 @@ def told(said: Prediction) -> str:
         return f"{len(said.times)} beats" + ("" if said.tempo is None else f", {said.tempo:.1f} bpm")
     if said.values is not None:
         return said.label
-    several = PROBLEMS.get(said.kind) == "multi_label_classification"
-    pairs = said.ranked(None if several else 1)[:6]
+    pairs = said.ranked(None if said.label_kind.several else 1)[:6]
     return ", ".join(f"{name} ({value:.0%})" for name, value in pairs) or "nothing above its threshold"
 
 
@@ -117,8 +115,9 @@ def lanes(said: Prediction) -> list[Lane]:
 
     One answer for the whole recording is a verdict and no lane.
     """
-    if said.segments is not None and said.kind == "chords":
-        return [Lane("chords", [Span(a, b, 1.0, name, chord_colour(name)) for a, b, name in said.segments], told=True)]
+    if said.segments is not None and said.label_kind.exclusive:
+        spans = [Span(a, b, 1.0, name, chord_colour(name)) for a, b, name in said.segments]
+        return [Lane(said.kind, spans, named=True)]
     if said.segments is not None:
         names = sorted({name for _, _, name in said.segments})
         return [Lane(name, [Span(a, b, 0.8, name) for a, b, one in said.segments if one == name]) for name in names]
@@ -128,7 +127,7 @@ def lanes(said: Prediction) -> list[Lane]:
             Span(float(t), float(t), 1.0 if p == 1 else 0.45, f"beat {p}" if p else "beat")
             for t, p in zip(said.times, bars)
         ]
-        return [Lane("beats", spans, ticks=True)]
+        return [Lane(said.kind, spans, ticks=True)]
     over = said.windows if said.windows is not None else said
     if len(over.start) < 2:
         return []
@@ -145,12 +144,13 @@ def lanes(said: Prediction) -> list[Lane]:
 def chord_colour(name: str) -> str:
     """A hue by the root's place on the circle of fifths, so that near chords look alike; minor is darker, N is empty.
 
-    name: such as C:maj, F#:min7 or Bb; what begins with no pitch has no colour of its own.
+    name: such as C:maj, F#:min7 or Bb; the hue of what isn't named after a pitch is drawn from its letters.
     """
-    if name[:1] not in PITCHES:
-        return "transparent"
-    root = PITCHES[name[0]] + name[1:2].count("#") - name[1:2].count("b")
-    minor = ":min" in name or ":dim" in name
+    found = re.match(r"([A-G])([#b]*)(?::(\w+))?(?:/.*)?$", name)
+    if found is None:
+        return "transparent" if name in ("", "N", "X") else f"hsl({crc32(name.encode()) % 360} 50% 72%)"
+    root = PITCHES[found[1]] + found[2].count("#") - found[2].count("b")
+    minor = (found[3] or "").startswith(("min", "dim", "hdim"))
     return f"hsl({30 * (7 * root % 12)} {45 if minor else 70}% {62 if minor else 76}%)"
 
 
