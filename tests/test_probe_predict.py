@@ -24,6 +24,7 @@ from groundbass.models.heads import HeadConfig
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import predict as command
 from groundbass.probe.apply.classify import Classifier, Prediction
+from groundbass.probe.apply.predict_page import chord_colour
 from groundbass.probe.apply.verdicts import compare, read_truth
 
 RATE = 24_000
@@ -193,6 +194,18 @@ def test_the_page_has_a_lane_for_what_was_heard(place: Path, tmp_path: Path) -> 
     widths = [float(w) for w in re.findall(r"width:([\d.]+)%", first.partition('data-head="chords"')[2])]
     assert sum(widths) == pytest.approx(100.0, abs=1.0), "chords fill the song"
     assert len(re.findall('class="tick"', first)) > 3
+
+
+def test_near_chords_look_alike() -> None:
+    """A fifth up is 30 degrees of hue; enharmonic names agree, minor keeps its root's hue, no chord has no colour."""
+
+    def hue(name: str) -> int:
+        return int(re.findall(r"hsl\((\d+)", chord_colour(name))[0])
+
+    circle = ("C:maj", "G:maj", "D:maj", "A", "E:maj", "B:7", "F#:maj", "Db:maj", "Ab:maj", "Eb:maj", "Bb", "F:maj")
+    assert [hue(name) for name in circle] == list(range(0, 360, 30))
+    assert chord_colour("F#:maj") == chord_colour("Gb:maj") and hue("A:min") == hue("A:maj")
+    assert chord_colour("A:min") != chord_colour("A:maj") and chord_colour("N") == "transparent"
 
 
 LISTENER = """
