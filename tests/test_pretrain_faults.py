@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import launched, warm
 
 from groundbass.data.audio.read import write
 from groundbass.data.collections.scan import scan_folder
@@ -90,12 +90,10 @@ print(json.dumps({"killed": killed, "status": status, "took": took}))
 def chaos(address: str, manifest: Path, run: Path, kills: int, span: float = 0.0) -> dict[str, float]:
     words = [address, "--steps", "12", "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]
     words += ["--data", str(manifest), "--run", str(run), "--trackers"]
-    done = subprocess.run(
-        [sys.executable, "-c", CHAOS, json.dumps(words), str(kills), "7", str(span)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900, check=True,
-    )  # fmt: skip
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    assert found["status"] == 0, done.stderr
+    ended = warm()(["-c", CHAOS, json.dumps(words), str(kills), "7", str(span)], seconds=900)
+    assert ended.codes == [0], ended.said
+    found: dict[str, float] = json.loads(ended.said[0].splitlines()[-1])
+    assert found["status"] == 0, ended.said
     return found
 
 
@@ -122,7 +120,8 @@ def test_killed_at_random_moments_is_an_undisturbed_run_byte_for_byte(
 
 RANKS = """
 import dataclasses, os, signal, sys, time
-from groundbass.pretrain import train as module
+from groundbass.pretrain import distributed, train as module
+distributed.COLLECTIVE_MINUTES = 0.25
 real, mode = module.train_step, sys.argv[1]
 def step(training, batches, number, *rest):
     if number == 2 and training.accelerator.process_index == 1:
@@ -140,28 +139,12 @@ leave(run())
 """
 
 
-def two_ranks(mode: str, folder: Path, address: str, *words: str) -> tuple[list[int], list[str]]:
+def two_ranks(mode: str, folder: Path, address: str, *words: str) -> tuple[list[int | str], list[str]]:
     """Codes and words of two ranks, of which the second meets `mode` in step 3; the second is killed in the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    line = [sys.executable, "-c", RANKS, mode, address, "--steps", "40", "--checkpoint-every", "1", "--workers", "0"]
+    line = ["-c", RANKS, mode, address, "--steps", "40", "--checkpoint-every", "1", "--workers", "0"]
     line += ["--run", str(folder / "run"), *words, "--trackers"]
-    processes = []
-    for rank in range(2):
-        ranks = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        extra = ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        extra |= {"ACCELERATE_USE_CPU": "true", "GROUNDBASS_COLLECTIVE_MINUTES": "0.25"}
-        with (folder / f"rank{rank}.txt").open("w") as said:
-            processes.append(subprocess.Popen(line, stdout=said, stderr=subprocess.STDOUT, env=os.environ | extra))
-    try:
-        codes = [processes[0].wait(timeout=90)]
-        if mode != "hangs":
-            codes.append(processes[1].wait(timeout=30))
-    finally:
-        for process in processes:
-            process.kill()
-    return codes, [(folder / f"rank{rank}.txt").read_text() for rank in range(2)]
+    ended = warm()(line, ranks=launched(2), seconds=90, grace=0.5 if mode == "hangs" else 30)
+    return ended.codes, ended.said
 
 
 @pytest.mark.slow
