@@ -28,13 +28,27 @@ from typing import Any, NoReturn
 TESTS = Path(__file__).parent
 # What most commands import sooner or later. Nothing here may start threads or touch autograd: forks would hang.
 WARM = (
-    "accelerate", "matplotlib", "scipy.signal", "sklearn.linear_model", "tensorboard", "torch.utils.data", "transformers",
+    "accelerate", "matplotlib", "scipy.signal", "sklearn.linear_model", "tensorboard", "transformers",
     "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "transformers.models.auto.modeling_auto",
     "groundbass.cli", "groundbass.data.storage.sharding", "groundbass.data.collections.scan",
     "groundbass.models.published", "groundbass.pretrain.command", "groundbass.pretrain.iterate",
     "groundbass.probe.apply.embed", "groundbass.probe.apply.similar", "groundbass.probe.command",
     "groundbass.probe.report.command",
+    *(f"groundbass.pretrain.objectives.{file.stem}" for file in TESTS.parent.glob("pretrain/objectives/[a-z]*.py")),
 )  # fmt: skip
+
+# Accelerate shards by FSDP on accelerators only, PyTorch on CPUs too: begins the code of a rank.
+FSDP_ON_CPU = """
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from groundbass.pretrain import distributed
+real = distributed.join
+def join():
+    state = real()
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return state
+distributed.join = join
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Ended:
 
 
 def launched(count: int, **more: str) -> list[dict[str, str]]:
-    """The variables by which a launcher tells `count` ranks of one machine about each other, on CPUs."""
+    """The variables by which a launcher tells `count` ranks of one machine about each other, on CPUs; and more."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -58,8 +72,8 @@ def launched(count: int, **more: str) -> list[dict[str, str]]:
 class Warm:
     """A process that has imported everything and forks it again and again, one command at a time."""
 
-    def __init__(self, *imported: str, **environment: str) -> None:
-        """imported: modules besides WARM. environment: that stands before any import."""
+    def __init__(self, imported: Sequence[str], **environment: str) -> None:
+        """imported: names of modules. environment: that stands before any import."""
         told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
         told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._process = subprocess.Popen(
@@ -85,8 +99,8 @@ class Warm:
         """  # fmt: skip
         with tempfile.TemporaryDirectory() as place:
             files = [f"{place}/{rank}" for rank in range(len(ranks))]
-            asked = {"line": list(map(str, line)), "ranks": list(ranks), "folder": str(folder or Path.cwd()),
-                     "seconds": seconds, "grace": grace, "kill": kill, "told": str(told or ""), "said": files}  # fmt: skip
+            asked = {"line": list(map(str, line)), "ranks": list(ranks), "folder": str(folder or Path.cwd())}
+            asked |= {"seconds": seconds, "grace": grace, "kill": kill, "told": str(told or ""), "said": files}
             assert self._process.stdin is not None and self._process.stdout is not None
             print(json.dumps(asked), file=self._process.stdin, flush=True)
             codes = json.loads(self._process.stdout.readline())
@@ -101,9 +115,9 @@ class Warm:
 
 @functools.cache
 def warm(*imported: str) -> Warm:
-    """This process's own. It ends with it, as its stdin does."""
+    """The tests' own, with everything and `imported` besides. It ends with them, as its stdin does."""
     extra = {"DS_ACCELERATOR": "cpu"} if "deepspeed" in imported else {}
-    return Warm(*imported, **extra)
+    return Warm([*WARM, *imported], **extra)
 
 
 # ── In the warm process ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,6 +130,7 @@ def _child(asked: dict[str, Any], rank: int) -> NoReturn:
     for file, place in ((nothing, 0), (said, 1), (said, 2)):
         os.dup2(file, place)
     os.environ.update(asked["ranks"][rank])
+    tempfile.tempdir = None  # asks for $TMPDIR anew
     if asked["kill"] is not None and rank == 0:
         import sitecustomize
 
@@ -172,15 +187,11 @@ def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
 def _serve() -> None:
     import importlib
 
-    for name in (*WARM, *sys.argv[1:]):
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     import torch
 
-    from groundbass.pretrain.recipe import addresses, find
-
     torch.set_num_threads(1)
-    for address in addresses():  # imports every objective
-        find(address)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:

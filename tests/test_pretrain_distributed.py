@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forks import launched, warm
+from forks import FSDP_ON_CPU, launched, warm
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -302,26 +302,12 @@ def environment(strategy: str) -> dict[str, str]:
     return told
 
 
-# Accelerate shards by FSDP on accelerators only, PyTorch on CPUs too; nothing else differs from -m groundbass.pretrain
-FSDP_ON_CPU = """
-import sys
-from accelerate import PartialState
-from accelerate.utils import DistributedType
-from groundbass.pretrain import distributed
-real = distributed.join
-def join():
-    state = real()
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return state
-distributed.join = join
-from groundbass.pretrain.__main__ import leave, run
-leave(run())
-"""
+FSDP2 = FSDP_ON_CPU + "from groundbass.pretrain.__main__ import leave, run\nleave(run())"  # -m groundbass.pretrain
 
 
 def on(strategy: str, command: list[str]) -> list[str]:
     """The command for this strategy."""
-    return ["-c", FSDP_ON_CPU, *command[2:]] if strategy == "fsdp2" else command
+    return ["-c", FSDP2, *command[2:]] if strategy == "fsdp2" else command
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
