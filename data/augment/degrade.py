@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from ..audio import read as audio
 from ..batch import key_id
-from ..collections.scan import file_hash, scan_folder
+from ..collections.scan import scan_folder
 from ..draws import draw_seed
 from ..parallel import in_order
-from ..track import Manifest, Track
+from ..track import Manifest, Track, file_hash
 from .degradations import SILENT, DegradationChain, find_chain
 
 TIMES = ("beats", "downbeats", "onsets")  # labels that are lists of moments in s
