@@ -206,7 +206,7 @@ from groundbass.pretrain.run import checkpoint
 real = checkpoint.begin
 def begin(run, step):
     if step == 4 and run.name == "run":  # from here on no file may grow any further, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     return real(run, step)
 checkpoint.begin = begin
 from groundbass.cli import main
