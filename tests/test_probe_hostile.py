@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz import few_and_many
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groundbass.models.card import _public, plain
@@ -22,11 +22,6 @@ from groundbass.probe.apply.embed import read_about
 from groundbass.probe.apply.similar import similar
 from groundbass.probe.report import result
 from groundbass.probe.report.command import report
-
-FUZZ = settings(
-    max_examples=int(os.environ.get("GROUNDBASS_FUZZ", 40)), deadline=None, derandomize=True, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
 
 
 def record(**changed: Any) -> dict[str, Any]:
@@ -91,7 +86,7 @@ JSON = st.recursive(
 )
 
 
-@FUZZ
+@few_and_many(40)
 @given(path=st.lists(st.integers(0, 50), min_size=1, max_size=3), value=JSON)
 def test_results_of_any_content_are_shown_or_refused(
     tmp_path_factory: pytest.TempPathFactory, path: list[int], value: Any
