@@ -466,7 +466,7 @@ def test_accelerate_launch(tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
          free_port(), "-m", "groundbass.pretrain", *COMMAND, "--data", str(manifest), "--run", str(tmp_path / "run")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "2 process(es) on cpu" in finished.stdout
