@@ -15,12 +15,14 @@ import json
 import os
 import runpy
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,6 +120,37 @@ def warm(*imported: str) -> Warm:
     """The tests' own, with everything and `imported` besides. It ends with them, as its stdin does."""
     extra = {"DS_ACCELERATOR": "cpu"} if "deepspeed" in imported else {}
     return Warm([*WARM, *imported], **extra)
+
+
+SHIM = """#!{python} -SE
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as wire:
+    wire.connect({place!r})
+    wire.sendall(json.dumps([sys.argv[1:], os.getcwd()]).encode() + b"\\n")
+    code, said = json.loads(b"".join(iter(lambda: wire.recv(65536), b"")))
+sys.stdout.write(said)
+sys.exit(code)
+"""
+
+
+@contextlib.contextmanager
+def groundbass_on_path() -> Iterator[str]:
+    """A $PATH for shells, on which `groundbass` is served by `warm`."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            words, where = json.loads(self.rfile.readline())
+            ended = warm()(["-m", "groundbass.cli", *words], folder=Path(where), seconds=600)
+            self.wfile.write(json.dumps([ended.codes[0], ended.said[0]]).encode())
+
+    with tempfile.TemporaryDirectory() as folder:  # a short name: sockets have no long ones
+        script, place = Path(folder) / "groundbass", f"{folder}/socket"
+        script.write_text(SHIM.format(python=sys.executable, place=place))
+        script.chmod(0o755)
+        with socketserver.UnixStreamServer(place, Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
+            server.shutdown()
 
 
 # ── In the warm process ──────────────────────────────────────────────────────────────────────────────────────────────

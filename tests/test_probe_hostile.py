@@ -55,13 +55,15 @@ def shown(folder: Path, content: dict[str, Any], suffix: str) -> str:
 HURTS = "<script>alert(1)</script>|`x`\n\n| a | b |\n# $\\frac{$ [1ex] \\\\"
 
 
-@pytest.mark.parametrize("suffix", [".html", ".md"])
+@pytest.mark.parametrize("suffix", [".html", ".md", ".tex"])
 def test_texts_of_a_result_stay_texts(tmp_path: Path, suffix: str) -> None:
     texts = dict.fromkeys(("task", "metric_name", "encoder", "address", "question", "corpus"), HURTS)
     content = record(**texts, notes=[HURTS], classes=[HURTS, "b"], versions={"groundbass": HURTS, "torch": "2"})
     content["confusion"]["classes"] = [HURTS, "$\\frac{$"]
     page = shown(tmp_path / "x", content, suffix)
-    assert "<script>alert" not in page
+    assert "<script>alert" not in page or suffix == ".tex"
+    if suffix == ".tex":
+        assert r"\frac{" not in page and not re.search(r"\\\\\s*\[", page), "no command, no length after a row"
     if suffix == ".md":
         for part in page.split("\n### "):  # the scores, then a table of confusions under each heading
             rows = [line for line in part.splitlines() if line.startswith("|")]
