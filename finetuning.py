@@ -103,6 +103,7 @@ def finetune(
         workers: processes that read audio.
         precision: of the arithmetic.
     """
+    from .data.writing import write_text
     from .models.encoder import load_encoder
     from .pretrain.distributed import rank
     from .pretrain.train import train
@@ -127,9 +128,8 @@ def finetune(
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
     for one in found:
         print(one.told())
-    (run / "finetune.json").write_text(
-        json.dumps([dataclasses.asdict(one) for one in found], indent=1, default=str) + "\n", encoding="utf-8"
-    )
+    told = json.dumps([dataclasses.asdict(one) for one in found], indent=1, default=str)
+    write_text(run / "finetune.json", told + "\n")
     print(f"The classifier: {run / 'classifier'}. Next: groundbass predict {run} FILES, groundbass publish {run} OUT")
     return found
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .audio import read as audio
+from .writing import written
 
 FIELDS = pa.schema(
     [
@@ -133,12 +134,8 @@ class Manifest(Sequence[Track]):
         """
         path = Path(path)
         metadata = {METADATA: json.dumps(self._stored(path.parent.resolve())).encode()}
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with written(path) as beside:
             pq.write_table(self.table.replace_schema_metadata(metadata), beside, compression="zstd")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def _stored(self, here: Path) -> dict[str, Any]:
         """What a manifest that lies in `here` says of where the audio is."""

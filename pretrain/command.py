@@ -231,11 +231,9 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
         rest = overlap.without(whole, hits)
         if not len(rest):
             raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")
-        beside = listed.with_name(f".{listed.name}")
         content: dict[str, Any] = {"avoid": list(avoid), "data": str(manifest), "of": manifest_hash(whole)}
         content["hits"] = [asdict(hit) for hit in hits]
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(listed)
+        write_json(listed, content)
         rest.write(kept)
         print(f"--avoid: {len(whole) - len(rest)} of {len(whole)} tracks left out, see {listed}", file=sys.stderr)
     return kept

@@ -11,6 +11,7 @@ from typing import Literal
 
 import tyro
 
+from ..models.writing import beside, replace_folder
 from . import distributed
 from .command import scanned_once
 from .distributed import STOPPED
@@ -123,15 +124,10 @@ def tokenizer_stage(size: str, run: Path, number: int) -> Stage:
 
 
 def _publish_last(run: Path, last: Path) -> None:
-    """RUN/encoder: a copy of the last encoder, written beside and renamed."""
-    part, old = run / ".encoder.part", run / ".encoder.old"
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(last, part)
-    if (run / "encoder").exists():
-        (run / "encoder").rename(old)
-    part.rename(run / "encoder")
-    shutil.rmtree(old, ignore_errors=True)
+    """RUN/encoder: a copy of the last encoder."""
+    with beside(run / "encoder") as part:
+        shutil.copytree(last, part, dirs_exist_ok=True)
+        replace_folder(run / "encoder", part)
 
 
 def _silent(*_: object) -> None:

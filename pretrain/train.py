@@ -43,7 +43,8 @@ from ..data.draws import draw_seed
 from ..data.loader import loader
 from ..data.storage.shards import open_data
 from ..data.track import Manifest
-from ..models.published import holds_weights, remove_leftovers, write_encoder
+from ..models.published import holds_weights, write_encoder
+from ..models.writing import remove_leftovers
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective

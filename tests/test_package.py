@@ -146,6 +146,29 @@ def test_published_files_import_only_torch_transformers_and_flat_siblings() -> N
                 assert (ROOT / (name.replace(".", "/") + ".py")).parent == ROOT / "models", f"{path.name}: {name}"
 
 
+def test_only_the_writing_modules_rename() -> None:
+    """`data/writing.py` and `models/writing.py` write beside and rename; elsewhere a half could be found."""
+    assert renamings(ast.parse("os.replace(a, b); c.rename(d); c.replace(d); os.rename(a, b); shutil.move(a, b)")) == 5
+    assert (
+        renamings(ast.parse("'a'.replace('b', 'c'); dataclasses.replace(a, b=1); replace(a, b=1); a.rename_it(b)")) == 0
+    )
+    writers = {ROOT / "data" / "writing.py", ROOT / "models" / "writing.py"}
+    files = [path for folder in FOLDERS for path in modules(folder)] + sorted(ROOT.glob("*.py"))
+    found = {path.relative_to(ROOT).as_posix(): renamings(ast.parse(path.read_text())) for path in files}
+    assert {name for name, count in found.items() if count} == {path.relative_to(ROOT).as_posix() for path in writers}
+
+
+def renamings(tree: ast.AST) -> int:
+    """Calls that give a file or folder another name. A `replace` of one argument is a path's, of two a string's."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return sum(
+        name in ("rename", "renames", "move")
+        or (name == "replace" and not call.keywords and (len(call.args) == 1 or ast.unparse(owner) == "os"))
+        for call in calls
+        for name, owner in [(call.func.attr, call.func.value)]
+    )
+
+
 def tracked_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True

@@ -22,6 +22,7 @@ from ..collections.scan import file_hash, scan_folder
 from ..draws import draw_seed
 from ..parallel import in_order
 from ..track import Manifest, Track
+from ..writing import write_text
 from .degradations import SILENT, DegradationChain, find_chain
 
 TIMES = ("beats", "downbeats", "onsets")  # labels that are lists of moments in s
@@ -106,7 +107,7 @@ def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: i
     Manifest.from_tracks([item.track for item in done], out).write(out / "manifest.parquet")
     steps = [{"name": step.NAME, **dataclasses.asdict(step)} for step in chain.steps]
     about = {"chain": steps, "seed": seed, "from": str(place)}
-    (out / "degraded.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_text(out / "degraded.json", json.dumps(about, indent=1))
     return done
 
 

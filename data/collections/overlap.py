@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json as json_text
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -26,6 +25,7 @@ from ..parallel import cores, in_order
 from ..storage.hf_dataset import is_dataset
 from ..storage.shards import is_sharded, open_data
 from ..track import Manifest, cache_folder
+from ..writing import write_text, written
 from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
 from .scan import scan_folder
 
@@ -223,11 +223,10 @@ def _in_batches(work: Callable[[range], Batch], tracks: int, progress: bool, wor
 
 
 def _remember(place: Path, prints: list[Prints]) -> None:
-    beside = place.with_name(f".{place.stem}.{os.getpid()}.npz")
     ends = np.cumsum([0, *(len(p.hashes) for p in prints)])
     hashes, frames = (np.concatenate([getattr(p, name) for p in prints]) for name in ("hashes", "frames"))
-    np.savez(beside, ends=ends, hashes=hashes, frames=frames)
-    beside.replace(place)
+    with written(place) as beside, beside.open("wb") as file:
+        np.savez(file, ends=ends, hashes=hashes, frames=frames)
 
 
 def _recall(place: Path) -> list[Prints] | None:
@@ -242,21 +241,19 @@ def _recall(place: Path) -> list[Prints] | None:
 
 def _write(found: Report, out: Path) -> None:
     """The hits as a table, written beside and renamed."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    rows = [asdict(hit) for hit in found.hits]
     if out.suffix == ".json":
-        beside.write_text(json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        names = [("a", pa.string()), ("b", pa.string()), ("offset", pa.float64()), ("votes", pa.int64()),
-                 ("share", pa.float64()), ("confidence", pa.float64())]  # fmt: skip
-        table = pa.Table.from_pylist(rows, pa.schema(names))
+        write_text(out, json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
+        return
+    names = [("a", pa.string()), ("b", pa.string()), ("offset", pa.float64()), ("votes", pa.int64()),
+             ("share", pa.float64()), ("confidence", pa.float64())]  # fmt: skip
+    table = pa.Table.from_pylist([asdict(hit) for hit in found.hits], pa.schema(names))
+    with written(out) as beside:
         if out.suffix == ".csv":
             from pyarrow import csv
 
             csv.write_csv(table, beside)
         else:
             pq.write_table(table, beside)
-    beside.replace(out)
 
 
 def _show(found: Report, a: str, b: str, exclude: Path | None) -> None:

@@ -27,6 +27,7 @@ from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
 from ..track import Manifest, Track
+from ..writing import written
 
 MIN_SECONDS = 0.1
 SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
@@ -305,12 +306,13 @@ def plain_cell(text: str) -> str:
 
 
 def _write_skipped(skipped: list[Skipped], file: Path) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(beside, "w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+    with (
+        written(file) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
+    ):
         writer = csv.writer(opened)
         writer.writerow(("path", "reason", "detail"))
         writer.writerows([plain_cell(cell) for cell in (item.path, item.reason, item.detail)] for item in skipped)
-    beside.replace(file)
 
 
 def _summary(

@@ -27,6 +27,7 @@ from ...models.beats import BeatsConfig, BeatsModel, BeatsTransformer, init_weig
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
+from ...models.folders import encoder_in
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
@@ -335,9 +336,8 @@ def find_published(name: str) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    folder = Path(name)
-    folder = folder / "encoder" if (folder / "encoder" / "config.json").is_file() else folder
-    if not (folder / "config.json").is_file():
+    folder = encoder_in(Path(name))
+    if folder is None:
         raise ValueError(f"There is no published model in {name}: give a run, or a folder with config.json.")
     return folder
 

@@ -29,6 +29,7 @@ from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, Encodec
 from ...data.audio import read as audio
 from ...data.locks import alone
 from ...data.track import Manifest, Track
+from ...data.writing import write_text, written
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -239,19 +240,16 @@ class CodeStore:
         stem = self.folder / f"part_{self.parts:06d}"
         lengths = [len(entry) for entry in codes]
         begins = np.cumsum([0, *lengths[:-1]]).tolist()
-        beside = stem.with_suffix(".npy.part")
-        with beside.open("wb") as file:
+        with written(stem.with_suffix(".npy"), locked=True) as beside, beside.open("wb") as file:
             np.save(file, np.concatenate(codes))
-        beside.rename(stem.with_suffix(".npy"))
         rows = {
             "key": [track.key for track in tracks],
             "hash": [track.hash for track in tracks],
             "begin": pa.array(begins, pa.int64()),
             "frames": pa.array(lengths, pa.int64()),
         }
-        beside = stem.with_suffix(".parquet.part")
-        pq.write_table(pa.table(rows), beside)
-        beside.rename(stem.with_suffix(".parquet"))
+        with written(stem.with_suffix(".parquet"), locked=True) as beside:
+            pq.write_table(pa.table(rows), beside)
         self.parts += 1
 
 
@@ -376,9 +374,7 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(asdict(model.identity), indent=1) + "\n")
-        beside.rename(file)
+        write_text(file, json.dumps(asdict(model.identity), indent=1) + "\n", locked=True)
     store = CodeStore(out)
     if (store.identity.hash, store.identity.codebooks) != (model.identity.hash, codebooks):
         raise ValueError(

@@ -23,6 +23,7 @@ from tqdm import trange
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
 from ...data.track import Manifest
+from ...data.writing import written
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask
 from .codes import CodeHead, CodeHeadSettings
@@ -200,9 +201,7 @@ def kmeans(
         "mean": mean,
         "deviation": deviation,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    save_file(tables, beside, metadata={"sample_rate": str(sample_rate), "hop": str(hop)})
-    beside.rename(out)
+    with written(out) as beside:
+        save_file(tables, beside, metadata={"sample_rate": str(sample_rate), "hop": str(hop)})
     bits = math.log2(mel_clusters) + math.log2(chroma_clusters)
     print(f"{out}: {mel_clusters} log-mel and {chroma_clusters} chroma centres (at most {bits:.1f} bits per frame).")

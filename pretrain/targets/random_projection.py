@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.writing import written
 from ...models.quantizers import FLOOR, StackedMel
 from ...models.transformer import time_mask
 from ..distributed import main_first
@@ -213,10 +214,8 @@ class RandomProjectionTarget(Target):
         if not file.exists():
             batch = first_crops(manifest, self.grid.sample_rate, settings.crops, settings.seed)
             teacher.measure(batch, settings.statistics == "corpus")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(file.name + ".part")
-            save_file({name: value.clone() for name, value in teacher.statistics().items()}, beside)
-            beside.rename(file)
+            with written(file, locked=True) as beside:
+                save_file({name: value.clone() for name, value in teacher.statistics().items()}, beside)
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
         """Compute codes of clean sound: int64 [batch, samples // hop, features × codebooks]."""

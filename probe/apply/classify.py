@@ -24,6 +24,7 @@ from ...data.labels import decoding
 from ...models.classifier import PROBLEMS, cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
+from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
@@ -471,8 +472,7 @@ def load_classifier(
         path = download(str(name_or_path))
     if head_names(path):
         return Classifier(_on_heads(path, device, encoder), path.name)
-    if (path / "classifier" / "config.json").is_file():
-        path = path / "classifier"
+    path = classifier_in(path) or path
     config = read_config(path)
     ours = find_our_class(config)
     if ours is not None and is_classifier(config) and config["classifier"]["heads"]:

@@ -7,9 +7,7 @@ one joins them. What can't be read is left out, counted and listed.
 from __future__ import annotations
 
 import csv
-import glob
 import json
-import os
 import shutil
 import sys
 import zipfile
@@ -29,6 +27,7 @@ from ...data.collections.scan import find_audio, plain_cell
 from ...data.locks import alone
 from ...data.storage.shards import open_data
 from ...data.track import Manifest
+from ...data.writing import written
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of_files, parts
@@ -91,8 +90,6 @@ def embed(
     about = describe(heard, encoder, asked, dtype)
     key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
     with alone(out.with_name(f".{out.name}.lock"), str(out)):
-        for left in out.parent.glob(f".{glob.escape(out.name)}.[0-9]*"):  # of a start that was killed
-            left.unlink(missing_ok=True)
         if _finished(out, key, force):
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
             print(f"{out} is there already, from the same files, encoder and settings.")
@@ -123,7 +120,8 @@ def _write_table(
         )  # fmt: skip
         for number, rows in enumerate(made, done):
             table = _table(rows, manifest, asked, asked.width(heard.dim), failures)
-            _write_beside(folder / f"{number:06d}.parquet", table)
+            with written(folder / f"{number:06d}.parquet", locked=True) as beside:
+                pq.write_table(table, beside)
             failures.clear()
     skipped = [*refused.items(), *_failed(folder, len(plan))]
     _list(skipped, out.with_name(f"{out.name}.skipped.csv"))  # before the table: a table that is there is whole
@@ -256,12 +254,6 @@ def _table(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _write_beside(path: Path, table: pa.Table) -> None:
-    beside = path.with_name(f".{path.name}")
-    pq.write_table(table, beside)
-    os.replace(beside, path)
-
-
 def _parts(folder: Path, number: int) -> Iterator[pq.ParquetFile]:
     for k in range(number):
         yield pq.ParquetFile(folder / f"{k:06d}.parquet")
@@ -276,20 +268,15 @@ def _failed(folder: Path, number: int) -> list[tuple[str, str]]:
 
 def _join(folder: Path, number: int, out: Path, about: dict[str, Any], asked: Embedding, encoder: Encoder) -> int:
     """All parts as one file, written beside and renamed; the number of rows."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     schema = _schema(asked, asked.width(encoder.dim)).with_metadata({METADATA: json.dumps(about)})
-    try:
+    with written(out, locked=True) as beside:
         if out.suffix == ".npz":
-            rows = _join_npz(folder, number, beside, about, schema)
-        else:
-            rows = 0
-            with pq.ParquetWriter(beside, schema) as writer:
-                for part in _parts(folder, number):
-                    rows += part.metadata.num_rows
-                    writer.write_table(part.read().replace_schema_metadata(schema.metadata))
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+            return _join_npz(folder, number, beside, about, schema)
+        rows = 0
+        with pq.ParquetWriter(beside, schema) as writer:
+            for part in _parts(folder, number):
+                rows += part.metadata.num_rows
+                writer.write_table(part.read().replace_schema_metadata(schema.metadata))
     return rows
 
 
@@ -320,9 +307,10 @@ def _list(skipped: Sequence[tuple[str, str]], path: Path) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    beside = path.with_name(f".{path.name}")
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        written(path, locked=True) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows([plain_cell(cell) for cell in line] for line in skipped)
-    os.replace(beside, path)

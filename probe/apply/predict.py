@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
+from ...data.writing import write_text, written
 from ...models.classifier import PROBLEMS
 from ...models.head_files import head_names
 from .classify import Aggregate, Classifier, Prediction, Unit, hear_all, load_classifier, shipped, together
@@ -281,36 +281,37 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
     """Write everything as the ending says; beside and renamed."""
     if place.suffix == ".json":
         told = {path: {name: to_json(said, options) for name, said in found.items()} for path, found in results.items()}
-        _write(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_text(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
         return
     if place.suffix in (".csv", ".parquet"):
         rows = [row for path, found in results.items() for name, said in found.items()
                 for row in rows_of(path, name, said, options)]  # fmt: skip
-        part = place.with_name(f".{place.name}.part")
-        if place.suffix == ".csv":
-            with part.open("w", newline="", encoding="utf-8") as lines:
-                table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
-                table.writeheader()
-                table.writerows(rows)
-        else:
-            pq.write_table(pa.Table.from_pylist(rows), part)
-        os.replace(part, place)
+        with written(place) as part:
+            if place.suffix == ".csv":
+                with part.open("w", newline="", encoding="utf-8") as lines:
+                    table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
+                    table.writeheader()
+                    table.writerows(rows)
+            else:
+                pq.write_table(pa.Table.from_pylist(rows), part)
         return
     place.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for path, found in results.items():
         stem = _unique(Path(path).stem, taken)
         if place.suffix == ".jams":
-            _write(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
+            write_text(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
             continue
         for name, said in found.items():
             ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
             if said.kind == "chords" and said.segments is not None:
-                _write(place / f"{stem}{ending}.lab", "".join(f"{a:.3f} {b:.3f} {c}\n" for a, b, c in said.segments))
+                write_text(
+                    place / f"{stem}{ending}.lab", "".join(f"{a:.3f} {b:.3f} {c}\n" for a, b, c in said.segments)
+                )
             elif said.kind == "beats" and said.times is not None:
-                _write(place / f"{stem}{ending}.beats", beats_text(said))
+                write_text(place / f"{stem}{ending}.beats", beats_text(said))
             else:
-                _write(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
+                write_text(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
 
 
 def beats_text(said: Prediction) -> str:
@@ -426,13 +427,6 @@ def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> No
     for path, found in results.items():
         table.add_row(escape(Path(path).name), *(escape(brief(found[n], options)) if n in found else "" for n in names))
     Console().print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _unique(stem: str, taken: set[str]) -> str:

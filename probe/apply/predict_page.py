@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from ...data.audio import read as audio
+from ...data.writing import write_text
 from ...models.classifier import PROBLEMS
 from .classify import Prediction
 
@@ -37,9 +38,7 @@ def write_page(place: Path, results: dict[str, dict[str, Prediction]]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     recordings = [_recording(place, path, found) for path, found in results.items()]
     heads = list(dict.fromkeys(name for found in results.values() for name in found))
-    part = place.with_name(f".{place.name}.part")
-    part.write_text(template.render(recordings=recordings, heads=heads), encoding="utf-8")
-    os.replace(part, place)
+    write_text(place, template.render(recordings=recordings, heads=heads))
 
 
 def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str, Any]:

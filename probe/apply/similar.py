@@ -22,6 +22,7 @@ from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from .embed import LAYER, read_about
@@ -251,10 +252,7 @@ def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about:
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=title, about=html.escape(about), body="\n".join(body)
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, page)
+    write_text(page, text)
 
 
 def _player(page: Path, place: Place) -> str:

@@ -6,7 +6,6 @@ Schema 1, in results.parquet and results.json: see `COLUMNS`. A cell that doesn'
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.labels.lookup import metric_name
+from ...data.writing import write_text, written
 from . import result
 
 SCHEMA = 1
@@ -141,9 +141,7 @@ def write(folder: Path) -> None:
     """FOLDER/results.parquet and FOLDER/results.json from all results in it, each written beside and renamed."""
     found = [result.read(path) for path in sorted(folder.glob("*.json"))]
     whole = table([record for record in found if record is not None])
-    beside = folder / f".results.{os.getpid()}.tmp"
-    pq.write_table(whole, beside)
-    beside.replace(folder / "results.parquet")
+    with written(folder / "results.parquet") as beside:
+        pq.write_table(whole, beside)
     text = json.dumps({"table": SCHEMA, "rows": whole.to_pylist()}, ensure_ascii=False, indent=0)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(folder / "results.json")
+    write_text(folder / "results.json", text + "\n")

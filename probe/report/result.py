@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ...data.labels.lookup import metric_name
+from ...data.writing import write_text, written
 from ..fit import SETTINGS, Outcome
 from ..task import AGGREGATION, Task, describe
 from .bootstrap import Interval, draw, interval, pick_copies
@@ -193,14 +193,11 @@ def title(record: dict[str, Any]) -> str:
 
 def write(folder: Path, result: dict[str, Any], table: pa.Table) -> Path:
     """FOLDER/NAME.json and NAME.predictions.parquet (see `file_name`), written beside and renamed, the JSON last."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = file_name(result["task"], result["protocol"])
     parquet, path = folder / f"{name}.predictions.parquet", folder / f"{name}.json"
-    beside = folder / f".{name}.{os.getpid()}.tmp"
-    pq.write_table(table, beside)
-    beside.replace(parquet)
-    beside.write_text(json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with written(parquet) as beside:
+        pq.write_table(table, beside)
+    write_text(path, json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n")
     return path
 
 
