@@ -13,9 +13,9 @@ import tyro
 
 from ..models.writing import beside, replace_folder
 from . import distributed
-from .command import scanned_once
 from .distributed import STOPPED
 from .recipe import Recipe, find
+from .run.heard import kept_manifest
 from .train import train
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
 def iterate(
     size: tyro.conf.Positional[Literal["base", "small", "tiny", "debug"]],
     *,
-    data: Path,
+    data: str,
     run: Path,
     iterations: int = 2,
     root: Path | None = None,
@@ -43,7 +43,7 @@ def iterate(
 
     Args:
         size: whose recipes: tokens.beats_iter1_SIZE, …iter2_SIZE, tokenizer.beats_tokenizer_SIZE (base: no suffix).
-        data: a manifest (Parquet), or a folder of audio, which is scanned first.
+        data: as `groundbass pretrain --data` takes it: a folder of audio, a manifest, shards, CORPUS:ROOT …
         run: the folder of the loop.
         iterations: encoders to train.
         root: where the manifest's paths begin, if the audio has moved.
@@ -59,10 +59,10 @@ def iterate(
 
 
 def _iterate(
-    size: str, data: Path, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
+    size: str, data: str, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
     tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
 ) -> int:  # fmt: skip
-    manifest = scanned_once(data, run)
+    manifest = kept_manifest(data, run)
     stages = [encoder_stage(size, run, 1)]
     for number in range(2, iterations + 1):
         stages += [tokenizer_stage(size, run, number), encoder_stage(size, run, number)]

@@ -42,10 +42,9 @@ class StoredAudio(Manifest):
         super().__init__(table, root)
         self._rows, self._column = rows, column
 
-    def select(self, indices: Any) -> StoredAudio:
-        """The same data set, some of the tracks."""
-        chosen = pa.array(np.fromiter(indices, dtype=np.int64))
-        return StoredAudio(self.table.take(chosen), self.root, self._rows, self._column)
+    def with_table(self, table: pa.Table) -> StoredAudio:
+        """See `Manifest.with_table`."""
+        return StoredAudio(table, self.root, self._rows, self._column)
 
     def read(
         self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None

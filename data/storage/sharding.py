@@ -23,10 +23,11 @@ import tyro
 from tqdm import tqdm
 
 from ..locks import alone
+from ..open import open_sound
 from ..parallel import cores, in_order
 from ..track import METADATA, Manifest
 from ..writing import write_text, written
-from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of, open_data
+from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of
 
 VERSION = 2
 CHUNK_SECONDS = 30.0
@@ -52,8 +53,8 @@ def shard(
     in OUT/__groundbass__/skipped.json.
 
     Args:
-        manifest: what `groundbass data scan` wrote, or a data set of the library `datasets` (saved to disk, Parquet
-            with a column of audio, WebDataset).
+        manifest: what `groundbass data scan` wrote, a folder of audio, a data set of the library `datasets` (saved to
+            disk, Parquet with a column of audio, WebDataset), or CORPUS:ROOT.
         out: the folder of the shards.
         sample_rate: Hz, that of the recipes to come.
         chunk_seconds: longest chunk, at most 30.
@@ -70,7 +71,7 @@ def shard(
         raise ValueError(f"--chunk-seconds {chunk_seconds} must be above 0 and at most {CHUNK_SECONDS:g}.")
     if sample_rate < 1000 or shard_mb < 1:
         raise ValueError(f"--sample-rate {sample_rate} must be at least 1000 Hz, and --shard-mb {shard_mb} at least 1.")
-    print("\n".join(write_shards(open_data(manifest, root), out, sample_rate, chunk_seconds, shard_mb, workers)))
+    print("\n".join(write_shards(open_sound(manifest, root), out, sample_rate, chunk_seconds, shard_mb, workers)))
 
 
 def write_shards(

@@ -229,7 +229,7 @@ class LabelledObjective(Objective):
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
             table = table.drop_columns([WEIGHT])
-        return Manifest(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
+        return manifest.with_table(table.append_column(WEIGHT, pa.array(weights, pa.float64())))
 
     def _columns(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
         """Label name -> track key -> value, of what has one."""

@@ -26,8 +26,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from ...data.audio import read as audio
 from ...data.locks import alone
+from ...data.open import open_sound
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
 from .codes import CodeHead, CodeHeadSettings
@@ -347,7 +347,7 @@ def _check_codec(store: CodeStore, settings: CodecSettings) -> None:
 
 
 def codes(
-    manifest: Annotated[Path, tyro.conf.Positional],
+    manifest: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     *,
     codec: str = "facebook/encodec_24khz",
@@ -357,14 +357,15 @@ def codes(
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
     Args:
-        manifest: tracks to encode.
+        manifest: what to encode, as `groundbass pretrain --data` takes it.
         out: folder of the store.
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
         device: where the codec runs, e.g. cuda.
     """
-    tracks = Manifest.open(manifest)
+    tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
+    tracks.check_rate(model.identity.sample_rate)
     model.model.to(torch.device(device))
     with alone(out / ".lock", str(out)):
         _store_codes(tracks, out, model)
@@ -381,13 +382,13 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
             f"{out} holds {store.identity.codebooks} codebooks of {store.identity.name} (hash {store.identity.hash}), "
             f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
         )
-    missing = [track for track in tracks if store.hashes.get(track.key) != track.hash]
+    missing = [row for row, track in enumerate(tracks) if store.hashes.get(track.key) != track.hash]
     with tqdm(total=len(missing), desc="codes", unit="track") as bar:
         for first in range(0, len(missing), TRACKS_PER_PART):
             group = missing[first : first + TRACKS_PER_PART]
             found = []
-            for track in group:
-                found.append(model.encode_track(audio.read(tracks.path_of(track), model.identity.sample_rate)))
+            for row in group:
+                found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
-            store.write_part(group, found)
+            store.write_part([tracks[row] for row in group], found)
     print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")

@@ -22,7 +22,7 @@ from tqdm import trange
 
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
-from ...data.track import Manifest
+from ...data.open import open_sound
 from ...data.writing import written
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask
@@ -150,7 +150,7 @@ def load_centres(path: str | None, grid: FrameGrid) -> dict[str, Tensor]:
 
 
 def kmeans(
-    manifest: Annotated[Path, tyro.conf.Positional],
+    manifest: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     *,
     sample_rate: int = 24_000,
@@ -164,7 +164,7 @@ def kmeans(
     """Fit k-means centres of log-mel and chroma frames by mini-batches, for the `kmeans` target.
 
     Args:
-        manifest: tracks to fit on.
+        manifest: what to fit on, as `groundbass pretrain --data` takes it.
         out: file to write (safetensors).
         sample_rate: of the encoder, Hz.
         hop: samples per encoder frame.
@@ -176,7 +176,7 @@ def kmeans(
     """
     grid = FrameGrid(sample_rate, hop)
     features = KMeansFeatures(grid)
-    crops = Crops(Manifest.open(manifest), CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
+    crops = Crops(open_sound(manifest), CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
     batches = loader(crops, batch_size, workers=0)
     mel_fit = MiniBatchKMeans(mel_clusters, random_state=seed, n_init=1)
     chroma_fit = MiniBatchKMeans(chroma_clusters, random_state=seed, n_init=1)

@@ -101,7 +101,7 @@ class RVQTarget(Target):
                 if not (folder / "manifest.parquet").exists():
                     folder.mkdir(parents=True, exist_ok=True)
                     manifest.write(folder / "manifest.parquet")
-            if train(recipe, folder / "manifest.parquet", folder, root=manifest.root) < recipe.steps:
+            if train(recipe, folder / "manifest.parquet", folder) < recipe.steps:
                 raise SystemExit(STOPPED)  # a SIGTERM came: the same command goes on
         self._teacher = (load_tokenizer(str(folder), self.grid),)
         with main_first():

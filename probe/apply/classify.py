@@ -21,6 +21,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ...data.audio import read as audio
 from ...data.labels import decoding
+from ...data.track import Manifest
 from ...models.classifier import PROBLEMS, cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
@@ -116,6 +117,13 @@ def sound_of(source: Any, sample_rate: int | None, rate: int) -> Sound:
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
     return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+
+
+def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:
+    """A track for `Classifier.hear`: its file, or where it has none of its own, the waveform and its rate in Hz."""
+    if manifest.has_files:
+        return manifest.path_of(manifest[row]), None
+    return manifest.read(row), int(manifest.column("sample_rate")[row])
 
 
 def _finite(wave: npt.NDArray[np.float32], name: Any) -> npt.NDArray[np.float32]:

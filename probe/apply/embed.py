@@ -22,15 +22,14 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ...data.audio.read import SUFFIXES
-from ...data.collections.scan import find_audio, plain_cell
+from ...data.collections.scan import plain_cell
 from ...data.locks import alone
-from ...data.storage.shards import open_data
+from ...data.open import open_several
 from ...data.track import Manifest
 from ...data.writing import written
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import digest, identity
-from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
 VERSION = 1
 METADATA = b"groundbass"
@@ -39,7 +38,7 @@ LAYER = "layer_"  # columns are named layer_<number>
 
 def embed(
     encoder: tyro.conf.Positional[str],
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
     *,
     out: Path,
     layers: tuple[int, ...] | Literal["all"] = (-1,),
@@ -61,7 +60,8 @@ def embed(
 
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
-        sources: audio files, folders (at any depth), manifests or shards.
+        sources: audio files and folders (at any depth); or one manifest (.parquet, .csv), folder or URL of shards, data
+            set of the library `datasets`, or CORPUS:ROOT.
         out: X.parquet, or X.npz.
         layers: which layers, 0 being the front end; negative numbers count from the end; all. A model card or
             `groundbass report` says which layer suits which task.
@@ -85,7 +85,7 @@ def embed(
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
     refused: dict[str, str] = {}
-    manifest = gather(sources, refused)
+    manifest = open_several(sources, refused)
     manifest.check_rate(heard.sample_rate)
     about = describe(heard, encoder, asked, dtype)
     key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
@@ -138,34 +138,6 @@ def _write_table(
         )
     if not rows_written:
         raise ValueError(f"nothing could be read: the first reason is: {skipped[0][1]}")
-
-
-def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
-    """Files and folders as tracks from their headers; or the one manifest (or shards) that was given."""
-    if not sources:
-        raise ValueError("Which audio? Give files, folders, a manifest or shards.")
-    for source in sources:
-        if (source.suffix == ".parquet" and source.is_file()) or (
-            source.is_dir() and any(source.glob("shard-*.parquet"))
-        ):
-            if len(sources) > 1:
-                raise ValueError(f"{source} is a manifest or shards: give it alone.")
-            return open_data(source)
-    files: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            files += [source / name for name in find_audio(source)]
-        elif not source.is_file():
-            raise FileNotFoundError(f"There is no file or folder {source}.")
-        elif source.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{source} is no audio file that can be read; those end in {', '.join(SUFFIXES)}.")
-        else:
-            files.append(source)
-    files = list(dict.fromkeys(files))
-    manifest = manifest_of_files(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
-    if not len(manifest):
-        raise ValueError(f"none of the {len(files)} files can be read: {next(iter(refused.values()))}")
-    return manifest
 
 
 def describe(encoder: Encoder, name: str, asked: Embedding, dtype: str) -> dict[str, Any]:
@@ -239,9 +211,8 @@ def _table(
     if not rows:
         return schema.empty_table()
     values = np.concatenate([part.values for part in rows])
-    files = type(manifest) is Manifest  # shards have no files
     tracks = [manifest[part.row] for part in rows]
-    names = [str(manifest.path_of(track)) if files else track.path for track in tracks]
+    names = [str(manifest.path_of(track)) if manifest.has_files else track.path for track in tracks]
     columns = [
         pa.array(np.repeat(np.array(names, dtype=object), [len(part.start) for part in rows]), pa.string()),
         pa.array(np.concatenate([part.start for part in rows])),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.audio import read as audio
-from ...data.collections.scan import is_text
+from ...data.collections.headers import from_headers
 from ...data.track import Manifest, Track
 from ...models.encoder import Encoder
 from ..listen.features import Array, encode, moments, pooled
@@ -288,7 +288,7 @@ def embed(
         own = audio.info(sound).sample_rate
         if sample_rate not in (None, own):
             raise ValueError(f"{sound} has {own} Hz and sample_rate says {sample_rate}; leave it out for files.")
-        manifest: Manifest = manifest_of_files([Path(sound)], {})
+        manifest: Manifest = from_headers([Path(sound)], {})
     else:
         manifest = _InMemory(_mono(sound), sample_rate or self.sample_rate)
     model = getattr(self, "model", self)
@@ -321,26 +321,3 @@ def _mono(sound: Any) -> Array:
     if not waveform.size:
         raise ValueError("the waveform is empty; an encoder needs at least one sample.")
     return waveform.astype(np.float32)
-
-
-def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifest:
-    """Files as tracks, from their headers alone. refused: gets path and reason of those that can't be opened; of a
-    single file the error is raised.
-    """
-    tracks = []
-    for file in files:
-        try:
-            if not is_text(str(file)):
-                raise ValueError("its name isn't UTF-8, so no table can hold it: rename it")
-            about = audio.info(file)
-            if about.samples < 1:
-                raise ValueError(f"{file} holds no sound")
-        except (ValueError, OSError) as error:
-            if len(files) == 1:
-                raise
-            refused[str(file)] = str(error)
-            continue
-        state = file.stat()
-        stamp = f"{state.st_size} {state.st_mtime_ns}"
-        tracks.append(Track(str(file), str(file), about.samples, about.sample_rate, about.channels, stamp))
-    return Manifest.from_tracks(tracks, ".")

@@ -23,10 +23,22 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
+from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
+from ...data.track import Manifest
 from ...data.writing import write_text, written
 from ...models.classifier import PROBLEMS
 from ...models.head_files import head_names
-from .classify import Aggregate, Classifier, Prediction, Unit, hear_all, load_classifier, shipped, together
+from .classify import (
+    Aggregate,
+    Classifier,
+    Prediction,
+    Unit,
+    hear_all,
+    load_classifier,
+    shipped,
+    together,
+    what_to_hear,
+)  # fmt: skip
 from .verdicts import compare, read_truth
 
 __all__ = ["hear_all", "predict"]
@@ -71,7 +83,8 @@ def predict(
     classifiers; whatever else is named is sound. Without a classifier, what ships with groundbass answers.
 
     Args:
-        what: classifiers, then files or folders of audio.
+        what: classifiers, then sound: files and folders of audio, manifests (.parquet, .csv), shards or their URL, data
+            sets of the library `datasets`, CORPUS:ROOT.
         unit: answers about tracks, windows or frames.
         aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
         window: seconds of the windows, where the unit is one.
@@ -97,30 +110,32 @@ def predict(
     for place in out:
         if place.suffix and place.suffix not in FORMATS:
             raise ValueError(f"--out {place}: the ending says what to write, {', '.join(FORMATS)}, or none: a folder.")
-    names, files = _sorted_out(what)
+    names, recordings = _sorted_out(what)
+    if page is not None and (stored := [one.name for one in recordings if one.file is None]):
+        raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     classifiers = together(opened)
     options = Options(unit, aggregate, window, top, threshold)
-    kept = _Kept(out, files, [*names, unit, aggregate, window], force)
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force)
     failed: dict[str, str] = {}
     results: dict[str, dict[str, Prediction]] = {}
-    bar = tqdm(total=len(files), unit="recording", disable=quiet or json_ or len(files) < 2)
+    bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for file, found in _heard(files, classifiers, options, kept, workers, failed):
+        for one, found in _heard(recordings, classifiers, options, kept, workers, failed):
             bar.update()
-            results[str(file)] = found
+            results[one.name] = found
             if json_:
                 for name, said in found.items():
-                    print(json.dumps({"path": str(file), "head": name, **to_json(said, options)}))
-            elif not quiet and len(files) == 1:
-                _show(file, found, options)
-    if not quiet and not json_ and len(files) > 1:
+                    print(json.dumps({"path": one.name, "head": name, **to_json(said, options)}))
+            elif not quiet and len(recordings) == 1:
+                _show(one.name, found, options)
+    if not quiet and not json_ and len(recordings) > 1:
         _show_all(results, options)
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
     if not results:
         raise ValueError(
-            f"None of the {len(files)} recordings could be heard; the first: {next(iter(failed.values()))}"
+            f"None of the {len(recordings)} recordings could be heard; the first: {next(iter(failed.values()))}"
         )
     for place in out:
         write_results(place, results, options)
@@ -137,20 +152,64 @@ def predict(
             comparison.show(Console())
 
 
-def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Which words are classifiers, and the files of the others. Raises ValueError where either is missing."""
-    names, files = [], []
+@dataclass(frozen=True)
+class Recording:
+    """What is heard. name: its path, or its key where it is no file; stamp: tells whether it has changed.
+
+    file: where it is one; row: of a manifest whose sound isn't in files of its own.
+    """
+
+    name: str
+    stamp: tuple[Any, ...]
+    file: Path | None = None
+    row: tuple[Manifest, int] | None = None
+
+    def sound(self) -> tuple[Any, int | None]:
+        """For `Classifier.hear`."""
+        return (self.file, None) if self.row is None else what_to_hear(*self.row)
+
+
+def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
+    """Which words are classifiers, and the recordings that the others name. Raises ValueError where those are none."""
+    names: list[str] = []
+    recordings: list[Recording] = []
     for word in what:
-        path = Path(word).expanduser()
-        if is_classifier_folder(path) or not path.exists():
+        if _names_classifier(word):
             names.append(word)
-        elif path.is_dir():
-            files += [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
         else:
-            files.append(path)
-    if not files:
-        raise ValueError("There is no sound to hear: give files or folders of audio after the classifiers.")
-    return names or [str(shipped())], files
+            recordings += _recordings(word)
+    if not recordings:
+        raise ValueError(f"There is no sound to hear: after the classifiers, give {POSSIBLE}.")
+    return names or [str(shipped())], recordings
+
+
+def _names_classifier(word: str) -> bool:
+    """A folder that is meant as one, or a name that is nothing on this disk, as those of the Hub are."""
+    path = path_of(word)
+    if path.exists():
+        return is_classifier_folder(path)
+    try:
+        address_kind(word)
+    except FileNotFoundError:
+        return path.suffix.lower() not in SUFFIXES
+    return False
+
+
+def _recordings(word: str) -> list[Recording]:
+    path = path_of(word)
+    if path.is_file() and path.suffix.lower() not in (".parquet", ".csv"):
+        return [_of_file(path)]  # what is no audio is said when it is heard, and the others go on
+    if address_kind(word) in ("folder", "table"):
+        return [_of_file(file) for file in files_of(word)]
+    manifest = open_sound(word)
+    if manifest.has_files:
+        return [_of_file(manifest.path_of(track)) for track in manifest]
+    return [Recording(track.key, (track.key, track.hash), row=(manifest, row)) for row, track in enumerate(manifest)]
+
+
+def _of_file(file: Path) -> Recording:
+    state = file.stat() if file.exists() else None  # one that isn't there is said when it is heard
+    return Recording(str(file), (str(file), *((state.st_size, state.st_mtime_ns) if state else ())), file)
 
 
 def is_classifier_folder(path: Path) -> bool:
@@ -163,9 +222,11 @@ def is_classifier_folder(path: Path) -> bool:
 class _Kept:
     """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
 
-    def __init__(self, out: Sequence[Path], files: Sequence[Path], settings: Sequence[Any], force: bool) -> None:
+    def __init__(
+        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool
+    ) -> None:
         self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
-        state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        state = [one.stamp for one in recordings]
         self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
         self.lines: dict[str, Any] = {}
         if self.path is None:
@@ -178,14 +239,14 @@ class _Kept:
                 if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
-    def add(self, file: Path, found: dict[str, Prediction]) -> None:
+    def add(self, recording: str, found: dict[str, Prediction]) -> None:
         if self.path is not None:
             heads = {name: _whole(said) for name, said in found.items()}
             with self.path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"key": self.key, "path": str(file), "heads": heads}) + "\n")
+                lines.write(json.dumps({"key": self.key, "path": recording, "heads": heads}) + "\n")
 
-    def get(self, file: Path) -> dict[str, Prediction] | None:
-        heads = self.lines.get(str(file))
+    def get(self, recording: str) -> dict[str, Prediction] | None:
+        heads = self.lines.get(recording)
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
 
     def done(self) -> None:
@@ -194,37 +255,38 @@ class _Kept:
 
 
 def _heard(
-    files: Sequence[Path], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
+    recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
     failed: dict[str, str],
-) -> Iterator[tuple[Path, dict[str, Prediction]]]:  # fmt: skip
-    """Every file with its answers; `workers` files are heard at a time, since decoders leave Python's lock."""
+) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
+    """Everything with its answers; `workers` are heard at a time, since decoders leave Python's lock."""
 
-    def hear(file: Path) -> dict[str, Prediction] | str:
-        known = kept.get(file)
+    def hear(one: Recording) -> dict[str, Prediction] | str:
+        known = kept.get(one.name)
         if known is not None:
             return known
         found: dict[str, Prediction] = {}
         try:
+            sound, rate = one.sound()
             for classifier in classifiers:
-                found |= classifier.hear(file, None, options.unit, options.aggregate, options.window)
+                found |= classifier.hear(sound, rate, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
         return found
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         ahead = max(1, workers) + 1
-        waiting = [(file, pool.submit(hear, file)) for file in files[:ahead]]
-        for number in range(len(files)):
-            file, future = waiting.pop(0)
-            if number + ahead < len(files):
-                waiting.append((files[number + ahead], pool.submit(hear, files[number + ahead])))
+        waiting = [(one, pool.submit(hear, one)) for one in recordings[:ahead]]
+        for number in range(len(recordings)):
+            one, future = waiting.pop(0)
+            if number + ahead < len(recordings):
+                waiting.append((recordings[number + ahead], pool.submit(hear, recordings[number + ahead])))
             found = future.result()
             if isinstance(found, str):
-                failed[str(file)] = found
+                failed[one.name] = found
                 continue
-            if str(file) not in kept.lines:
-                kept.add(file, found)
-            yield file, found
+            if one.name not in kept.lines:
+                kept.add(one.name, found)
+            yield one, found
 
 
 def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
@@ -401,8 +463,8 @@ def brief(said: Prediction, options: Options) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in pairs) or "–"
 
 
-def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
-    table = Table(box=box.SIMPLE, title=escape(str(file)), title_justify="left")
+def _show(name: str, found: dict[str, Prediction], options: Options) -> None:
+    table = Table(box=box.SIMPLE, title=escape(name), title_justify="left")
     for head in ("head", "start", "end", "heard"):
         table.add_column(head, justify="right" if head in ("start", "end") else "left")
     for name, said in found.items():

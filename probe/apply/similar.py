@@ -22,11 +22,12 @@ from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.collections.headers import from_headers
 from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, embed_parts, parts
 
 TEMPLATE = Path(__file__).with_name("similar.html")
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -195,7 +196,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of_files([file], {})
+    manifest = from_headers([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [

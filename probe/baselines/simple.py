@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...data.audio import read as audio
 from ...data.track import Manifest
 from ...models.cqt import LogCQT
 from ...models.encoder import Encoder, calibrate_batch_norm, random_copy
@@ -114,6 +113,6 @@ def training_clips(
     for number, row in enumerate(np.sort(chosen)):
         track = manifest[int(row)]
         start = max(0, (round(track.seconds * sample_rate) - samples) // 2)
-        waveform = audio.read(manifest.path_of(track), sample_rate, start, samples)
+        waveform = manifest.read(int(row), sample_rate, start, samples)
         batch[number] = torch.from_numpy(np.resize(waveform, samples).copy())  # a short note is repeated, not padded
     yield from batch.to(device).split(16)
