@@ -188,7 +188,7 @@ def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
 def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
     """`labelled.finetune`, set by the encoder and the options."""
     from .data.crops import CropConfig
-    from .pretrain.objectives.labelled import Labelled, Mixup, SpecAugment, finetune
+    from .pretrain.objectives.labelled import LabelledConfig, Mixup, SpecAugment, finetune
     from .pretrain.objectives.parts.label_targets import LabelTask
     from .pretrain.recipe import Optim
 
@@ -200,7 +200,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
         )
         for task in tasks
     )  # fmt: skip
-    objective = Labelled(
+    objective = LabelledConfig(
         encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
         layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
         head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],

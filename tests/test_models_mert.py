@@ -308,9 +308,13 @@ def test_layer_drop_skips_blocks_in_training_only_and_follows_the_seed() -> None
 
 
 def test_bfloat16_keeps_the_statistics_and_filters_in_float32() -> None:
-    """A large offset is removed by the group norm; in bfloat16 its mean would swallow the sound."""
+    """A large offset is removed by the group norm; in bfloat16 its mean would swallow the sound.
+
+    oneDNN's bfloat16 convolution by AMX answers wrongly (by 100 %) for groups of 8 channels with an even kernel, so the
+    positional convolution has groups of 16 here; no full-size model has groups of 8.
+    """
     for frontend in ("conv", "mel"):
-        model = small(frontend=frontend)
+        model = small(frontend=frontend, num_conv_pos_embedding_groups=2)  # groups of 16 channels
         waveform = clips(4800, 4800, offset=0.5)[0]
         exact = states(model, waveform)[-1]
         rough = states(model.bfloat16(), waveform)[-1]

@@ -198,8 +198,9 @@ def test_the_cards_example_runs(tmp_path: Path) -> None:
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-CONV = SMALL | {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
-TOKENS = SMALL | {"patch_dim": 8, "conv_pos": 8, "conv_pos_groups": 2}
+# One group of 16 channels: bfloat16 convolutions by AMX answer wrongly for groups of 8 with an even kernel.
+CONV = SMALL | {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 1}
+TOKENS = SMALL | {"patch_dim": 8, "conv_pos": 8, "conv_pos_groups": 1}
 
 
 def every_kind() -> dict[str, Any]:

@@ -213,7 +213,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(manifest: Path) -> N
 FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from groundbass.pretrain import checkpoint
+from groundbass.pretrain.run import checkpoint
 real = checkpoint.begin
 def begin(run, step):
     if step == 4 and run.name == "run":  # from here on no file may grow beyond a few blocks, as on a full disk

@@ -343,8 +343,14 @@ def test_the_loop_runs_goes_on_and_publishes(manifest: Manifest, tmp_path: Path)
     with pytest.raises(ValueError, match=r"encoder_1 was trained for 3 steps, and .*tokenizer_2 has begun"):
         iterate("debug", data=data, run=run, iterations=2, encoder_steps=4, tokenizer_steps=2)
     quantizer = BeatsQuantizer.from_pretrained(run / "tokenizer_2" / "encoder")
+    codewords = quantizer.quantizer.codewords.clone()
     quantizer.quantizer.codewords.mul_(-1)
-    write_encoder(quantizer, run / "tokenizer_2" / "encoder")
+    write_encoder(quantizer, run / "tokenizer_2" / "encoder")  # a stage's encoder becomes that of its checkpoint again
+    assert iterate("debug", data=data, run=run, iterations=2, encoder_steps=3, tokenizer_steps=2) == 0
+    mended = BeatsQuantizer.from_pretrained(run / "tokenizer_2" / "encoder")
+    assert torch.equal(mended.quantizer.codewords, codewords)
+    record["objective"]["tokenizer"] = "0" * len(record["objective"]["tokenizer"])
+    (run / "encoder_2" / "recipe.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"encoder_2 was begun with another tokenizer than the one that is there now"):
         iterate("debug", data=data, run=run, iterations=2, encoder_steps=3, tokenizer_steps=2)
 

@@ -170,7 +170,7 @@ def _look_up(index: Index, queries: list[Prints]) -> float:
     """Queries/s. All queries are in the index; a benchmark that finds something else measures nothing."""
     for number, query in enumerate(queries[:10]):
         if [match.track for match in index.search(query, len(queries))] != [number]:
-            raise RuntimeError(f"melody {number} was not found alone in an index of {len(index)}")
+            raise RuntimeError(f"Melody {number} was not found alone in an index of {len(index)}")
     return len(queries) / min(_timed(lambda: [index.search(q, len(queries)) for q in queries]) for _ in range(3))
 
 

@@ -26,12 +26,12 @@ from ...data.loader import loader
 from ...data.track import Manifest
 from .. import optim
 from ..objectives import contrastive, latent, masked, tokens
+from ..objectives.parts.rvq_target import RVQSettings
 from ..recipe import Recipe
 from ..run import checkpoint
 from ..run.flops import flop_counter
 from ..run.hardware import peak_flops
 from ..targets.cqt import CQTSettings
-from ..targets.rvq import RVQSettings
 from ..train import train
 from .parts import Bench, Row, row
 
@@ -153,7 +153,7 @@ def _launched(recipe: Recipe, manifest: Path, ranks: int) -> float:
         told |= {"OMP_NUM_THREADS": str(2 // ranks)}
         processes.append(subprocess.Popen(command, env=os.environ | told, stdout=subprocess.DEVNULL))
     if any(process.wait() for process in processes):
-        raise RuntimeError(f"a run on {ranks} ranks failed; its message stands above")
+        raise RuntimeError(f"A run on {ranks} ranks failed; its message stands above")
     lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
     return median(line["audio_seconds_per_second"] for line in lines if line["step"] > SKIPPED)
 

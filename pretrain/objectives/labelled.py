@@ -91,7 +91,7 @@ class SpecAugment:
 
 
 @dataclass(frozen=True)
-class Labelled(ObjectiveConfig):
+class LabelledConfig(ObjectiveConfig):
     """Configuration: what hears, what is asked, how the sound is changed before."""
 
     encoder: str = "masked.mert_tiny"
@@ -157,17 +157,17 @@ class Labelled(ObjectiveConfig):
             short.append(dataclasses.replace(self.head, label=label, kind=kind))
         return (*short, *self.tasks)
 
-    def build(self) -> LabelledObjective:
+    def build(self) -> Labelled:
         """Load or draw the encoder; heads come with the labels, in `prepare`."""
-        return LabelledObjective(self)
+        return Labelled(self)
 
 
-class LabelledObjective(Objective):
+class Labelled(Objective):
     """The weighted sum of the tasks' losses; the weight counts clips."""
 
     encoder: PreTrainedModel
 
-    def __init__(self, config: Labelled) -> None:
+    def __init__(self, config: LabelledConfig) -> None:
         super().__init__()
         self.config = config
         if not config.questions:
@@ -311,7 +311,7 @@ class LabelledObjective(Objective):
         depth, blocks = depths(self.encoder)
         return float(self.config.layer_decay ** (blocks - depth[name.removeprefix("encoder.")]))
 
-    def train(self, mode: bool = True) -> LabelledObjective:
+    def train(self, mode: bool = True) -> Labelled:
         """What is frozen neither drops anything nor moves its running statistics."""
         super().train(mode)
         for module in self.encoder.modules():
@@ -561,7 +561,7 @@ def _fifth(manifest: Manifest, chosen: Any) -> Any:
     return kept
 
 
-def _encoder(config: Labelled) -> tuple[Any, str | None]:
+def _encoder(config: LabelledConfig) -> tuple[Any, str | None]:
     """The network, and its weights' hash where they aren't fresh."""
     if config.network is not None:
         return config.network.build(), None
@@ -723,7 +723,7 @@ def finetune() -> Recipe:
     · any machine · minutes on two cores for a tiny encoder
     """
     return Recipe(
-        objective=Labelled(labels=("genre",), layer_decay=0.75, head_lr=10.0),
+        objective=LabelledConfig(labels=("genre",), layer_decay=0.75, head_lr=10.0),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=320),
         optim=Optim(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=50, decay="cosine", clip=1.0),
         steps=1000,
@@ -739,7 +739,7 @@ def finetune_debug() -> Recipe:
     groundbass pretrain labelled.finetune_debug --data MANIFEST --run RUN · any CPU · seconds
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             encoder="masked.bestrq_debug",
             tasks=(
                 LabelTask("genre", pooling="mean+std+change", smoothing=0.1),
@@ -769,7 +769,7 @@ def scratch() -> Recipe:
     groundbass pretrain labelled.scratch --objective.labels genre --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             labels=("genre",), balance=True, mixup=Mixup(probability=0.5), spec=SpecAugment(times=2, bands=2)
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
@@ -813,7 +813,7 @@ def synth_tiny() -> Recipe:
     hour; where the CPU computes bf16 (AMX), --precision bf16 halves that · scores in `pretrain/RESULTS.md`
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             network=CqtShape(
                 hidden_size=128,
                 num_hidden_layers=9,
@@ -871,7 +871,7 @@ def synth_debug() -> Recipe:
         rhythm_channels=(2, 2, 4),
         dropout=0.0,
     )
-    objective = Labelled(
+    objective = LabelledConfig(
         network=network,
         tasks=(
             LabelTask("genre", pooling="mean+std"),

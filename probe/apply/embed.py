@@ -137,7 +137,7 @@ def _write_table(
             file=sys.stderr,
         )
     if not rows_written:
-        raise ValueError(f"nothing could be read: the first reason is: {skipped[0][1]}")
+        raise ValueError(f"Nothing could be read: the first reason is: {skipped[0][1]}")
 
 
 def describe(encoder: Encoder, name: str, asked: Embedding, dtype: str) -> dict[str, Any]:
