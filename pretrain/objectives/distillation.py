@@ -109,7 +109,8 @@ class Distillation(Objective):
     def __init__(self, config: DistillationConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = BeatsQuantizer(BeatsQuantizerConfig(asdict(config.encoder), config.codes, config.code_dim))
+        shape = BeatsQuantizerConfig(encoder=asdict(config.encoder), codes=config.codes, code_dim=config.code_dim)
+        self.encoder = BeatsQuantizer(shape)
         self.estimator = Estimator(config)
         self.register_buffer("usage", torch.ones(config.codes))
         self.counts = LabelCounts((config.codes,), config.window, config.least_entropy, "tokenizer")

@@ -90,7 +90,7 @@ class TaggingConfig(LabelledConfig):
         }
         if self.network in SIZES:
             large: dict[str, Any] = {"back_end": 512, "hidden": 500} if self.msd else {}
-            return MusicTaggerModel(MusicTaggerConfig(self.network, width=self.width, **large, **sound))
+            return MusicTaggerModel(MusicTaggerConfig(network=self.network, width=self.width, **large, **sound))
         if self.network == "mtt":
             channels = max(8, round(128 * self.width))
             hidden = max(8, 8 * round(32 * self.width))

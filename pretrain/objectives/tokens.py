@@ -104,7 +104,8 @@ class TokensConfig(ObjectiveConfig):
         """A tokenizer, where none is named."""
         if self.tokenizer:
             return self, ""
-        BeatsQuantizer(BeatsQuantizerConfig(asdict(self.encoder), self.codes, self.code_dim)).save_pretrained(folder)
+        shape = BeatsQuantizerConfig(encoder=asdict(self.encoder), codes=self.codes, code_dim=self.code_dim)
+        BeatsQuantizer(shape).save_pretrained(folder)
         said = "A tokenizer of the encoder's shape with random weights stands in for --objective.tokenizer."
         return replace(self, tokenizer=str(folder)), said
 
