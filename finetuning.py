@@ -60,6 +60,7 @@ def finetune(
     layer_decay: float = 0.75,
     head_lr: float = 10.0,
     unfreeze: int | None = None,
+    lora: int = 0,
     scratch: bool = False,
     pooling: Literal["mean", "mean+std", "mean+std+change", "attention"] = "mean+std",
     crop_seconds: float = 5.0,
@@ -91,6 +92,8 @@ def finetune(
         layer_decay: learning rate of a block over that of the block above it.
         head_lr: learning rate of the heads over that of the top block.
         unfreeze: train only the last so many blocks; 0: the heads alone.
+        lora: rank of what is learned beside the blocks' frozen linear maps (LoRA, needs PEFT); 0: the maps themselves
+            are trained. Merged before publishing.
         scratch: draw the encoder's weights anew: what labels alone teach.
         pooling: of a clip's frames.
         crop_seconds: length of a training crop.
@@ -118,7 +121,8 @@ def finetune(
         run.mkdir(parents=True, exist_ok=True)
         labelled_manifest(tasks).write(manifest)
     recipe = _recipe(
-        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, pooling=pooling, crop_seconds=crop_seconds,
+        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        crop_seconds=crop_seconds,
         batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
         mixup=mixup,
         smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
@@ -202,6 +206,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
     )  # fmt: skip
     objective = LabelledConfig(
         encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
+        lora_rank=asked["lora_rank"],
         layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
         head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],
         mixup=Mixup(probability=asked["mixup"]),

@@ -241,7 +241,7 @@ def test_bad_requests_say_what_is_wrong(encoder, folder, tmp_path):
     with pytest.raises(FileExistsError, match="--force"):
         embed(encoder, (folder,), out=tmp_path / "x.parquet")
     embed(encoder, (folder,), out=tmp_path / "x.parquet", force=True)
-    with pytest.raises(ValueError, match=r"no audio file.*\.flac"):
+    with pytest.raises(ValueError, match=r"bands\.py is no sound.*\.flac"):
         embed(encoder, (tmp_path / "bands.py",), out=tmp_path / "y.parquet")
 
 

@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +34,15 @@ from .classify import (
     Aggregate,
     Classifier,
     Prediction,
+    Sound,
     Unit,
     hear_all,
     load_classifier,
     shipped,
+    sound_of,
     together,
     what_to_hear,
-)  # fmt: skip
+)
 from .verdicts import compare, read_truth
 
 __all__ = ["hear_all", "predict"]
@@ -96,7 +100,7 @@ def predict(
         labels: labels.csv with the truth: says how often the classifiers are right.
         encoder: of heads folders, where it has moved.
         device: cpu, cuda.
-        workers: recordings that are decoded at a time.
+        workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
         quiet: say nothing but errors.
         json_: print JSON lines, one per recording and head, and nothing else.
@@ -245,6 +249,10 @@ class _Kept:
             with self.path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"key": self.key, "path": recording, "heads": heads}) + "\n")
 
+    def has(self, recording: str) -> bool:
+        """Whether it was heard before."""
+        return recording in self.lines
+
     def get(self, recording: str) -> dict[str, Prediction] | None:
         heads = self.lines.get(recording)
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
@@ -258,34 +266,41 @@ def _heard(
     recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
     failed: dict[str, str],
 ) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
-    """Everything with its answers; `workers` are heard at a time, since decoders leave Python's lock."""
+    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then."""
+    rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
-    def hear(one: Recording) -> dict[str, Prediction] | str:
-        known = kept.get(one.name)
-        if known is not None:
-            return known
+    def opened(one: Recording) -> dict[int, Sound] | str:
+        try:
+            source, own = one.sound()
+            sounds = {rate: sound_of(source, own, rate, pool) for rate in rates}
+        except (ValueError, OSError) as error:
+            return str(error)
+        return {rate: sound.expect() for rate, sound in sounds.items()}
+
+    def hear(sounds: dict[int, Sound]) -> dict[str, Prediction] | str:
         found: dict[str, Prediction] = {}
         try:
-            sound, rate = one.sound()
             for classifier in classifiers:
-                found |= classifier.hear(sound, rate, options.unit, options.aggregate, options.window)
+                sound = sounds[classifier.answering.rate]
+                found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
         return found
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead = max(1, workers) + 1
-        waiting = [(one, pool.submit(hear, one)) for one in recordings[:ahead]]
-        for number in range(len(recordings)):
-            one, future = waiting.pop(0)
-            if number + ahead < len(recordings):
-                waiting.append((recordings[number + ahead], pool.submit(hear, recordings[number + ahead])))
-            found = future.result()
+        new = (one for one in recordings if not kept.has(one.name))
+        coming: deque[Future[dict[int, Sound] | str]] = deque()
+        for one in recordings:
+            if (known := kept.get(one.name)) is not None:
+                yield one, known
+                continue
+            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, workers) + 1 - len(coming)))
+            sounds = coming.popleft().result()
+            found = sounds if isinstance(sounds, str) else hear(sounds)
             if isinstance(found, str):
                 failed[one.name] = found
                 continue
-            if one.name not in kept.lines:
-                kept.add(one.name, found)
+            kept.add(one.name, found)
             yield one, found
 
 
