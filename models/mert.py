@@ -18,11 +18,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from .frontends import ConvFrontEnd, LogMel, MelFrontEnd, MelScale, normalize_waveform
+from .frontends import ConvFrontEnd, LogMel, MelFrontEnd, MelScale, TrainedLogMel, normalize_waveform
 from .transformer import Transformer, time_mask
 
 FrontEnd = Literal["conv", "mel"]
 Positions = Literal["conv", "rotary"]
+Kernels = Literal["fixed", "trained"]
 
 
 class MertConfig(PretrainedConfig):
@@ -92,6 +93,8 @@ class MertConfig(PretrainedConfig):
     """dB divided by."""
     mel_channels: int = 64
     """Channels of the 2-D convolutions."""
+    mel_kernels: Kernels = "fixed"
+    """"trained": the mel spectrum's Fourier kernels and filters are weights too."""
     positions: Positions = "conv"
     """"conv" (before the blocks) or "rotary" (in the attention)."""
     num_conv_pos_embeddings: int = 128
@@ -111,6 +114,8 @@ class MertConfig(PretrainedConfig):
     def _check(self) -> None:
         if self.frontend not in ("conv", "mel"):
             raise ValueError(f"The front end {self.frontend!r} isn't known: choose 'conv' or 'mel'.")
+        if self.mel_kernels not in ("fixed", "trained"):
+            raise ValueError(f"The mel kernels {self.mel_kernels!r} aren't known: choose 'fixed' or 'trained'.")
         if self.positions not in ("conv", "rotary"):
             raise ValueError(f"The positions {self.positions!r} aren't known: choose 'conv' or 'rotary'.")
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
@@ -227,7 +232,7 @@ class FeatureProjection(nn.Module):
 def _front_end(config: MertConfig) -> ConvFrontEnd | MelFrontEnd:
     if config.frontend == "conv":
         return ConvFrontEnd(config.conv_dim, config.conv_kernel, config.conv_stride, config.norm_over_padding)
-    log_mel = LogMel(
+    log_mel = (TrainedLogMel if config.mel_kernels == "trained" else LogMel)(
         config.sample_rate,
         config.n_fft,
         config.mel_hop,

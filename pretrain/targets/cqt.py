@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,6 +43,8 @@ class CQTSettings:
     """Hz of the first bin (C1)."""
     scale: Literal["magnitude", "log", "standard"] = "magnitude"
     """magnitude: raw, as published; log: log(1 + 100 m); standard: that, standardised per clip (never inert)."""
+    backend: Literal["own", "nnaudio"] = "own"
+    """What computes it: the transform below, or nnAudio's convolutions; equal to 1e-4 of a clip's largest magnitude."""
     chroma: float = 0.0
     """Weight of the same magnitudes folded into one octave (pitch class), beside the CQT's own 1; 0 as published."""
 
@@ -139,6 +142,26 @@ class CQT(nn.Module):
         )
 
 
+class NnAudioCQT(nn.Module):
+    """`CQT` by nnAudio's CQT1992v2, whose kernels (up to 65,536 taps) are kept out of parameters and state."""
+
+    def __init__(
+        self, sample_rate: int, hop: int, bins: int = 336, bins_per_octave: int = 48, lowest: float = 32.7
+    ) -> None:
+        super().__init__()
+        layer = CQT1992v2(
+            sr=sample_rate, hop_length=hop, fmin=lowest, n_bins=bins, bins_per_octave=bins_per_octave, norm=1,
+            window="hann", center=True, pad_mode="constant", verbose=False,
+        )  # fmt: skip
+        self._layer = (layer,)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """See `CQT`."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            magnitude: Tensor = self._layer[0].to(waveform.device)(waveform.float())
+            return magnitude.transpose(1, 2)
+
+
 def _hann_spectrum(length: Tensor, offset: Tensor) -> Tensor:
     """Sum of hann(n) · exp(2πi n · offset) over n in [0, length): three Dirichlet kernels, float64."""
 
@@ -184,7 +207,8 @@ class CQTTarget(Target):
     def __init__(self, settings: CQTSettings, grid: FrameGrid, dim: int) -> None:
         super().__init__()
         self.name, self.weight, self.settings = "cqt", settings.weight, settings
-        self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, settings.lowest)
+        transform = CQT if settings.backend == "own" else NnAudioCQT
+        self.cqt = transform(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, settings.lowest)
         self.head = RegressionHead(dim, settings.bins + (settings.bins_per_octave if settings.chroma else 0))
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
+from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor
 
 from ...data.track import Manifest
@@ -81,7 +83,12 @@ class LogCqtBaseline:
     fingerprint = "log-CQT, 24000 Hz, 8 octaves of 24 bins from 27.5 Hz, hop 960, log(1 + 100 magnitude), version 1"
 
     def __init__(self) -> None:
-        self.transform = LogCQT(self.sample_rate, self.hop)
+        self.cqt = LogCQT(self.sample_rate, self.hop)
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, frames, 192]."""
+        found: Tensor = self.cqt.to(waveform.device)(waveform)
+        return found
 
     def valid_frames(self, valid: Tensor) -> Tensor:
         """valid: [batch] samples -> [batch] frames whose samples all lie in them, at least one."""
@@ -92,8 +99,25 @@ class LogCqtBaseline:
         if sample_rate not in (None, self.sample_rate):
             raise ValueError(f"The log-CQT baseline hears {self.sample_rate} Hz, not {sample_rate}.")
         missing = max(0, self.hop - waveform.shape[1])
-        found: Tensor = self.transform.to(waveform.device)(torch.nn.functional.pad(waveform, (0, missing)))
-        return found[:, None]
+        return self.transform(torch.nn.functional.pad(waveform, (0, missing)))[:, None]
+
+
+class NnAudioCqtBaseline(LogCqtBaseline):
+    """The same bins by nnAudio's CQT1992v2 (Cheuk et al. 2020), whose kernels are whole numbers of samples long."""
+
+    fingerprint = "log-CQT by nnAudio, 24000 Hz, 8 octaves of 24 bins from 27.5 Hz, hop 960, log(1 + 100 m), version 1"
+
+    def __init__(self) -> None:
+        self.layer = CQT1992v2(
+            sr=self.sample_rate, hop_length=self.hop, fmin=27.5, n_bins=self.dim, bins_per_octave=24, norm=1,
+            window="hann", center=True, pad_mode="constant", verbose=False,
+        )  # fmt: skip
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, frames, 192]; nnAudio's frames lie on samples k · hop, ours half a hop later."""
+        late = torch.nn.functional.pad(waveform, (self.hop // 2, 0))
+        magnitude: Tensor = self.layer.to(waveform.device)(late)[..., 1 : 1 + waveform.shape[1] // self.hop]
+        return torch.log1p(100 * rearrange(magnitude, "batch bins frames -> batch frames bins"))
 
 
 def untrained(encoder: Encoder, task: Task, seed: int, device: str) -> Encoder:
