@@ -77,6 +77,12 @@ def test_what_was_trained_is_published_without_nnaudio(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["mel_kernels"] == "trained"
     imports = [line for path in folder.glob("*.py") for line in path.read_text().splitlines() if "import " in line]
     assert imports and not [line for line in imports if "nnAudio" in line]
+    code = (
+        "import sys; sys.modules['nnAudio'] = None; sys.modules['groundbass'] = None; sys.modules['einops'] = None\n"
+        "import torch; from transformers import AutoModel\n"
+        f"model = AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True).eval()\n"
+        "torch.manual_seed(0); print(float(model(0.1 * torch.randn(1, 24000)).last_hidden_state.double().sum()))\n"
+    )
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     objective = recipe.objective.build()
     objective.encoder.load_state_dict(kept)

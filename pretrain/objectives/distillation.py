@@ -125,7 +125,7 @@ class Distillation(Objective):
         """
         model = self.encoder.beats
         check_rate(batch, model.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad():
             fbank = model.fbank(waveform)
         total = fbank.shape[1] // model.config.patch_size * model.bands
@@ -236,7 +236,7 @@ class Distillation(Objective):
         points = []
         training = model.training
         model.eval()
-        for waveform, valid in zip(batch.waveform.flatten(0, 1).split(16), batch.valid.flatten().split(16)):
+        for waveform, valid in zip(*(part.split(16) for part in batch.by_view())):
             fbank = model.beats.fbank(waveform)
             patches = fbank.shape[1] // model.beats.config.patch_size * model.bands
             inside = time_mask(model.beats.valid_patches(valid), patches)

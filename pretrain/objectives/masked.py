@@ -349,7 +349,7 @@ class Masked(Objective):
 
 def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Fold views into the batch: waveform [batch · views, samples], valid and index int64 [batch · views]."""
-    return batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+    return *batch.by_view(), example_index(batch)
 
 
 @cache

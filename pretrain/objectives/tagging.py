@@ -187,7 +187,7 @@ class Tagging(Labelled):
                 f"{window} at {rate} Hz: set --crops.sample-rate {rate} --crops.crop-samples {window}."
             )
         views = batch.waveform.shape[1]
-        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        (waveform, valid), index = batch.by_view(), example_index(batch)
         keys = [key for key in batch.keys for _ in range(views)]
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)

@@ -174,7 +174,7 @@ class Tokens(Objective):
             ValueError: the audio has another sample rate, or crops are shorter than a row of patches.
         """
         check_rate(batch, self.encoder.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad(), section("targets"):
             fbank = self.encoder.fbank(waveform)
             labels = self.labels(waveform, fbank, valid)

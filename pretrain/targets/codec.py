@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
@@ -145,7 +146,7 @@ class Codec:
                 codes = model.encode(sound, bandwidth=self.bandwidth).audio_codes[0]
             else:
                 codes = model.encode(sound, n_quantizers=self.codebooks).audio_codes
-        found: Tensor = codes[:, : self.codebooks].transpose(1, 2).long()
+        found: Tensor = rearrange(codes[:, : self.codebooks], "batch codebooks frames -> batch frames codebooks").long()
         return found
 
     def encode_track(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

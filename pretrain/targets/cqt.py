@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange, reduce
 from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor, nn
 from torch.nn import functional
@@ -110,7 +111,8 @@ class CQT(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.fft.rfft(waveform.float(), n=size)
             groups = self._plan(size, points, waveform.device)
-            return torch.cat([_fold(spectrum, group, points)[:, :, :frames] for group in groups], 1).transpose(1, 2)
+            magnitude = torch.cat([_fold(spectrum, group, points)[:, :, :frames] for group in groups], 1)
+            return rearrange(magnitude, "batch bins frames -> batch frames bins")
 
     def _plan(self, size: int, points: int, device: torch.device) -> list[_Group]:
         """Bands and kernels for a spectrum of `size` points; kept, since crops have one length."""
@@ -159,7 +161,7 @@ class NnAudioCQT(nn.Module):
         """See `CQT`."""
         with torch.autocast(waveform.device.type, enabled=False):
             magnitude: Tensor = self._layer[0].to(waveform.device)(waveform.float())
-            return magnitude.transpose(1, 2)
+            return rearrange(magnitude, "batch bins frames -> batch frames bins")
 
 
 def _hann_spectrum(length: Tensor, offset: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ def _fold(spectrum: Tensor, group: _Group, points: int) -> Tensor:
     bands = bands * group.kernel
     width = bands.shape[-1]
     if width > points:
-        bands = bands.unflatten(-1, (width // points, points)).sum(-2)
+        bands = reduce(bands, "batch bins (folds points) -> batch bins points", "sum", points=points)
     return (torch.fft.ifft(bands, n=points) * points).abs()
 
 
@@ -223,7 +225,9 @@ class CQTTarget(Target):
             if not self.settings.chroma:
                 return scaled
             octave = self.settings.bins_per_octave
-            folded = self._scaled(magnitude.unflatten(2, (-1, octave)).mean(2))
+            folded = self._scaled(
+                reduce(magnitude, "batch frames (octaves octave) -> batch frames octave", "mean", octave=octave)
+            )
             return torch.cat([scaled, folded * math.sqrt(self.settings.chroma * self.settings.bins / octave)], 2)
 
     def _scaled(self, magnitude: Tensor) -> Tensor:

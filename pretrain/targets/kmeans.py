@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.cluster import MiniBatchKMeans
@@ -72,7 +73,7 @@ class KMeansFeatures(nn.Module):
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
-            chroma = (self.filters @ power).transpose(1, 2)[:, : mel.shape[1]]
+            chroma = rearrange(self.filters @ power, "batch pitches frames -> batch frames pitches")[:, : mel.shape[1]]
             return mel, chroma / chroma.amax(-1, keepdim=True).clamp(min=1e-8)
 
 
@@ -183,8 +184,9 @@ def kmeans(
     mean, deviation = torch.zeros(MELS), torch.ones(MELS)
     for step in trange(steps, desc="kmeans"):
         batch = next(batches)
-        mel, chroma = features(batch.waveform.flatten(0, 1))
-        inside = time_mask(batch.valid.flatten() // hop, mel.shape[1])
+        waveform, valid = batch.by_view()
+        mel, chroma = features(waveform)
+        inside = time_mask(valid // hop, mel.shape[1])
         mel, chroma = mel[inside], chroma[inside]
         if step == 0:
             mean, deviation = mel.mean(0), mel.std(0).clamp(min=1.0)

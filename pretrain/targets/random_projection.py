@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -97,7 +98,7 @@ class StackedCQT(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """[batch, samples] to [batch, samples // hop, stack × bins]."""
         frames = (self.compressed(waveform) - self.mean) / self.deviation
-        return frames.unflatten(1, (-1, self.stack)).flatten(2)
+        return rearrange(frames, "batch (frames stack) bins -> batch frames (stack bins)", stack=self.stack)
 
     def measure(self, values: Tensor, together: bool) -> None:
         """Take mean and deviation of frames [n, bins]."""
@@ -118,7 +119,7 @@ class WaveformFrames(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """[batch, samples] to [batch, samples // hop, hop]."""
         whole = waveform[:, : waveform.shape[1] // self.hop * self.hop]
-        return whole.unflatten(1, (-1, self.hop)).float() / self.deviation
+        return rearrange(whole, "batch (frames hop) -> batch frames hop", hop=self.hop).float() / self.deviation
 
     def measure(self, values: Tensor, together: bool) -> None:
         """Take the deviation of samples [n]."""
@@ -160,7 +161,7 @@ class RandomProjector(nn.Module):
     @torch.no_grad()
     def measure(self, batch: Batch, together: bool) -> None:
         """Take each feature's mean and deviation from the valid part of a batch."""
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         for feature in self.inputs.values():
             if isinstance(feature, StackedMel):
                 feature.measure(valid_mel(feature, batch), together)

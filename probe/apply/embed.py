@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
+from einops import rearrange
 from tqdm import tqdm
 
 from ...data.collections.scan import plain_cell
@@ -263,7 +264,7 @@ def _join_npz(folder: Path, number: int, beside: Path, about: dict[str, Any], sc
             if name.startswith(LAYER):
                 width = schema.field(name).type.list_size
                 flat = [chunk.flatten().to_numpy() for chunk in column.chunks] or [np.empty(0, np.float32)]
-                array = np.concatenate(flat).reshape(-1, width)
+                array = rearrange(np.concatenate(flat), "(rows dim) -> rows dim", dim=width)
             else:
                 array = np.array(column.to_pylist(), dtype=str if name == "path" else np.float64)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...data.audio import read as audio
@@ -201,7 +202,11 @@ def _reduce(hidden: Tensor, window: Window, edge: tuple[float, float], encoder: 
         own[(middle - window.start - window.samples / 2).abs().argmin()] = True
     if asked.unit == "track":
         return moments(hidden[:, own])
-    return hidden[:, own].transpose(0, 1).numpy(), middle[own].numpy() / encoder.sample_rate, encoder.frame_rate
+    return (
+        rearrange(hidden[:, own], "layers frames dim -> frames layers dim").numpy(),
+        middle[own].numpy() / encoder.sample_rate,
+        encoder.frame_rate,
+    )
 
 
 def _rows(piece: Piece, held: dict[int, Any], rate: int, asked: Embedding) -> Rows:

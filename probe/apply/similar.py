@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import tyro
+from einops import rearrange
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -120,7 +121,7 @@ def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple
         read = pq.read_table(table, columns=["path", "start", "end", name])
         columns = [read[key].to_pylist() for key in ("path", "start", "end")]
         flat = read[name].combine_chunks().flatten().to_numpy()
-        vectors = flat.reshape(len(columns[0]), -1)
+        vectors = rearrange(flat, "(rows dim) -> rows dim", rows=len(columns[0]))
     if len(vectors) < 2:
         raise ValueError(f"{table} has {len(vectors)} rows; a search needs at least two.")
     return [Place(*row) for row in zip(*columns)], vectors

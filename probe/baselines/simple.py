@@ -67,7 +67,9 @@ class LogMelBaseline:
             waveform, (self.window // 2, self.window // 2)
         )  # zeros: a clip ends in silence
         spectrum = torch.stft(padded, self.window, self.hop, window=hann, center=False, return_complex=True)
-        energy = spectrum.abs().square().transpose(1, 2) @ self.bands.to(waveform.device)
+        energy = rearrange(
+            spectrum.abs().square(), "batch frequencies frames -> batch frames frequencies"
+        ) @ self.bands.to(waveform.device)
         frames = int(self.valid_frames(torch.tensor([waveform.shape[1]]))[0])
         return (energy + 1e-5).log()[:, None, :frames]
 
