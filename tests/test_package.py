@@ -1,9 +1,11 @@
 """The house itself: who imports whom, what the wheel holds, how fast the command answers."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -210,6 +212,27 @@ def test_wheel_holds_every_file_of_the_four_folders(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert not expected - held
     assert not {name for name in held if name.startswith("tests/") or name.startswith("groundbass/tests/")}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    """What comes along with another package today may not tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {requirement_name(text) for text in project["dependencies"]}
+    extras = {requirement_name(text) for texts in project["optional-dependencies"].values() for text in texts}
+    provides = importlib.metadata.packages_distributions()
+    used: set[str] = set()
+    for path in [path for folder in FOLDERS for path in modules(folder)] + sorted(ROOT.glob("*.py")):
+        for name in {name.split(".")[0] for name, kind in imported(path) if kind == "outside"}:
+            if name not in sys.stdlib_module_names:
+                packages = {requirement_name(package) for package in provides.get(name, [name])}
+                assert packages & (needed | extras), f"{path.relative_to(ROOT)} imports {name}: declare it"
+                used |= packages
+    assert needed - used == {"tensorboard"}, "torch.utils.tensorboard imports it"
+
+
+def requirement_name(text: str) -> str:
+    """`PyYAML>=6,<7` -> pyyaml."""
+    return re.split(r"[\[<>=!~ ;]", text, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def test_help_imports_nothing_heavy() -> None:
