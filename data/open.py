@@ -44,7 +44,7 @@ def address_kind(address: str | Path) -> Kind:
     if _corpus_in(str(address)):
         return "corpus"
     if path.is_dir():
-        return "shards" if is_sharded(path) else "data set" if is_dataset(path) else "folder"
+        return "shards" if is_sharded(path) else "data set" if _is_data_set(path) else "folder"
     suffix = path.suffix.lower()
     if suffix == ".parquet" or _is_parquet(path):
         return "manifest"  # one that isn't there is named by `Manifest.open`
@@ -188,6 +188,12 @@ def _rows(table: Path) -> dict[str, dict[str, object]]:
 def _bar(files: Sequence[Path], progress: bool) -> Sequence[Path]:
     bar: Sequence[Path] = tqdm(files, unit="file", desc="headers", disable=not progress or len(files) < MANY)
     return bar
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Not where audio files or a labels.csv lie in the folder too: a tar beside them may be anything."""
+    own = any(entry.name == "labels.csv" or entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    return not own and is_dataset(folder)
 
 
 def _is_parquet(path: Path) -> bool:

@@ -155,6 +155,12 @@ def test_a_folder_with_a_manifest_is_what_that_lists(place: Path, tmp_path: Path
     assert len(door.open_sound(tmp_path, headers=True)) == 3
 
 
+def test_a_tar_beside_audio_makes_no_data_set(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "backup.tar").write_bytes(b"anything")
+    (tmp_path / "a.wav").write_bytes((place / "music" / "00.wav").read_bytes())
+    assert door.address_kind(tmp_path) == "folder" and len(door.open_sound(tmp_path, headers=True)) == 1
+
+
 def test_several_files_and_folders_are_taken_together_and_others_alone(place: Path) -> None:
     files = [place / "music", place / "music" / "00.wav", place / "music" / "labels.csv"]
     assert len(door.open_several(files, {})) == COUNT, "each file once"
