@@ -47,7 +47,7 @@ def finetune(
     seed: int = 0,
     workers: int = 1,
     precision: Literal["no", "bf16", "fp16"] = "no",
-) -> list[Compared]:
+) -> list[Any]:  # of `Compared`, which tyro would have to import
     """Fine-tune an encoder on labels; the same --run folder goes on where it stopped.
 
     RUN/classifier is what `groundbass predict` and `publish` take. The test tracks are heard once, at the end.
