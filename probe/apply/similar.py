@@ -14,16 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.collections.headers import from_headers
+from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from ..pages.render import render
 from ..report.table import Column, Table
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, embed_parts, parts
 
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
 Vectors = npt.NDArray[np.float32]
@@ -131,7 +134,8 @@ def _parquet(table: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     read = pq.read_table(table, columns=list(names))
     path, start, end, vectors = (read[name].combine_chunks() for name in names)
     if pa.types.is_fixed_size_list(vectors.type) and not vectors.null_count:
-        rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(read), vectors.type.list_size)
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        rows = rearrange(flat, "(rows dim) -> rows dim", dim=vectors.type.list_size)
     else:
         rows = np.empty(0)
     return [*(np.array(column.to_pylist()) for column in (path, start, end)), rows]
@@ -212,7 +216,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of_files([file], {})
+    manifest = from_headers([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [
@@ -267,10 +271,7 @@ def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about:
         for file, hits in answers
     ]
     text = render("similar.html", about=about, queries=queries)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, page)
+    write_text(page, text)
 
 
 def _source(page: Path, place: Place) -> str | None:
