@@ -18,7 +18,7 @@ from .card import Measured
 from .classifier import AudioClassifier
 from .classifier_files import is_classifier, make_classifier, open_classifier, write_classifier
 from .encoder import ModelEncoder, load_encoder, weights_hash
-from .folders import check_out
+from .folders import check_out, classifier_in
 from .head_files import head_names, read_heads
 from .loading import read_config
 
@@ -35,7 +35,7 @@ LIMITS = (
 
 def holds_classifier(place: Path) -> bool:
     """Whether a folder is a heads folder, a run with a classifier, or a classifier."""
-    if head_names(place) or (place / "classifier" / "config.json").is_file():
+    if head_names(place) or classifier_in(place):
         return True
     return (place / "config.json").is_file() and is_classifier(read_config(place))
 
@@ -73,8 +73,9 @@ def publish_classifier(
 
 def _opened(place: Path) -> AudioClassifier:
     """The classifier of a run, a folder, or heads on their encoder."""
-    if (place / "classifier" / "config.json").is_file():
-        return open_classifier(place / "classifier")
+    kept = classifier_in(place)
+    if kept is not None:
+        return open_classifier(kept)
     if not head_names(place):
         return open_classifier(place)
     heads = [(name, head, facts) for name, (head, facts) in read_heads(place).items()]

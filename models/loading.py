@@ -21,6 +21,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from .adapters import HuggingFaceEncoder, ModelEncoder
+from .folders import encoder_in
 from .mert_folder import load_mert_folder
 
 PUBLIC_MERT = "mert_model"
@@ -59,10 +60,9 @@ def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
 
 def find_folder(path: Path) -> Path:
     """The folder itself, or the encoder that a run keeps."""
-    if (path / "config.json").is_file():
-        return path
-    if (path / "encoder" / "config.json").is_file():
-        return path / "encoder"
+    found = encoder_in(path)
+    if found is not None:
+        return found
     if (path / "recipe.json").is_file():
         raise FileNotFoundError(
             f"The run {path} has no encoder yet: none is written before the first checkpoint; train it further, or "

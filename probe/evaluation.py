@@ -29,14 +29,17 @@ if TYPE_CHECKING:
     from ..models.heads import Head
 
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "lecture", "constant"]
+Baseline = Literal[
+    "random", "log_mel", "mfcc", "chroma", "log_cqt", "nnaudio_cqt", "tzanetakis", "all_crafted", "lecture", "constant"
+]  # fmt: skip
 BASELINES: tuple[Baseline, ...] = (
     "random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant",
 )  # fmt: skip
 CRAFTED: dict[str, Callable[[], Encoder]] = {
     "log_mel": simple.LogMelBaseline, "mfcc": Mfcc, "chroma": Chroma, "log_cqt": simple.LogCqtBaseline,
 }  # fmt: skip
-FRAME_BASELINES = ("random", *CRAFTED, "constant")
+ALONE: dict[str, Callable[[], Encoder]] = {"nnaudio_cqt": simple.NnAudioCqtBaseline}  # no part of `all_crafted`
+FRAME_BASELINES = ("random", *CRAFTED, *ALONE, "constant")
 AskedPooling = Literal["auto", "mean", "mean+std", "mean+std+change"]
 Damage = str  # one of `robustness.LEVELS`
 
@@ -189,7 +192,7 @@ class TaskProbe:
                 return {name: [self._crafted(name, Lecture(), self._lecture_settings())]}
             case _:
                 linear = replace(self.settings, pooling="auto", protocol="linear")
-                return {name: [self._crafted(name, CRAFTED[name](), linear)]}
+                return {name: [self._crafted(name, (CRAFTED | ALONE)[name](), linear)]}
 
     def _crafted(self, name: str, encoder: Encoder, settings: Settings) -> Outcome:
         return self._probe(encoder, [0], f"{name} for {self.task.name}", settings)[0]

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.scan import Skipped, examine, scan, scan_folder
 from groundbass.data.labels.lookup import guess
-from groundbass.data.storage.shards import open_data
+from groundbass.data.open import open_sound
 from groundbass.data.track import FIELDS, METADATA, Manifest, Track
 from groundbass.probe.tasks.folder import folder_tasks
 
@@ -323,7 +323,7 @@ def test_damaged_manifests_open_or_are_refused(tmp_path_factory: pytest.TempPath
     (folder / "x.parquet").write_bytes(damaged((folder / "whole.parquet").read_bytes(), steps[1]))
     with within(20):
         try:
-            manifest = open_data(folder / "x.parquet")
+            manifest = open_sound(folder / "x.parquet")
             assert [track.seconds >= 0 for track in manifest] == [True] * len(manifest)
         except (ValueError, FileNotFoundError) as error:
             assert len(str(error)) > 20
@@ -344,7 +344,7 @@ def test_manifests_may_say_anything_about_themselves(tmp_path_factory: pytest.Te
     table = pq.read_table(manifest_with(folder / "x.parquet"))
     pq.write_table(table.replace_schema_metadata({METADATA: metadata}), folder / "x.parquet")
     try:
-        open_data(folder / "x.parquet")
+        open_sound(folder / "x.parquet")
     except (ValueError, FileNotFoundError) as error:
         assert len(str(error)) > 20
 

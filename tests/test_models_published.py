@@ -211,7 +211,7 @@ def every_kind() -> dict[str, Any]:
         "conv": MertModel(MertConfig(do_normalize=True, **CONV)),
         "mel": MertModel(MertConfig(frontend="mel", positions="rotary", norm_first=True, **SMALL)),
         "patches": BeatsModel(BeatsConfig(classes=3, **TOKENS)),
-        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(TOKENS, 8, 4)),
+        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(encoder=TOKENS, codes=8, code_dim=4)),
         "mel_codes": MelQuantizer(MelQuantizerConfig(mels=16, window=1024, latent=4, codebooks=2, codebook_size=8)),
     }
     return {name: model.eval() for name, model in models.items()}

@@ -13,16 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import tyro
+from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.collections.headers import from_headers
+from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from ..pages.render import render
 from ..report.table import Column, Table
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, embed_parts, parts
 
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
 Vectors = npt.NDArray[np.float32]
@@ -114,7 +117,7 @@ def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple
         read = pq.read_table(table, columns=["path", "start", "end", name])
         columns = [read[key].to_pylist() for key in ("path", "start", "end")]
         flat = read[name].combine_chunks().flatten().to_numpy()
-        vectors = flat.reshape(len(columns[0]), -1)
+        vectors = rearrange(flat, "(rows dim) -> rows dim", rows=len(columns[0]))
     if len(vectors) < 2:
         raise ValueError(f"{table} has {len(vectors)} rows; a search needs at least two.")
     return [Place(*row) for row in zip(*columns)], vectors
@@ -190,7 +193,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of_files([file], {})
+    manifest = from_headers([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [
@@ -245,10 +248,7 @@ def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about:
         for file, hits in answers
     ]
     text = render("similar.html", about=about, queries=queries)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, page)
+    write_text(page, text)
 
 
 def _source(page: Path, place: Place) -> str | None:

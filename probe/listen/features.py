@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ...data.locks import alone
 from ...data.track import Manifest
+from ...data.writing import put_folder
 from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
@@ -290,7 +291,7 @@ class FeatureStore:
                     (part / "items.json").write_text(json.dumps(listening.names))
                     (part / "done.npy").unlink()
                     (part / "meta.json").write_text(json.dumps(meta, indent=1))
-                    part.rename(final)
+                    put_folder(part, final)
         array: Array = np.load(final / "features.npy", mmap_mode="r")
         if array.shape != listening.shape:
             raise ValueError(
