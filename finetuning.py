@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 if TYPE_CHECKING:
+    from .data.track import Manifest
     from .probe.report.finetuned import Compared
 
 
@@ -140,27 +141,23 @@ def label_of(task: Any) -> str:
     return "+".join(names) or str(task.name)
 
 
-def labelled_manifest(tasks: Sequence[Any]) -> Any:
+def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
     """The tasks' tracks with their labels, each in the set that the first task's fold puts it into."""
-    from .data.track import Manifest
-
-    manifest = tasks[0].manifest
+    manifest: Manifest = tasks[0].manifest
     sides: dict[int, str] = {}
     for task in reversed(tasks):
         for side in ("train", "valid", "test"):
             sides |= {int(row): side for row in getattr(task.folds[0], side)}
-    tracks = []
-    for row, track in enumerate(manifest):
-        if row not in sides:
-            continue
+    rows, tracks = sorted(sides), []
+    for row in rows:
         labels: dict[str, Any] = {}
         for task in tasks:
             value = task.labels[row]
             several = not task.label_kind.nominal
             values = [value] if not several else [None] * len(task.classes) if value is None else value
             labels |= {name: one for name, one in zip(label_of(task).split("+"), values) if one is not None}
-        tracks.append(dataclasses.replace(track, split=sides[row], labels=labels))
-    return Manifest.from_tracks(tracks, manifest.root)
+        tracks.append(dataclasses.replace(manifest[row], split=sides[row], labels=labels))
+    return manifest.relabelled(rows, tracks)
 
 
 def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
@@ -202,7 +199,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
 
 def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
-    from .probe.apply.classify import load_classifier
+    from .probe.apply.classify import load_classifier, what_to_hear
     from .probe.curves.robustness import features_of
     from .probe.fit import fit
     from .probe.listen.features import FeatureStore
@@ -214,8 +211,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     names = classifier.names
     guess = []
     for row in rows:
-        track = task.manifest[int(row)]
-        said = classifier.hear(task.manifest.path_of(track))[names[number]]
+        said = classifier.hear(*what_to_hear(task.manifest, int(row)))[names[number]]
         values = said.values if said.values is not None else said.probabilities
         assert values is not None
         guess.append(values[0])
