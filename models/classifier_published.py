@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from string import Template
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import hub
 from .card import Measured
@@ -91,6 +93,19 @@ def _opened(place: Path) -> AudioClassifier:
     return make_classifier(encoder.model, heads)
 
 
+def save_inputs(inputs: list[tuple[Tensor, Tensor | None]], file: Path) -> None:
+    """Write what a clean process shall answer; torch's own error for a full disk names neither the place nor a cure."""
+    buffer = io.BytesIO()
+    torch.save(inputs, buffer)
+    try:
+        file.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise OSError(
+            f"{file.parent} can't be written ({error.strerror or error}): the model is tried in a clean process before "
+            "it is published, which needs some room there. Name another folder for temporary files with TMPDIR."
+        ) from error
+
+
 def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     """The largest difference of logits in a process without this package, on noise with and without padding.
 
@@ -103,7 +118,7 @@ def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     inputs = [(sound, None), (sound * mask, mask)]
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)

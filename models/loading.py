@@ -25,6 +25,7 @@ from .folders import encoder_in
 from .mert_folder import load_mert_folder
 
 PUBLIC_MERT = "mert_model"
+ODD = (TypeError, AttributeError, LookupError, ArithmeticError)  # what configs with values of another kind end in
 PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
 
 
@@ -117,7 +118,7 @@ def load_folder(
                 local_files_only=True,
                 **({} if ours else {"trust_remote_code": trust}),
             )
-        except (ValueError, ImportError, RuntimeError, UnpicklingError) as error:
+        except (ValueError, ImportError, RuntimeError, UnpicklingError, *ODD) as error:
             raise ValueError(
                 f"{folder} (model type {config.get('model_type')!r}) could not be loaded by transformers: "
                 f"{str(error).partition(chr(10))[0]}"

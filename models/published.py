@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from . import hub
 from .adapters import ModelEncoder
 from .card import CURVES, NOT_PROBED, Measured, draw_losses, write_card
-from .classifier_published import holds_classifier, publish_classifier
+from .classifier_published import holds_classifier, publish_classifier, save_inputs
 from .encoder import load_encoder, weights_hash
 from .folders import check_out, run_of, write_preprocessor
 from .loading import quiet
@@ -180,7 +180,7 @@ def verify(encoder: ModelEncoder, folder: Path) -> float:
     inputs = _random_audio(encoder)
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         # a code cache of its own: an older version of the remote code must not answer in its place
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]

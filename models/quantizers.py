@@ -183,8 +183,9 @@ class MelQuantizer(PreTrainedModel):
     def _quantize(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [batch, frames, codebooks] and quantised frames [batch, frames, latent], float32 whatever the dtype."""
         features: Tensor = self.features(waveform)
-        # torch.export can't take autocast around the quantiser's no_grad; and it has no autocast to switch off
-        exporting = torch.compiler.is_exporting()
+        # torch.export can't take autocast around the quantiser's no_grad; and it has no autocast to switch off.
+        # torch.compile, which calls itself exporting too, takes it and needs it off.
+        exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         with nullcontext() if exporting else torch.autocast(waveform.device.type, enabled=False):
             latent = F.linear(features, self.project.weight.float(), self.project.bias.float())
             codes, quantised, _ = self.quantizer.quantize(latent.flatten(0, 1))

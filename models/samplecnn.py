@@ -122,6 +122,11 @@ class Excitation(nn.Module):
         return x * gate.unsqueeze(-1)
 
 
+def _exporting() -> bool:
+    """Whether torch.export traces. Inside torch.compile `is_exporting` is true as well (PyTorch 2.11)."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def _block(
     source: int, target: int, kernel: int, *, step: int = 1, pool: int = 0, excitation: float = 0.0
 ) -> nn.Module:
@@ -253,7 +258,7 @@ class SampleCNNModel(PreTrainedModel):
     def _windows(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, windows, window]: whole windows, at least one."""
         window, samples = self.config.window, waveform.shape[1]
-        if torch.compiler.is_exporting():  # a graph takes every length by the same steps
+        if _exporting():  # a graph takes every length by the same steps
             count = torch.sym_max(1, samples // window)
             padded = nn.functional.pad(waveform, (0, window))
             return padded[:, : count * window].reshape(-1, count, window)
@@ -265,7 +270,7 @@ class SampleCNNModel(PreTrainedModel):
         """[windows, 1, samples] -> [windows, dim]; a long track goes in portions, unless in training."""
         # batch norm must see all windows of a batch at once while it trains or is calibrated
         frozen = not torch.is_grad_enabled() and not any(module.training for module in self.modules())
-        frozen = frozen and not torch.compiler.is_exporting()  # a graph knows no number of windows
+        frozen = frozen and not _exporting()  # a graph knows no number of windows
         portions = windows.split(WINDOWS_AT_ONCE) if frozen else (windows,)
         dtype = next(self.sequential.parameters()).dtype
         return torch.cat([self.sequential(portion.to(dtype)).flatten(1) for portion in portions])

@@ -319,7 +319,8 @@ class ViTModel(PreTrainedModel):
         valid = torch.full((batch,), input_values.shape[1], device=tokens.device)
         if attention_mask is not None:
             valid = attention_mask.long().sum(-1)
-        exporting = torch.compiler.is_exporting()
+        # the second is torch.compile, which calls itself exporting too
+        exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         if exporting or times > stretch:  # a graph knows no length: there, always whole stretches, and one of silence
             tokens = F.pad(tokens, (0, 0, 0, stretch * rows - (0 if exporting else 1)))
             tokens = tokens[:, : tokens.shape[1] // (stretch * rows) * (stretch * rows)]

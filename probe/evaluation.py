@@ -69,7 +69,7 @@ class Settings:
         pooling = self.pooling if self.pooling != "auto" or protocol == "linear" else "mean"
         return replace(self, protocol=protocol, head_seeds=seeds, pooling=pooling)
 
-    def and_what(self, shots: Sequence[int], damages: Sequence[Damage], units: bool) -> Settings:
+    def and_curves(self, shots: Sequence[int], damages: Sequence[Damage], units: bool) -> Settings:
         """With the curves that a result has already, so that they aren't lost when others are asked for."""
         return replace(
             self,

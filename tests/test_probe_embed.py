@@ -340,7 +340,7 @@ def test_the_players_play_in_a_real_browser(encoder, witness, tmp_path):
         "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
         "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"file://{page}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert plays.is_set(), done.stderr
     assert re.findall(r'data-seconds="(.*?)"', done.stdout) == ["3.0"] * 4
     assert "CONSOLE" not in done.stderr, done.stderr

@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from ..audio import read as audio
 from ..batch import key_id
-from ..collections.scan import file_hash
 from ..draws import draw_seed
 from ..open import open_sound
 from ..parallel import in_order
-from ..track import Manifest, Track
+from ..track import Manifest, Track, file_hash
 from ..writing import write_text
 from .degradations import SILENT, DegradationChain, find_chain
 

@@ -52,7 +52,7 @@ def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict
                 "or mix before packing."
             )
         hashes = manifest.column("hash")
-        keep = [row for row, digest in enumerate(hashes) if digest not in seen]
+        keep = [row for row, digest in enumerate(hashes) if not digest or digest not in seen]
         if by_sound:
             hit = {found.a for other in earlier for found in find_overlap(manifest, other).hits}
             keep = [row for row in keep if manifest[row].key not in hit]

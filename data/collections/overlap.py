@@ -161,7 +161,7 @@ class _Listener:
 
     def _place(self, tracks: Manifest) -> Path:
         """The file that remembers a batch, by the content of its tracks."""
-        content = json_text.dumps([VERSION, RATE, list(self.shifts), tracks.column("hash").tolist()])
+        content = json_text.dumps([VERSION, RATE, list(self.shifts), tracks.hashes()])
         return self.folder / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.npz"
 
     def _prints(self, tracks: Manifest, row: int, faults: dict[str, str]) -> Prints:

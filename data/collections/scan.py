@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from ..audio.read import LOUDEST, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
-from ..track import Manifest, Track
+from ..track import Manifest, Track, file_hash
 from ..writing import written
 
 MIN_SECONDS = 0.1
@@ -189,15 +188,6 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     except sf.LibsndfileError as error:
         return samples, peak, finite, f"decoding breaks off after {samples} samples: {error.error_string}"
     return samples, peak, finite, ""
-
-
-def file_hash(file: Path) -> str:
-    """blake2b of a file's bytes, hex: what manifests know it by."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(file, "rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def read_labels(file: Path) -> dict[str, dict[str, Any]] | None:

@@ -383,7 +383,8 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
             f"{out} holds {store.identity.codebooks} codebooks of {store.identity.name} (hash {store.identity.hash}), "
             f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
         )
-    missing = [row for row, track in enumerate(tracks) if store.hashes.get(track.key) != track.hash]
+    known = store.hashes
+    missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
     with tqdm(total=len(missing), desc="codes", unit="track") as bar:
         for first in range(0, len(missing), TRACKS_PER_PART):
             group = missing[first : first + TRACKS_PER_PART]

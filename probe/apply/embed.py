@@ -13,7 +13,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts,
 VERSION = 1
 METADATA = b"groundbass"
 LAYER = "layer_"  # columns are named layer_<number>
+MOST_SECONDS = 1e6  # of a window that a table may speak of
 
 
 def embed(
@@ -89,7 +90,7 @@ def embed(
     manifest = open_several(sources, refused)
     manifest.check_rate(heard.sample_rate)
     about = describe(heard, encoder, asked, dtype)
-    key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
+    key = digest([about, manifest.column("key").tolist(), manifest.hashes()])
     with alone(out.with_name(f".{out.name}.lock"), str(out)):
         if _finished(out, key, force):
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
@@ -161,11 +162,34 @@ def read_about(path: Path) -> dict[str, Any]:
             about = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"))
     except (OSError, ValueError, zipfile.BadZipFile):
         about = {}
-    if about.get("kind") != "embeddings":
+    if not isinstance(about, dict) or about.get("kind") != "embeddings":
         raise ValueError(
             f"{path} is no table of embeddings: `groundbass embed ENCODER FILES --out X.parquet` makes one."
         )
+    wrong = _wrong(about)
+    if wrong:
+        raise ValueError(f"{path} is no whole table of embeddings: its metadata say {wrong}. Embed the files again.")
     return about
+
+
+def _wrong(about: dict[str, Any]) -> str:
+    """What of a table's metadata, which may be anyone's, isn't what `embed` writes; empty where all is."""
+    asked, kinds = about.get("asked"), get_type_hints(Embedding)
+    if not isinstance(asked, dict) or not {"layers", "unit"} <= asked.keys() <= kinds.keys():
+        return f"asked = {str(asked)[:200]!r}"
+    for name, value in asked.items():
+        if name == "layers":
+            fine = isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value)
+        elif kinds[name] is float:
+            fine = type(value) in (int, float) and 0 <= value <= MOST_SECONDS
+        else:
+            fine = value in get_args(kinds[name])
+        if not fine:
+            return f"asked.{name} = {str(value)[:200]!r}"
+    for name, kind in (("encoder", str), ("identity", dict)):
+        if not isinstance(about.get(name), kind):
+            return f"{name} = {str(about.get(name))[:200]!r}"
+    return ""
 
 
 def _finished(out: Path, key: str, force: bool) -> bool:
