@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
+from groundbass.models.encoder import load_encoder
 from groundbass.models.head_files import HeadFacts, write_head
 from groundbass.models.heads import HeadConfig
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import load_classifier
+from groundbass.probe.evaluation import Settings, TaskProbe
+from groundbass.probe.listen.features import FeatureStore
 from groundbass.publishing import publish
 
 RATE = 24_000
@@ -66,6 +70,11 @@ def test_finetune_compares_with_the_frozen_probe_and_predict_hears(
     assert genre.metric == "accuracy" and genre.tracks == 6 and genre.finetuned.value >= 5 / 6
     assert level.metric == "r2" and level.probe is not None
     assert genre.difference.value == pytest.approx(genre.finetuned.value - genre.probe.value)
+    probed = TaskProbe(
+        find_tasks(music, ("level:number",), None)[0], load_encoder(str(folder / "encoder")),
+        FeatureStore(tmp_path / "features"), Settings(baselines=()),
+    ).evaluate().trained  # fmt: skip
+    assert level.probe.value == pytest.approx(r2_score(probed.truth[:, 0], probed.guess[:, 0])), "as `groundbass probe`"
     out = capsys.readouterr().out
     assert "frozen probe" in out and "difference" in out
     told = json.loads((tmp_path / "run" / "finetune.json").read_text())

@@ -357,6 +357,31 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
             assert torch.allclose(tensor.float(), states[1][name].float(), atol=2e-2 if chaotic else 1e-4), name
 
 
+PHASED = """
+import dataclasses, sys
+from pathlib import Path
+from groundbass.pretrain.recipe import Optim, Phase, find
+from groundbass.pretrain.train import train
+recipe = find("labelled.finetune_debug")
+objective = dataclasses.replace(recipe.objective, validate_every=1)
+train(dataclasses.replace(recipe, objective=objective, steps=4, log_every=1, workers=0, trackers=(),
+                          phases=(Phase(2, Optim("sgd", 1e-2)),)), sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_phase_begins_alike_on_both_ranks(tmp_path: Path) -> None:
+    """Both load the checkpoint that rank 0 found best, and go on with SGD."""
+    manifest = str(write_tones(tmp_path, short=1))
+    launch(["-c", PHASED, manifest, str(tmp_path / "two")])
+    launch(["-c", PHASED, manifest, str(tmp_path / "one")], world=1)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert [line["lr"] for line in lines(tmp_path / "two")][2:] == [1e-2, 1e-2]
+    states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor.float(), states[1][name].float(), atol=1e-4), name
+
+
 HALF = [
     pytest.param("latent.eat_beats_debug", "zero2", marks=pytest.mark.slow),
     pytest.param("tokenizer.beats_tokenizer_debug", "fsdp2", marks=pytest.mark.slow),
