@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -52,7 +52,7 @@ def efficiency(
     store: Path | None = None,
     seed: int = 0,
     workers: int = 1,
-    precision: str = "no",
+    precision: Literal["no", "bf16", "fp16"] = "no",
 ) -> list[Point]:
     """Draw the curve of scores over the number of labelled recordings; the same --out goes on where it stopped.
 
