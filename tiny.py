@@ -88,7 +88,7 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
 
 
 def trained(run: Path, clips: Any) -> Any:
-    """The run's objective with its newest weights, in evaluation mode."""
+    """The run's objective with its newest weights (their averages, where it keeps them), in evaluation mode."""
     from .pretrain.recipe import find
     from .pretrain.run.checkpoint import newest
 
@@ -97,7 +97,8 @@ def trained(run: Path, clips: Any) -> Any:
         raise FileNotFoundError(f"The run {run} has no checkpoint yet: train it further.")
     objective = find(RECIPE).objective.build()
     objective.prepare(clips, run)
-    objective.load_state_dict(found.weights())
+    weights = found.weights()
+    objective.load_state_dict(weights | objective.published_state(weights))
     return objective.eval()
 
 

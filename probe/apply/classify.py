@@ -403,7 +403,8 @@ class Said:
             if way.get("name") == "peaks":
                 beats = decoding.peaks(likely[:, 0], times, float(way.get("threshold", 0.2)), min(1.0, 0.4 * usual))
             else:
-                beats = decoding.track_beats(likely[:, 0], times, usual, float(way.get("tightness", 100.0)))
+                tightness, parts = float(way.get("tightness", 100.0)), int(way.get("parts", 1))
+                beats = decoding.track_beats(likely[:, 0], times, usual, tightness, parts)
             positions = bar_positions(beats, likely[:, 1], times) if likely.shape[1] > 1 else None
             return {"times": beats, "positions": positions}
         if self.kind == "chords":
