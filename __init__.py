@@ -6,7 +6,7 @@ The one door for everyday use is :func:`load_encoder`; everything else lives in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_classifier", "load_encoder", "predict"]
@@ -14,15 +14,8 @@ __all__ = ["__version__", "load_classifier", "load_encoder", "predict"]
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .models.encoder import Encoder
     from .probe.apply.classify import Classifier, Prediction
-
-    class LoadedEncoder(Encoder, Protocol):
-        """An `Encoder` that also embeds recordings of any length: see `groundbass.probe.apply.embedding.embed`."""
-
-        def embed(self, sound: Any, sample_rate: int | None = None, **options: Any) -> Any:
-            """A file or a waveform as vectors."""
-            ...
+    from .probe.apply.embedding import LoadedEncoder
 
 
 def load_encoder(
@@ -33,7 +26,7 @@ def load_encoder(
 
     It has `hidden_states(waveform, valid, sample_rate)`, `valid_frames`, `sample_rate`, `frame_rate`, `dim`, `layers`
     (see `groundbass.models.encoder.Encoder`), and `embed(path_or_waveform, sample_rate, layers=-1, unit="track", …)`
-    for recordings of any length (see `groundbass.probe.apply.embedding.embed`).
+    for recordings of any length (see `groundbass.probe.apply.embedding.LoadedEncoder.embed`).
 
     Args:
         name_or_path: where it lives.
@@ -47,12 +40,9 @@ def load_encoder(
             model, no such device.
     """
     from .models import encoder as models  # on first use, so that `import groundbass` doesn't wait for torch
-    from .probe.apply.embedding import embed
+    from .probe.apply.embedding import LoadedEncoder
 
-    loaded: Any = models.load_encoder(name_or_path, device, dtype, trust_remote_code=trust_remote_code)
-    if not hasattr(loaded, "embed"):  # models can't decode files, so this door adds what needs both
-        type(loaded).embed = embed
-    return loaded
+    return LoadedEncoder(models.load_encoder(name_or_path, device, dtype, trust_remote_code=trust_remote_code))
 
 
 def load_classifier(

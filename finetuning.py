@@ -57,6 +57,7 @@ def finetune(
     layer_decay: float = 0.75,
     head_lr: float = 10.0,
     unfreeze: int | None = None,
+    lora: int = 0,
     scratch: bool = False,
     pooling: Literal["mean", "mean+std", "mean+std+change", "attention"] = "mean+std",
     crop_seconds: float = 5.0,
@@ -88,6 +89,8 @@ def finetune(
         layer_decay: learning rate of a block over that of the block above it.
         head_lr: learning rate of the heads over that of the top block.
         unfreeze: train only the last so many blocks; 0: the heads alone.
+        lora: rank of what is learned beside the blocks' frozen linear maps (LoRA, needs PEFT); 0: the maps themselves
+            are trained. Merged before publishing.
         scratch: draw the encoder's weights anew: what labels alone teach.
         pooling: of a clip's frames.
         crop_seconds: length of a training crop.
@@ -114,7 +117,8 @@ def finetune(
         run.mkdir(parents=True, exist_ok=True)
         labelled_manifest(tasks).write(manifest)
     recipe = _recipe(
-        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, pooling=pooling, crop_seconds=crop_seconds,
+        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        crop_seconds=crop_seconds,
         batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
         mixup=mixup,
         smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
@@ -189,7 +193,7 @@ def labelled_manifest(tasks: Sequence[Any]) -> Any:
 def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
     """`labelled.finetune`, set by the encoder and the options."""
     from .data.crops import CropConfig
-    from .pretrain.objectives.labelled import Labelled, Mixup, SpecAugment, finetune
+    from .pretrain.objectives.labelled import LabelledConfig, Mixup, SpecAugment, finetune
     from .pretrain.objectives.parts.label_targets import LabelTask
     from .pretrain.recipe import Optim
 
@@ -201,8 +205,9 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
         )
         for task in tasks
     )  # fmt: skip
-    objective = Labelled(
+    objective = LabelledConfig(
         encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
+        lora_rank=asked["lora_rank"],
         layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
         head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],
         mixup=Mixup(probability=asked["mixup"]),

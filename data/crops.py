@@ -68,7 +68,7 @@ class Crops(Dataset[Example]):
         if not len(self.tracks):
             longest = manifest.seconds().max(initial=0.0)
             raise ValueError(
-                f"none of the {len(manifest)} tracks has min_seconds={config.min_seconds} s (the longest has "
+                f"None of the {len(manifest)} tracks has min_seconds={config.min_seconds} s (the longest has "
                 f"{longest:.1f} s): lower min_seconds or scan another folder"
             )
         own = manifest.column("samples")[self.tracks].astype(np.int64)

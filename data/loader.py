@@ -129,7 +129,7 @@ class Loader(Iterator[Batch]):
                 self._restarts += 1
                 if self._restarts > MOST_RESTARTS:
                     raise OSError(
-                        f"a loader process died {self._restarts} times ({str(error).splitlines()[0]}): often it is "
+                        f"A loader process died {self._restarts} times ({str(error).splitlines()[0]}): often it is "
                         "killed for lack of memory; lower --workers. The same command goes on from the checkpoint."
                     ) from error
                 warnings.warn(f"a loader process died at step {self._step}; all are started again", stacklevel=3)

@@ -49,7 +49,7 @@ def in_order(
                 yield from pending.popleft().result()
         except BrokenProcessPool as error:
             raise OSError(
-                "a worker process died, often killed for lack of memory: lower --workers. The same command goes on "
+                "A worker process died, often killed for lack of memory: lower --workers. The same command goes on "
                 "where it stopped."
             ) from error
         except BaseException:

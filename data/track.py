@@ -69,7 +69,7 @@ class Manifest(Sequence[Track]):
         missing = [name for name in FIELDS.names if name not in table.column_names]
         if missing:
             raise ValueError(
-                f"this table is no manifest, it lacks {', '.join(missing)}: `groundbass data scan FOLDER OUT` makes one"
+                f"This table is no manifest, it lacks {', '.join(missing)}: `groundbass data scan FOLDER OUT` makes one"
             )
         self.root = Path(root)
         self.table = table.combine_chunks()
@@ -85,7 +85,7 @@ class Manifest(Sequence[Track]):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no manifest {path}: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
+                f"There is no manifest {path}: give the .parquet file that `groundbass data scan FOLDER OUT` wrote"
             )
         try:
             table = pq.read_table(path)
@@ -112,7 +112,7 @@ class Manifest(Sequence[Track]):
         seen: set[str] = set()
         for track in tracks:
             if track.key in seen:
-                raise ValueError(f"two tracks have the key {track.key!r}: keys must be unique in a manifest")
+                raise ValueError(f"Two tracks have the key {track.key!r}: keys must be unique in a manifest")
             seen.add(track.key)
         columns = [
             pa.array([getattr(track, name) for track in tracks], FIELDS.field(name).type) for name in FIELDS.names
@@ -122,7 +122,7 @@ class Manifest(Sequence[Track]):
             try:
                 columns.append(pa.array([track.labels.get(name) for track in tracks]))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise ValueError(f"label {name!r} mixes types ({error}): give it one type in all tracks") from error
+                raise ValueError(f"Label {name!r} mixes types ({error}): give it one type in all tracks") from error
         return cls(pa.table(columns, names=[*FIELDS.names, *(LABEL + name for name in names)]), root)
 
     def write(self, path: str | Path) -> None:
@@ -185,7 +185,7 @@ class Manifest(Sequence[Track]):
         """The label of every track, None where it has none. Raises ValueError for an unknown name."""
         if LABEL + name not in self.table.column_names:
             known = ", ".join(self.label_names) or "no labels"
-            raise ValueError(f"the manifest has no label {name!r}: it has {known}")
+            raise ValueError(f"The manifest has no label {name!r}: it has {known}")
         return list(self.table[LABEL + name].to_pylist())
 
     @property

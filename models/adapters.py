@@ -42,16 +42,16 @@ def prepare_input(
     """
     if not isinstance(waveform, Tensor) or waveform.dim() != 2 or not waveform.is_floating_point():
         found = f"{waveform.dtype} {list(waveform.shape)}" if isinstance(waveform, Tensor) else type(waveform).__name__
-        raise ValueError(f"an encoder takes a mono waveform as a floating point tensor [batch, samples], not {found}.")
+        raise ValueError(f"An encoder takes a mono waveform as a floating point tensor [batch, samples], not {found}.")
     batch, samples = waveform.shape
     if batch == 0 or samples == 0:
         raise ValueError(
-            f"the waveform is empty: {[batch, samples]}; an encoder needs at least one row and one sample."
+            f"The waveform is empty: {[batch, samples]}; an encoder needs at least one row and one sample."
         )
     broken = (~torch.isfinite(waveform)).any(dim=1).nonzero().flatten().tolist()
     if broken:
         raise ValueError(
-            f"the waveform holds NaN or infinity in row {broken[0]} ({len(broken)} of {batch} rows); drop that file."
+            f"The waveform holds NaN or infinity in row {broken[0]} ({len(broken)} of {batch} rows); drop that file."
         )
     if valid is None:
         valid = torch.full((batch,), samples)
@@ -193,7 +193,7 @@ def _family(model: Any, extractor: Any) -> tuple[Family, Any]:
     if config.model_type == "encodec":
         return EncodecFamily(config), model
     raise ValueError(
-        f"a model of type {config.model_type!r} is not supported. Supported are this package's own models, models on a "
+        f"A model of type {config.model_type!r} is not supported. Supported are this package's own models, models on a "
         "convolved waveform (wav2vec2, HuBERT, WavLM, data2vec-audio, SEW, MERT, ...), AST, CLAP and EnCodec; wrap "
         "others in a class with the methods of Encoder and give it as file.py:Class."
     )
@@ -204,7 +204,7 @@ def _rate(config: Any, extractor: Any) -> int:
         if getattr(holder, name, None):
             return int(getattr(holder, name))
     raise ValueError(
-        f"nothing tells the sample rate of this {config.model_type} model; put a preprocessor_config.json with "
+        f"Nothing tells the sample rate of this {config.model_type} model; put a preprocessor_config.json with "
         '"feature_extractor_type" and "sampling_rate" beside its config.json.'
     )
 
@@ -243,7 +243,7 @@ class PatchFamily:
 
     def __init__(self, config: Any, extractor: Any) -> None:
         if extractor is None:
-            raise ValueError("an AST model needs its preprocessor_config.json: the spectrogram's settings are there.")
+            raise ValueError("An AST model needs its preprocessor_config.json: the spectrogram's settings are there.")
         self.extractor = extractor
         self.sample_rate = _rate(config, extractor)
         # Kaldi's frames: 25 ms every 10 ms, none beyond the edge
@@ -280,7 +280,7 @@ class ClapFamily:
 
     def __init__(self, config: Any, extractor: Any) -> None:
         if extractor is None:
-            raise ValueError("a CLAP model needs its preprocessor_config.json: the spectrogram's settings are there.")
+            raise ValueError("A CLAP model needs its preprocessor_config.json: the spectrogram's settings are there.")
         self.extractor = extractor
         # windows are never longer than the extractor allows, so that nothing is drawn at random or fused
         self.settings = {"truncation": "fusion" if config.enable_fusion else "rand_trunc", "return_tensors": "pt"}

@@ -21,6 +21,8 @@ __all__ = [
     "Encoder",
     "HuggingFaceEncoder",
     "ModelEncoder",
+    "WrappedEncoder",
+    "bare",
     "calibrate_batch_norm",
     "load_encoder",
     "random_copy",
@@ -67,6 +69,33 @@ class Encoder(Protocol):
     def valid_frames(self, valid: Tensor) -> Tensor:
         """[batch] samples at `sample_rate` -> [batch] frames that they fill, at least one."""
         ...
+
+
+class WrappedEncoder:
+    """An encoder that can do more: it answers as the one that it holds, and whatever it hasn't is that one's."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.bare = encoder
+        self.sample_rate, self.frame_rate = encoder.sample_rate, encoder.frame_rate
+        self.dim, self.layers = encoder.dim, encoder.layers
+
+    def hidden_states(self, waveform: Tensor, valid: Tensor | None = None, sample_rate: int | None = None) -> Tensor:
+        """See `Encoder.hidden_states`."""
+        return self.bare.hidden_states(waveform, valid, sample_rate)
+
+    def valid_frames(self, valid: Tensor) -> Tensor:
+        """See `Encoder.valid_frames`."""
+        return self.bare.valid_frames(valid)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "bare" or name.startswith("__"):  # copying asks before anything is held
+            raise AttributeError(name)
+        return getattr(self.bare, name)
+
+
+def bare(encoder: Encoder) -> Encoder:
+    """The encoder itself, without what it was wrapped in."""
+    return bare(encoder.bare) if isinstance(encoder, WrappedEncoder) else encoder
 
 
 def load_encoder(
@@ -125,6 +154,7 @@ def random_copy(encoder: Encoder, seed: int = 0) -> Encoder:
     Raises:
         ValueError: an encoder that doesn't say how it is initialised.
     """
+    encoder = bare(encoder)
     if hasattr(encoder, "random_copy"):
         fresh: Encoder = encoder.random_copy(seed)
         return fresh
@@ -156,6 +186,7 @@ def calibrate_batch_norm(encoder: Encoder, waveforms: Iterable[Tensor]) -> None:
     Raises:
         ValueError: no batch at all, an encoder that we can't look into, or a batch that gives one frame in all.
     """
+    encoder = bare(encoder)
     module = _module(encoder)
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if module else []
     if not norms or module is None:
@@ -179,14 +210,14 @@ def calibrate_batch_norm(encoder: Encoder, waveforms: Iterable[Tensor]) -> None:
         if "more than 1 value per channel" not in str(error):
             raise
         raise ValueError(
-            "batch norm can't be calibrated on a batch that makes a single frame; give more audio at once."
+            "Batch norm can't be calibrated on a batch that makes a single frame; give more audio at once."
         ) from error
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         module.eval()
     if batches == 0:
-        raise ValueError("batch norm can't be calibrated without audio; give at least one batch of waveforms.")
+        raise ValueError("Batch norm can't be calibrated without audio; give at least one batch of waveforms.")
 
 
 def weights_hash(encoder: Encoder) -> str:
@@ -197,6 +228,7 @@ def weights_hash(encoder: Encoder) -> str:
     Raises:
         ValueError: a stranger's class without a source file.
     """
+    encoder = bare(encoder)
     digest = hashlib.blake2b(digest_size=20)
     if isinstance(encoder, (ModelEncoder, HuggingFaceEncoder)):
         extractor = getattr(encoder, "extractor", None)
@@ -245,7 +277,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"there is no device {device!r}; take cpu, cuda or cuda:0.") from error
+        raise ValueError(f"There is no device {device!r}; take cpu, cuda or cuda:0.") from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device {device} was asked for, but torch sees no GPU here; take cpu, or run groundbass doctor."

@@ -156,7 +156,7 @@ def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], encoder: ModelE
         expected, found = module(sound), run(sound)
         if expected.shape != found.shape or not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):
             raise ValueError(
-                f"the exported model answers differently on {list(sound.shape)}: {list(found.shape)} against "
+                f"The exported model answers differently on {list(sound.shape)}: {list(found.shape)} against "
                 f"{list(expected.shape)}; nothing was written."
             )
         largest = max(largest, float((expected - found).abs().max()))

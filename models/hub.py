@@ -34,7 +34,7 @@ def check_push(name: str, sources: Sequence[str] = (), *, private: bool = False,
     token = get_token()
     if not token:
         raise ValueError(
-            "there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN, with a token that may write."
+            "There is no Hugging Face token: run `hf auth login`, or set HF_TOKEN, with a token that may write."
         )
     try:
         api = HfApi(token=token)
@@ -44,7 +44,7 @@ def check_push(name: str, sources: Sequence[str] = (), *, private: bool = False,
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise ValueError(
-                "the Hub refuses the Hugging Face token: make a new one and run `hf auth login`."
+                "The Hub refuses the Hugging Face token: make a new one and run `hf auth login`."
             ) from None
         raise OSError(f"--push {name}: the Hub doesn't answer: {_clean(error, token)}") from None
     except Exception as error:  # a connection that fails raises what its library likes

@@ -52,7 +52,7 @@ def _sinc_bank(source: int, target: int) -> tuple[Tensor, int]:
     taps = 2 * width + source
     if taps * target > RESAMPLE_MAX_TAPS:
         raise ValueError(
-            f"resampling by {target}/{source} needs a filter bank of {taps * target:,} values; bring the file to a "
+            f"Resampling by {target}/{source} needs a filter bank of {taps * target:,} values; bring the file to a "
             "common rate first (groundbass.data.audio.read.read does it while decoding)."
         )
     index = torch.arange(-width, width + source, dtype=torch.float64) / source

@@ -36,7 +36,7 @@ def shipped(name: str) -> Path | None:
 def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
     """An object of the class `class_name` in `file`."""
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}, from which the encoder {class_name!r} was to come.")
+        raise FileNotFoundError(f"There is no file {file}, from which the encoder {class_name!r} was to come.")
     name = "_groundbass_stranger_" + hashlib.blake2b(str(file.resolve()).encode(), digest_size=6).hexdigest()
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # the name ends in .py
@@ -65,7 +65,7 @@ def find_folder(path: Path) -> Path:
         return path / "encoder"
     if (path / "recipe.json").is_file():
         raise FileNotFoundError(
-            f"the run {path} has no encoder yet: none is written before the first checkpoint; train it further, or "
+            f"The run {path} has no encoder yet: none is written before the first checkpoint; train it further, or "
             "lower checkpoint_every."
         )
     raise FileNotFoundError(
@@ -81,7 +81,7 @@ def download(name: str) -> Path:
 
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise FileNotFoundError(
-            f"there is no folder {name}; give a run, a published folder, or a Hub name as org/name."
+            f"There is no folder {name}; give a run, a published folder, or a Hub name as org/name."
         )
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.py", "*.txt"]))
@@ -89,7 +89,7 @@ def download(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.bin", "*.py", "*.txt"]))
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"there is no folder {name} here, and no model of that name could be had from the Hugging Face Hub "
+            f"There is no folder {name} here, and no model of that name could be had from the Hugging Face Hub "
             f"({type(error).__name__}); check the spelling, or the network."
         ) from error
     return folder
@@ -218,12 +218,12 @@ def _check_report(folder: Path, model: Any, report: dict[str, Any], *, strict: b
             raise ValueError(f"{folder} {what} weights: {shown}; weights and config.json don't belong together.")
     for key, found, wanted in report["mismatched_keys"]:
         raise ValueError(
-            f"the weight {key} in {folder} has shape {list(found)}, but config.json asks for {list(wanted)}; weights "
+            f"The weight {key} in {folder} has shape {list(found)}, but config.json asks for {list(wanted)}; weights "
             "and config don't belong together."
         )
     broken = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
-        raise ValueError(f"the weight {broken[0]} in {folder} holds NaN or infinity ({len(broken)} weights do).")
+        raise ValueError(f"The weight {broken[0]} in {folder} holds NaN or infinity ({len(broken)} weights do).")
 
 
 def _extractor(folder: Path, trust: bool) -> Any:

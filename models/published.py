@@ -206,11 +206,11 @@ def verify(encoder: ModelEncoder, folder: Path) -> float:
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ValueError(f"the published model doesn't load with torch and transformers alone: {reason}")
+            raise ValueError(f"The published model doesn't load with torch and transformers alone: {reason}")
         answer = torch.load(target, weights_only=True)
     if (answer["rate"], answer["normalizes"]) != (encoder.sample_rate, False):
         raise ValueError(
-            f"the published feature extractor says {answer['rate']} Hz, the encoder {encoder.sample_rate}."
+            f"The published feature extractor says {answer['rate']} Hz, the encoder {encoder.sample_rate}."
         )
     difference = 0.0
     for (waveform, mask), theirs in zip(inputs, answer["states"]):
@@ -219,7 +219,7 @@ def verify(encoder: ModelEncoder, folder: Path) -> float:
         ours = torch.stack(output.hidden_states, dim=1)
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE):
             raise ValueError(
-                "the published model answers differently in a process without groundbass: its source or its weights "
+                "The published model answers differently in a process without groundbass: its source or its weights "
                 "were not written as they are used here; nothing was published."
             )
         difference = max(difference, float((ours - theirs).abs().max()))

@@ -278,7 +278,7 @@ def _near(found: Tensor, ours: Tensor) -> bool:
 
 def _rows(weights: Weights, name: str) -> int:
     if name not in weights:
-        raise ValueError(f"the weight {name} is missing, so its outputs can't be counted; is the file whole?")
+        raise ValueError(f"The weight {name} is missing, so its outputs can't be counted; is the file whole?")
     return len(weights[name])
 
 

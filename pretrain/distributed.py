@@ -107,7 +107,7 @@ def all_or_none(what: str) -> Iterator[None]:
         timed = "Timed out" in str(error) or "timeout" in str(error).lower()
         told = f"doesn't answer within {COLLECTIVE_MINUTES:g} minutes" if timed else "is gone"
         raise RankLost(
-            f"rank {rank()} of {ranks()}: another rank {told} {what}; its own message says why. The last checkpoint "
+            f"Rank {rank()} of {ranks()}: another rank {told} {what}; its own message says why. The last checkpoint "
             "stands, and the same command goes on from it."
         ) from error
 

@@ -215,6 +215,7 @@ def filled(old: Any, value: Any) -> Any:
 
 
 RENAMED = {"Contrastive": "ContrastiveConfig", "Mixture": "NoiseMixture"}
+RENAMED |= {"Labelled": "LabelledConfig", "Tagging": "TaggingConfig"}
 """Classes that version 0.1 recorded by another name."""
 
 

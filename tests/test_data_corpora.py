@@ -377,7 +377,7 @@ def nsynth_corpus(root):
 
 def test_nsynth(tmp_path):
     nsynth_corpus(tmp_path)
-    with pytest.raises(ValueError, match="two tracks have the key"):  # valid and test share these names
+    with pytest.raises(ValueError, match="Two tracks have the key"):  # valid and test share these names
         corpora.manifest("nsynth", tmp_path, progress=False)
     shutil.rmtree(tmp_path / "nsynth-valid")
     found = corpora.manifest("nsynth", tmp_path, progress=False)

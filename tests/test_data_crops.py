@@ -122,7 +122,7 @@ def test_an_epoch_by_duration(manifest: Manifest) -> None:
 def test_short_tracks_can_be_left_out(manifest: Manifest) -> None:
     crops = Crops(manifest, config(min_seconds=1.5), seed=0)
     assert sorted(crops.order(0)) == [2, 3, 4, 5, 6]
-    with pytest.raises(ValueError, match=r"none of the 7 tracks has min_seconds=100.*longest has 6\.0 s"):
+    with pytest.raises(ValueError, match=r"None of the 7 tracks has min_seconds=100.*longest has 6\.0 s"):
         Crops(manifest, config(min_seconds=100))
 
 

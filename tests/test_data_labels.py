@@ -15,9 +15,10 @@ from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
 from groundbass.models.heads import HEADS, ClassesHead, HeadConfig
 from groundbass.probe.addresses import find_tasks
 from groundbass.probe.baselines.simple import LogMelBaseline
-from groundbass.probe.command import Settings, run_tasks
+from groundbass.probe.evaluation import Settings
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report.command import report
+from groundbass.probe.session import Session
 
 TOY = '''
 """How hard a piece is, from 1 on: wrong by one step is half right."""
@@ -84,14 +85,13 @@ def test_a_new_kind_is_one_file_on_each_side(grades, tmp_path):
     (task,) = find_tasks(f"folder:{music}", ["level:grade"], tmp_path / "store")
     assert (task.kind, task.classes, task.metric) == ("grade", ("1", "2", "3"), "near")
     out = tmp_path / "out"
-    (record,) = run_tasks(
+    (record,) = Session(
         LogMelBaseline(),
         "log-mel",
-        [task],
         out,
         FeatureStore(tmp_path / "store", quiet=True),
         Settings(baselines=("constant",)),
-    )
+    ).run([task])
     assert record["metric_name"] == "right or half right" and record["confusion"]["classes"] == ["1", "2", "3"]
     assert record["baselines"]["constant"]["value"] == pytest.approx(4 / 6)  # 2: half of 1 and 3, all of 2
     assert record["score"]["value"] > 0.8  # pitch rises with the grade

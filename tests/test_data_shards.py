@@ -509,7 +509,7 @@ def test_audio_in_memory_is_that_of_files(tmp_path, suffix):
 
 
 def test_folders_that_are_no_data_set(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no manifest"):
+    with pytest.raises(FileNotFoundError, match="There is no manifest"):
         open_data(tmp_path)
     datasets.Dataset.from_list([{"audio": {"bytes": b"x", "path": "x"}}]).to_parquet(str(tmp_path / "a.parquet"))
     with pytest.raises(ValueError, match="no readable audio"):

@@ -128,7 +128,7 @@ def test_scan_writes_and_tells(messy: Path, tmp_path: Path, capsys: pytest.Captu
     [
         (lambda folder: None, "no audio in"),
         (lambda folder: (folder / "readme.txt").write_text("hello"), "no audio in"),
-        (lambda folder: (folder / "a.wav").write_text("hello"), "none of the 1 audio files"),
+        (lambda folder: (folder / "a.wav").write_text("hello"), "None of the 1 audio files"),
     ],
 )
 def test_nothing_to_hear(tmp_path: Path, prepare: Callable[[Path], Any], match: str) -> None:
@@ -231,12 +231,12 @@ def test_root_travels(tracks: list[Track], tmp_path: Path) -> None:
 
 
 def test_manifest_fails_in_sentences(tracks: list[Track], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two tracks have the key 'k0'"):
+    with pytest.raises(ValueError, match="Two tracks have the key 'k0'"):
         Manifest.from_tracks([tracks[0], tracks[0]], tmp_path)
     mixed = [Track("a", "a", 1, 1, 1, "", labels={"x": 1}), Track("b", "b", 1, 1, 1, "", labels={"x": "one"})]
-    with pytest.raises(ValueError, match="label 'x' mixes types"):
+    with pytest.raises(ValueError, match="Label 'x' mixes types"):
         Manifest.from_tracks(mixed, tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no manifest"):
+    with pytest.raises(FileNotFoundError, match="There is no manifest"):
         Manifest.open(tmp_path / "m.parquet")
     (tmp_path / "m.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="is no Parquet file"):

@@ -557,7 +557,7 @@ def test_places_without_an_encoder_say_so(tmp_path: Path) -> None:
     (tmp_path / "run" / "recipe.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="no encoder yet"):
         load_encoder(tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
         load_encoder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is a file"):
         load_encoder(tmp_path / "run" / "recipe.json")
@@ -587,14 +587,14 @@ def test_unsupported_models_say_what_is_supported(tmp_path: Path) -> None:
 def test_a_foreign_model_without_sample_rate_says_so(tmp_path: Path) -> None:
     hubert(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match="nothing tells the sample rate"):
+    with pytest.raises(ValueError, match="Nothing tells the sample rate"):
         load_encoder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("missing.py:Loudness", "there is no file"),
+        ("missing.py:Loudness", "There is no file"),
         ("mine.py:Quietness", "no class 'Quietness'; it has Loudness, Half, Needy"),
         ("mine.py:Half", "lacks frame_rate, dim, layers, hidden_states, valid_frames"),
         ("mine.py:Needy", "constructible without arguments"),

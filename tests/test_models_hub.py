@@ -186,8 +186,8 @@ def test_a_push_that_breaks_off_goes_on(hub: Hub, run: Path, tmp_path: Path) -> 
 def test_what_cannot_be_pushed_is_said_before_anything_is_made(hub: Hub, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name, token, sentence in (
-        ("our-lab/bass", None, "there is no Hugging Face token: run `hf auth login`"),
-        ("our-lab/bass", "hf_wrong", "the Hub refuses the Hugging Face token"),
+        ("our-lab/bass", None, "There is no Hugging Face token: run `hf auth login`"),
+        ("our-lab/bass", "hf_wrong", "The Hub refuses the Hugging Face token"),
         ("google/bass", TOKEN, "me may write to me, our-lab, and google is someone else's"),
         ("bass", TOKEN, "a name on the Hub is ORG/NAME"),
     ):

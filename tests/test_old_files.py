@@ -14,6 +14,7 @@ import groundbass
 from groundbass.data.storage.shards import open_data
 from groundbass.data.track import Manifest
 from groundbass.pretrain.command import main as pretrain
+from groundbass.pretrain.recipe import differences, find, resolved
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report.command import report
 
@@ -32,6 +33,19 @@ def test_a_run_goes_on(old: Path) -> None:
     before = (OLD / "run" / "loss.jsonl").read_text()
     after = (old / "run" / "loss.jsonl").read_text()
     assert after.startswith(before) and len(after.splitlines()) == 3
+
+
+def test_classes_that_have_another_name_now_are_known_by_their_old_one() -> None:
+    for recipe, then, now in (
+        ("labelled.synth_debug", "Labelled", "LabelledConfig"),
+        ("tagging.musicnn_tiny", "Tagging", "TaggingConfig"),
+        ("contrastive.clmr_debug", "Contrastive", "ContrastiveConfig"),
+    ):
+        new = resolved(find(recipe))
+        assert new["objective"]["kind"] == now
+        old = new | {"objective": new["objective"] | {"kind": then}}
+        assert differences(old, new) == []
+        assert differences(old | {"objective": old["objective"] | {"kind": "Else"}}, new) != []
 
 
 def test_a_published_folder_answers_as_it_did() -> None:

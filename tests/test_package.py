@@ -1,6 +1,7 @@
 """The house itself: who imports whom, what the wheel holds, how fast the command answers."""
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -96,6 +97,15 @@ def test_no_import_goes_in_a_circle() -> None:
         for name in free:
             del waiting[name]
     assert not waiting, f"these import one another: {sorted(waiting)}"
+
+
+LEAVES = {"pretrain/targets": "pretrain/objectives", "probe/tasks": "probe/report", "data/labels": "data/corpora"}
+
+
+@pytest.mark.parametrize("room", sorted(LEAVES))
+def test_rooms_know_nothing_of_who_uses_them(room: str) -> None:
+    user = LEAVES[room].replace("/", ".")
+    assert not [path.name for path in modules(room) for name, _ in imported(path) if name.startswith(user)]
 
 
 LISTS = {"models", "data/corpora", "probe/tasks"}  # a file per model, corpus, task: as many as there are
@@ -267,3 +277,22 @@ def test_quickstart_tells_the_whole_story(tmp_path: Path, monkeypatch: pytest.Mo
     before = (demo / "run" / "loss.jsonl").read_bytes()
     quickstart(demo, recipe="masked.mert_debug", steps=2, hours=0.12)
     assert (demo / "run" / "loss.jsonl").read_bytes() == before
+
+
+def test_error_sentences_begin_with_a_capital() -> None:
+    """But for those that begin with the name of what is wrong: `batch_size is 0`, `config.json says`."""
+    small = []
+    for path in [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in modules(folder))]:
+        tree = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.arg for node in tree if isinstance(node, ast.arg)}
+        names |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
+        names |= {ast.unparse(node.target) for node in tree if isinstance(node, ast.AnnAssign)}
+        for node in tree:
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                word = re.match(r"f?['\"]([a-z][\w./]*)(.?)", ast.unparse(node.exc.args[0]))
+                if word and not (word[1] in names - ARTICLES or re.search(r"[_./]", word[1]) or word[2] in {":", "="}):
+                    small.append(f"{path.relative_to(ROOT)}:{node.lineno}: {word[0]}")
+    assert not small
+
+
+ARTICLES = {"a", "an", "the", "there", "this", "its"}

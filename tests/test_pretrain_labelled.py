@@ -23,7 +23,7 @@ from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
 from groundbass.pretrain.objectives.labelled import (
     Labelled,
-    LabelledObjective,
+    LabelledConfig,
     Mixup,
     SpecAugment,
     depths,
@@ -127,7 +127,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., 
     return folder / "manifest.parquet"
 
 
-def make(manifest: Path, **changes: Any) -> LabelledObjective:
+def make(manifest: Path, **changes: Any) -> Labelled:
     torch.manual_seed(0)
     plain = {"validate_every": 0, "average": 0.0}
     objective = dataclasses.replace(finetune_debug().objective, **(plain | changes)).build()
@@ -166,17 +166,17 @@ def test_parts_of_a_batch_combine_exactly_whatever_is_missing(manifest: Path) ->
 
 def test_only_labelled_training_tracks_are_heard_and_rare_classes_more_often(manifest: Path) -> None:
     opened = Manifest.open(manifest)
-    config = Labelled(encoder="masked.bestrq_debug", labels=("tempo",), balance=False)
+    config = LabelledConfig(encoder="masked.bestrq_debug", labels=("tempo",), balance=False)
     heard = config.build().heard(opened)
     assert sorted(heard.column("key")) == ["1.flac", "10.flac", "2.flac", "5.flac", "6.flac", "9.flac"]
-    balanced = Labelled(encoder="masked.bestrq_debug", labels=("genre",), balance=True).build().heard(opened)
+    balanced = LabelledConfig(encoder="masked.bestrq_debug", labels=("genre",), balance=True).build().heard(opened)
     genres, weights = np.array(balanced.labels("genre")), balanced.column(WEIGHT)
     sums = [weights[genres == name].sum() for name in ("rock", "jazz", "folk")]
     assert sums == pytest.approx([1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="has no label 'gnre': it has"):
-        Labelled(encoder="masked.bestrq_debug", labels=("gnre",)).build().heard(opened)
+        LabelledConfig(encoder="masked.bestrq_debug", labels=("gnre",)).build().heard(opened)
     with pytest.raises(ValueError, match="Nothing is asked"):
-        Labelled().build()
+        LabelledConfig().build()
 
 
 def test_labels_from_a_table(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,14 +232,14 @@ def test_the_best_is_kept_published_and_ends_the_run(
 ) -> None:
     """Scores rise to step 4, then fall: two more validations, and step 4 is published; resuming changes nothing."""
     scores = {2: 0.2, 4: 0.7, 6: 0.5, 8: 0.6, 10: 0.9}
-    real, seen = LabelledObjective.validate, []
+    real, seen = Labelled.validate, []
 
-    def told(self: LabelledObjective, state: dict[str, torch.Tensor]) -> dict[str, float]:
+    def told(self: Labelled, state: dict[str, torch.Tensor]) -> dict[str, float]:
         seen.append(len(seen))
         found = real(self, state)
         return found | {"score": scores[2 * len(seen)]}
 
-    monkeypatch.setattr(LabelledObjective, "validate", told)
+    monkeypatch.setattr(Labelled, "validate", told)
     recipe = finetune_debug()
     objective = dataclasses.replace(recipe.objective, validate_every=2, patience=2, average=0.0)
     recipe = dataclasses.replace(recipe, objective=objective, keep_last=1)
@@ -297,3 +297,33 @@ def test_it_learns_what_three_pitches_are_called(manifest: Path, tmp_path: Path)
     for row in (0, 4, 8):
         logits = classifier(torch.from_numpy(opened.read(row, RATE))[None]).logits
         assert classifier.config.id2label[int(logits[0].argmax())] == opened[row].labels["genre"]
+
+
+def test_low_rank_additions_alone_are_learned_and_merged_into_what_is_published(manifest: Path) -> None:
+    """Against W + alpha / rank · B A by hand; the merged encoder is of the plain class and hears alike."""
+    pytest.importorskip("peft")
+    objective = make(manifest, lora_rank=2, lora_alpha=6.0, average=0.0, layer_decay=1.0)
+    trained = {name for name, p in objective.encoder.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    batch_ = batch([f"{number}.flac" for number in range(4)])
+    optimiser = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 0.1)
+    plain = make(manifest).encoder.state_dict()
+    for step in range(2):  # B is zero at first, so that A moves in the second step
+        objective(batch_, step).value.backward()
+        optimiser.step()
+    state = objective.state_dict()
+    found = {name.removeprefix("encoder."): value for name, value in objective.published_state(state).items()}
+    stem = "encoder.layers.1.feed_forward.intermediate_dense"
+    up, down = (state[f"encoder.{stem}.lora_{letter}.default.weight"] for letter in "BA")
+    assert up.abs().max() > 0
+    expected = state[f"encoder.{stem}.base_layer.weight"] + 3.0 * up @ down
+    torch.testing.assert_close(found[f"{stem}.weight"], expected)
+    assert {name for name in found if not name.startswith("heads.")} == set(plain)
+    objective.eval()
+    model = objective.classifier()
+    sound = batch_.waveform[:1, 0]
+    with torch.no_grad():
+        adapted = objective.encoder(sound).last_hidden_state
+        torch.testing.assert_close(model.encoder(sound).last_hidden_state, adapted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="lora_rank is -1"):
+        make(manifest, lora_rank=-1)

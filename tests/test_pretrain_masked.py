@@ -22,11 +22,11 @@ from groundbass.pretrain.objective import TrainingStopped
 from groundbass.pretrain.objectives import masked, tokenizer
 from groundbass.pretrain.objectives.masked import MASK, Masked, MaskedConfig, gradient_shares
 from groundbass.pretrain.objectives.parts.masking import Masking
+from groundbass.pretrain.objectives.parts.rvq_target import RVQSettings, RVQTarget
 from groundbass.pretrain.recipe import Recipe
 from groundbass.pretrain.targets.codec import CodecSettings
 from groundbass.pretrain.targets.codes import CodeHeadSettings
 from groundbass.pretrain.targets.cqt import CQTSettings
-from groundbass.pretrain.targets.rvq import RVQSettings, RVQTarget
 from groundbass.pretrain.train import train
 
 DEBUG = [masked.mert_debug, masked.bestrq_debug]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from groundbass.data.labels.kinds.key import TONICS
 from groundbass.models.cqt import MAX_SHIFT
-from groundbass.pretrain.objectives.labelled import Labelled
+from groundbass.pretrain.objectives.labelled import LabelledConfig
 from groundbass.pretrain.objectives.parts.cqt_shape import CqtShape
 from groundbass.pretrain.objectives.parts.label_targets import Clips, LabelTask, meet
 from groundbass.pretrain.objectives.parts.picture_augment import Changed, PictureAugment, change
@@ -73,7 +73,7 @@ def test_beats_and_key_follow_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     for time in times:
         sound[round(time * RATE) : round(time * RATE) + 40] += 0.9
     network = CqtShape(hidden_size=16, num_hidden_layers=1, tonal_channels=(2, 2, 2, 2), rhythm_channels=(2, 2, 2))
-    config = Labelled(labels=("key",), network=network, pictures=PictureAugment(semitones=5, speed=0.3))
+    config = LabelledConfig(labels=("key",), network=network, pictures=PictureAugment(semitones=5, speed=0.3))
     objective = config.build().train()
     seen: list[tuple[Tensor, Tensor]] = []
     model = objective.encoder

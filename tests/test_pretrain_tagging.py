@@ -17,7 +17,7 @@ from groundbass.data.track import Manifest, Track
 from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
 from groundbass.pretrain.objectives.labelled import Mixup
-from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingObjective, musicnn_tiny, striped
+from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingConfig, musicnn_tiny, striped
 from groundbass.pretrain.recipe import addresses, find
 from groundbass.pretrain.train import train
 
@@ -44,10 +44,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "manifest.parquet"
 
 
-def objective(manifest: Path, **changes: Any) -> TaggingObjective:
+def objective(manifest: Path, **changes: Any) -> Tagging:
     settings = {"network": "musicnn", "width": 0.05, "window_samples": RATE, "labels": ("register",)} | changes
     torch.manual_seed(0)
-    made = Tagging(**settings).build()
+    made = TaggingConfig(**settings).build()
     made.prepare(Manifest.open(manifest), manifest.parent)
     return made
 

@@ -19,12 +19,12 @@ from groundbass.data.collections.scan import scan_folder
 from groundbass.data.track import Manifest
 from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig, ResidualQuantizer
 from groundbass.pretrain.objective import TrainingStopped
+from groundbass.pretrain.objectives.parts.rvq_target import load_tokenizer
 from groundbass.pretrain.targets.codec import Codec, CodecSettings, CodeStore, codes
 from groundbass.pretrain.targets.codes import CodeHead, CodeHeadSettings, LabelCounts
 from groundbass.pretrain.targets.cqt import CQT, CQTSettings
 from groundbass.pretrain.targets.kmeans import KMeansSettings, chroma_filters, kmeans
 from groundbass.pretrain.targets.random_projection import RandomProjectionSettings, RandomProjector
-from groundbass.pretrain.targets.rvq import load_tokenizer
 from groundbass.pretrain.targets.target import FrameGrid
 
 Waveform = np.ndarray

@@ -11,19 +11,21 @@ import torch
 
 from groundbass.data.audio import read as audio
 from groundbass.data.track import Manifest, Track
-from groundbass.probe import command
+from groundbass.probe import command, evaluation
 from groundbass.probe.addresses import questions
 from groundbass.probe.baselines.simple import LogMelBaseline, constant
 from groundbass.probe.contract import problems
+from groundbass.probe.evaluation import Settings
 from groundbass.probe.fit import fit
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report import result
 from groundbass.probe.report.command import report
 from groundbass.probe.report.sections import collect
 from groundbass.probe.report.tables import markdown, row, verdict
+from groundbass.probe.session import Session
 
 RATE = 8000
-QUICK = command.Settings(baselines=("random", "log_mel", "mfcc", "constant"))
+QUICK = Settings(baselines=("random", "log_mel", "mfcc", "constant"))
 TASKS = ("synth_style", "synth_key", "synth_tags", "synth_emotion")
 STYLES = ("blues", "rock", "waltz")
 CHORDS = ("C:maj", "A:min7", "N")
@@ -109,7 +111,7 @@ def probed(corpus, tmp_path_factory):
     root = tmp_path_factory.mktemp("probe")
     encoder = Oracle()
     asked = tasks(corpus) + tasks(corpus[::3], ("synth_beat", "synth_chord"))
-    records = command.run_tasks(encoder, "oracle", asked, root / "out", store(root), QUICK)
+    records = Session(encoder, "oracle", root / "out", store(root), QUICK).run(asked)
     assert encoder.calls > 0
     return records, root
 
@@ -153,13 +155,13 @@ def test_a_wrong_join_of_labels_shows(corpus, tmp_path):
 def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, corpus, capsys):
     records, root = probed
     again = Oracle()
-    assert command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root), QUICK) == records[:4]
+    assert Session(again, "oracle", root / "out", store(root), QUICK).run(tasks(corpus)) == records[:4]
     assert again.calls == 0 and capsys.readouterr().err.count("already done") == 4
     (root / "out" / "synth_key.json").unlink()  # lost results come back from the features, without a call
-    restored = command.run_tasks(again, "oracle", tasks(corpus), root / "out", store(root), QUICK)
+    restored = Session(again, "oracle", root / "out", store(root), QUICK).run(tasks(corpus))
     assert again.calls == 0 and restored[1]["score"] == records[1]["score"]
     other = Oracle(knows=False)
-    changed = command.run_tasks(other, "deaf", tasks(corpus, ("synth_style",)), root / "deaf", store(root), QUICK)
+    changed = Session(other, "deaf", root / "deaf", store(root), QUICK).run(tasks(corpus, ("synth_style",)))
     assert changed[0]["weights_hash"] != records[0]["weights_hash"]
     assert changed[0]["baselines"]["random"]["difference"]["value"] == 0
 
@@ -182,7 +184,7 @@ def test_frames_of_the_layers_that_do_best_where_not_all_fit(corpus, tmp_path, m
     """A few training and validation tracks choose the layer; test tracks are first encoded for the chosen one."""
     asked = tasks(corpus[::3], ("synth_beat",))
     size = 40 * 2 * Oracle.frame_rate * Oracle.dim * 4
-    monkeypatch.setattr(command, "FRAME_BYTES", size)
+    monkeypatch.setattr(evaluation, "FRAME_BYTES", size)
     keep, heard = store(tmp_path), []
     frames = FeatureStore.frames
 
@@ -192,7 +194,7 @@ def test_frames_of_the_layers_that_do_best_where_not_all_fit(corpus, tmp_path, m
 
     monkeypatch.setattr(FeatureStore, "frames", spy)
     quick = replace(QUICK, baselines=("constant",), few_shot=(1, 5))
-    (record,) = command.run_tasks(Oracle(), "oracle", asked, tmp_path / "out", keep, quick)
+    (record,) = Session(Oracle(), "oracle", tmp_path / "out", keep, quick).run(asked)
     assert [layers for layers, _ in heard] == [[0, 1], [1]]
     assert not heard[0][1] & set(asked[0].folds[0].test.tolist()) and len(heard[0][1]) == 16
     assert record["layers"][0] is None and record["score"]["value"] == pytest.approx(1)
@@ -204,9 +206,9 @@ def test_frames_of_the_layers_that_do_best_where_not_all_fit(corpus, tmp_path, m
 def test_a_second_run_of_frames_with_few_shots_does_nothing(probed, corpus, tmp_path, capsys):
     asked = tasks(corpus[::3], ("synth_chord",))
     quick = replace(QUICK, baselines=("constant",), few_shot=(2,))
-    first = command.run_tasks(Oracle(), "oracle", asked, tmp_path / "out", store(tmp_path), quick)
+    first = Session(Oracle(), "oracle", tmp_path / "out", store(tmp_path), quick).run(asked)
     again = Oracle()
-    assert command.run_tasks(again, "oracle", asked, tmp_path / "out", store(tmp_path), quick) == first
+    assert Session(again, "oracle", tmp_path / "out", store(tmp_path), quick).run(asked) == first
     assert again.calls == 0 and "already done" in capsys.readouterr().err
 
 
@@ -218,17 +220,17 @@ def test_a_failing_task_is_told_after_the_others_are_done(corpus, tmp_path, caps
 
     short, long = tasks(corpus[:60], ("synth_style",)) + tasks(corpus, ("synth_tags",))
     with pytest.raises(ValueError, match=r"1 of 2 tasks could not be probed:\nsynth_tags: .* aren't finite"):
-        command.run_tasks(
-            Breaking(), "x", [long, short], tmp_path / "out", store(tmp_path), replace(QUICK, baselines=("constant",))
+        Session(Breaking(), "x", tmp_path / "out", store(tmp_path), replace(QUICK, baselines=("constant",))).run(
+            [long, short]
         )
     assert (tmp_path / "out/synth_style.json").is_file() and not (tmp_path / "out/synth_tags.json").exists()
 
 
 def test_several_random_copies_are_averaged_and_none_is_allowed(corpus, tmp_path):
     task = tasks(corpus, ("synth_style",))
-    two = command.run_tasks(Oracle(), "oracle", task, tmp_path / "two", store(tmp_path), replace(QUICK, seeds=(0, 1)))
+    two = Session(Oracle(), "oracle", tmp_path / "two", store(tmp_path), replace(QUICK, seeds=(0, 1))).run(task)
     assert len(two[0]["baselines"]["random"]["values"]) == 2
-    none = command.run_tasks(Oracle(), "oracle", task, tmp_path / "none", store(tmp_path), replace(QUICK, seeds=()))
+    none = Session(Oracle(), "oracle", tmp_path / "none", store(tmp_path), replace(QUICK, seeds=())).run(task)
     assert "random" not in none[0]["baselines"] and row(none[0])[6] == "?"
     assert "none was probed" in verdict(none)
 
@@ -348,9 +350,9 @@ def test_command_line_words(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"contract: sample_rate is a positive number: it is 16000.5"):
         command.main([f"{tmp_path}/odd.py:Mine", f"folder:{tmp_path}", "--label", "a"])
     with pytest.raises(ValueError, match="layers 0 to 0"):
-        command.probe(f"{file}:Mine", ("synth_key",), layers=(3,), store=tmp_path)
+        command.probe(command.Options(f"{file}:Mine", ("synth_key",), layers=(3,), store=tmp_path))
     with pytest.raises(ValueError, match="Near or known"):
-        command.probe(f"{file}:Mine", ("synth_kee",), store=tmp_path)
+        command.probe(command.Options(f"{file}:Mine", ("synth_kee",), store=tmp_path))
     (tmp_path / "run" / "encoder").mkdir(parents=True)
     assert command.default_out(str(tmp_path / "run")) == tmp_path / "run" / "probe"
     assert str(command.default_out("m-a-p/MERT-v1-95M")) == "probe/m-a-p_MERT-v1-95M"

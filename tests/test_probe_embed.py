@@ -1,5 +1,6 @@
 """Embedding anyone's audio, and searching among it: against plain NumPy on an encoder whose answer is known."""
 
+import copy
 import csv
 import json
 import re
@@ -16,11 +17,13 @@ import soundfile as sf
 import torch
 
 import groundbass
+from groundbass.models.encoder import Encoder, load_encoder, random_copy, weights_hash
 from groundbass.probe.apply import embed as command
 from groundbass.probe.apply import embedding
 from groundbass.probe.apply.embed import embed
 from groundbass.probe.apply.embedding import Embedding, chosen_layers, parts, pieces
 from groundbass.probe.apply.similar import Index, Place, similar
+from groundbass.probe.listen.features import identity
 
 RATE, HOP = 16_000, 160
 CODE = '''
@@ -126,6 +129,12 @@ def test_our_own_models_have_it_too(tmp_path):
     x = torch.from_numpy(sound(2.0))[None]
     expected = heard.hidden_states(x)[0, -1].mean(0)
     torch.testing.assert_close(heard.embed(x[0], window_seconds=30.0), expected, atol=1e-5, rtol=1e-4)
+    plain = load_encoder(tmp_path / "e")
+    assert not hasattr(plain, "embed")  # who embeds stands around the encoder, and changes nobody's class
+    assert identity(heard) == identity(plain) and isinstance(heard, Encoder) and heard.model.dim == 8
+    again = copy.deepcopy(heard).embed(x[0], window_seconds=30.0)
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=1e-4)
+    assert weights_hash(random_copy(heard, 1)) == weights_hash(random_copy(plain, 1)) != weights_hash(heard)
 
 
 def test_table_has_every_file_and_opens_elsewhere(encoder, folder, tmp_path, capsys):

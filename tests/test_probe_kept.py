@@ -12,12 +12,13 @@ from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
 from groundbass.models.head_files import head_names, read_head
 from groundbass.probe.baselines.simple import LogMelBaseline
-from groundbass.probe.command import Settings, run_tasks
+from groundbass.probe.evaluation import Settings
 from groundbass.probe.fit import fit
 from groundbass.probe.heads.frames import fit_frames
 from groundbass.probe.heads.head import WEIGHTED, Features
 from groundbass.probe.heads.keep import keep_head
 from groundbass.probe.listen.features import FeatureStore, Frames
+from groundbass.probe.session import Session
 from groundbass.probe.task import Task
 
 CLIPS, LAYERS, FRAMES, DIM = 90, 4, 30, 12
@@ -179,10 +180,10 @@ def test_the_command_writes_heads_beside_results_and_not_without(tmp_path):
     labels = ["low" if n < 12 else "high" for n in range(24)]
     task = Task("pitch", 1, "classes", Manifest.from_tracks(tracks, tmp_path), labels, ("high", "low"), (fold,))
     store, settings = FeatureStore(tmp_path / "store", quiet=True), Settings(baselines=("constant",))
-    run_tasks(LogMelBaseline(), "log-mel", [task], tmp_path / "bare", store, settings, heads=False)
+    Session(LogMelBaseline(), "log-mel", tmp_path / "bare", store, settings, heads=False).run([task])
     assert not (tmp_path / "bare" / "heads").exists()
     out = tmp_path / "out"
-    (record,) = run_tasks(LogMelBaseline(), "log-mel", [task], out, store, settings)
+    (record,) = Session(LogMelBaseline(), "log-mel", out, store, settings).run([task])
     assert head_names(out / "heads") == ["pitch"]
     head, facts = read_head(out / "heads", "pitch")
     assert (facts.encoder, facts.encoder_hash) == ("log-mel", record["weights_hash"])
@@ -191,5 +192,5 @@ def test_the_command_writes_heads_beside_results_and_not_without(tmp_path):
     content = json.loads((out / "heads" / "pitch.json").read_text())
     assert content["format"] == "groundbass-head"
     (out / "heads" / "pitch.json").unlink()
-    run_tasks(LogMelBaseline(), "log-mel", [task], out, store, settings)  # a result without its head isn't done
+    Session(LogMelBaseline(), "log-mel", out, store, settings).run([task])  # a result without its head isn't done
     assert head_names(out / "heads") == ["pitch"]

@@ -26,5 +26,5 @@ def find_audio(folder: Path) -> list[str]:
         names = (name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
         found += [Path(here, name).relative_to(folder).as_posix() for name in names]
     if not found:
-        raise ValueError(f"there is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"There is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}")
     return sorted(found)

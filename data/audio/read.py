@@ -169,7 +169,7 @@ def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.
 def resample(waveform: npt.NDArray[np.floating[Any]], source_rate: int, target_rate: int) -> npt.NDArray[np.float32]:
     """Resample [..., samples] from `source_rate` to `target_rate` Hz with soxr's HQ filter (linear phase, no delay)."""
     if source_rate <= 0 or target_rate <= 0:
-        raise ValueError(f"sample rates must be positive, not {source_rate} and {target_rate} Hz")
+        raise ValueError(f"Sample rates must be positive, not {source_rate} and {target_rate} Hz")
     waveform = np.asarray(waveform, dtype=np.float32)
     if source_rate == target_rate or waveform.size == 0:
         return waveform

@@ -72,7 +72,7 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
     listed = out.with_suffix(".skipped.csv")
     _write_skipped(skipped, listed)
     if not len(manifest):
-        raise ValueError(f"none of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
+        raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
     manifest.write(out)
     print("\n".join(_summary(manifest, skipped, rows, out, listed)))
     others = Counter(

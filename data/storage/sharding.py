@@ -120,7 +120,7 @@ def _write_all(
 def shard_rows(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
     """Rows per shard, in the manifest's order: each shard holds about the same seconds."""
     if not len(manifest):
-        raise ValueError("the manifest holds no track: there is nothing to shard")
+        raise ValueError("The manifest holds no track: there is nothing to shard")
     room = max(1.0, shard_mb * 1e6 / (2 * sample_rate * PACKED))
     place = np.floor((np.cumsum(manifest.seconds()) - manifest.seconds()) / room).astype(np.int64)
     return [np.flatnonzero(place == number).tolist() for number in np.unique(place)]

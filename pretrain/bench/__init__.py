@@ -19,11 +19,11 @@ from ...models.mert import MertConfig
 from ..objectives import masked
 from ..objectives import predictive as predictive_recipes
 from ..objectives.parts.noise_mixture import NoiseMixture, add_segments, draw_segments
+from ..objectives.parts.rvq_target import RVQSettings
 from ..objectives.tokens import Tokens, beats_iter1, take
 from ..recipe import Recipe
 from ..run.hardware import peak_flops
 from ..targets.cqt import CQTSettings
-from ..targets.rvq import RVQSettings
 from .parts import Bench, Row, peak_memory, row
 
 

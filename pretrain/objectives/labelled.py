@@ -51,6 +51,7 @@ from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
+from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class SpecAugment:
 
 
 @dataclass(frozen=True)
-class Labelled(ObjectiveConfig):
+class LabelledConfig(ObjectiveConfig):
     """Configuration: what hears, what is asked, how the sound is changed before."""
 
     encoder: str = "masked.mert_tiny"
@@ -112,6 +113,11 @@ class Labelled(ObjectiveConfig):
     """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
     unfreeze: int | None = None
     """train only the last so many blocks of the encoder; 0: the heads alone; None: everything"""
+    lora_rank: int = 0
+    """more than 0: the blocks' linear maps stay frozen, and additions of this rank are learned (LoRA); they are merged
+    into what is published"""
+    lora_alpha: float = 16.0
+    """the additions count alpha / rank times"""
     layer_decay: float = 1.0
     """learning rate of a block over that of the block above it"""
     head_lr: float = 1.0
@@ -141,6 +147,8 @@ class Labelled(ObjectiveConfig):
             raise ValueError(f"layer_decay is {self.layer_decay}: a share above 0 and up to 1.")
         if self.unfreeze is not None and self.unfreeze < 0:
             raise ValueError(f"unfreeze is {self.unfreeze}: a number of blocks, at least 0.")
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            raise ValueError(f"lora_rank is {self.lora_rank} and lora_alpha {self.lora_alpha}: at least 0, above 0.")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}: a share from 0 to below 1.")
         if self.pictures.on and self.network is None:
@@ -157,22 +165,26 @@ class Labelled(ObjectiveConfig):
             short.append(dataclasses.replace(self.head, label=label, kind=kind))
         return (*short, *self.tasks)
 
-    def build(self) -> LabelledObjective:
+    def build(self) -> Labelled:
         """Load or draw the encoder; heads come with the labels, in `prepare`."""
-        return LabelledObjective(self)
+        return Labelled(self)
 
 
-class LabelledObjective(Objective):
+class Labelled(Objective):
     """The weighted sum of the tasks' losses; the weight counts clips."""
 
     encoder: PreTrainedModel
 
-    def __init__(self, config: Labelled) -> None:
+    def __init__(self, config: LabelledConfig) -> None:
         super().__init__()
         self.config = config
         if not config.questions:
             raise ValueError("Nothing is asked: give --objective.labels COLUMN[:KIND], a label of the manifest.")
         self.encoder, self._origin = _encoder(config)
+        if config.lora_rank:
+            depth, blocks = depths(self.encoder)
+            lowest = 0 if config.unfreeze is None else blocks - config.unfreeze + 1
+            adapt(self.encoder, linear_maps(self.encoder, depth, lowest), config.lora_rank, config.lora_alpha)
         self.heads = nn.ModuleList()
         self.answers: list[Answers] = []
         self.shares: list[float] = []
@@ -302,6 +314,7 @@ class LabelledObjective(Objective):
             raise ValueError(f"unfreeze is {self.config.unfreeze}, but the encoder has {blocks} blocks.")
         for name, parameter in self.encoder.named_parameters():
             trained = lowest <= depth[name] <= highest and not name.startswith(UNHEARD)
+            trained = trained and (not self.config.lora_rank or "lora_" in name)
             parameter.requires_grad_(trained and parameter.is_floating_point())
 
     def lr_scale(self, name: str) -> float:
@@ -311,7 +324,7 @@ class LabelledObjective(Objective):
         depth, blocks = depths(self.encoder)
         return float(self.config.layer_decay ** (blocks - depth[name.removeprefix("encoder.")]))
 
-    def train(self, mode: bool = True) -> LabelledObjective:
+    def train(self, mode: bool = True) -> Labelled:
         """What is frozen neither drops anything nor moves its running statistics."""
         super().train(mode)
         for module in self.encoder.modules():
@@ -441,11 +454,11 @@ class LabelledObjective(Objective):
                     average.lerp_(parameter.to(average.dtype), 1 - keep if step else 1.0)
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The averages in the place of what they are averages of."""
-        if not self.config.average:
-            return state
-        pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
-        return {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+        """The averages in the place of what they are averages of, and low-rank additions in what they add to."""
+        if self.config.average:
+            pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
+            state = {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+        return merged(state, self.config.lora_rank, self.config.lora_alpha) if self.config.lora_rank else state
 
     def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
         """RUN/classifier."""
@@ -461,9 +474,10 @@ class LabelledObjective(Objective):
             (answers.task.name, head, _facts(head, answers, seconds))
             for head, answers in zip(heads, self.answers, strict=True)
         ]
-        with torch.random.fork_rng(devices=[]):
-            made = make_classifier(self.encoder, named)
         weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
+        with torch.random.fork_rng(devices=[]):
+            plain = type(self.encoder)(self.encoder.config) if self.config.lora_rank else self.encoder
+            made = make_classifier(plain, named)
         made.encoder.load_state_dict(weights)
         return made
 
@@ -561,7 +575,7 @@ def _fifth(manifest: Manifest, chosen: Any) -> Any:
     return kept
 
 
-def _encoder(config: Labelled) -> tuple[Any, str | None]:
+def _encoder(config: LabelledConfig) -> tuple[Any, str | None]:
     """The network, and its weights' hash where they aren't fresh."""
     if config.network is not None:
         return config.network.build(), None
@@ -723,7 +737,7 @@ def finetune() -> Recipe:
     · any machine · minutes on two cores for a tiny encoder
     """
     return Recipe(
-        objective=Labelled(labels=("genre",), layer_decay=0.75, head_lr=10.0),
+        objective=LabelledConfig(labels=("genre",), layer_decay=0.75, head_lr=10.0),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=320),
         optim=Optim(lr=1e-4, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=50, decay="cosine", clip=1.0),
         steps=1000,
@@ -739,7 +753,7 @@ def finetune_debug() -> Recipe:
     groundbass pretrain labelled.finetune_debug --data MANIFEST --run RUN · any CPU · seconds
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             encoder="masked.bestrq_debug",
             tasks=(
                 LabelTask("genre", pooling="mean+std+change", smoothing=0.1),
@@ -769,7 +783,7 @@ def scratch() -> Recipe:
     groundbass pretrain labelled.scratch --objective.labels genre --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             labels=("genre",), balance=True, mixup=Mixup(probability=0.5), spec=SpecAugment(times=2, bands=2)
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
@@ -813,7 +827,7 @@ def synth_tiny() -> Recipe:
     hour; where the CPU computes bf16 (AMX), --precision bf16 halves that · scores in `pretrain/RESULTS.md`
     """
     return Recipe(
-        objective=Labelled(
+        objective=LabelledConfig(
             network=CqtShape(
                 hidden_size=128,
                 num_hidden_layers=9,
@@ -872,7 +886,7 @@ def synth_debug() -> Recipe:
         rhythm_channels=(2, 2, 4),
         dropout=0.0,
     )
-    objective = Labelled(
+    objective = LabelledConfig(
         network=network,
         tasks=(
             LabelTask("genre", pooling="mean+std"),

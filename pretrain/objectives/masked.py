@@ -34,10 +34,10 @@ from ..targets.codes import CodeHeadSettings
 from ..targets.cqt import CQTSettings
 from ..targets.kmeans import KMeansSettings
 from ..targets.random_projection import RandomProjectionSettings
-from ..targets.rvq import RVQSettings
 from ..targets.target import FrameGrid, Metrics, Target
 from .parts.masking import Masking, noise_fill
 from .parts.noise_mixture import NoiseMixture, add_segments
+from .parts.rvq_target import RVQSettings
 
 if TYPE_CHECKING:
     from ...data.batch import Batch

@@ -32,7 +32,7 @@ from ...models.tagging_transformer import TaggingTransformerConfig, TaggingTrans
 from ..clock import section
 from ..objective import Loss, Objective, example_index
 from ..recipe import Optim, Recipe
-from .labelled import VALID_SECONDS, Labelled, LabelledObjective, Mixup, _averaged_name, judged
+from .labelled import VALID_SECONDS, Labelled, LabelledConfig, Mixup, _averaged_name, judged
 from .parts.label_targets import Answers, Clips
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Stripes:
 
 
 @dataclass(frozen=True)
-class Tagging(Labelled):
+class TaggingConfig(LabelledConfig):
     """Configuration: which network, and what is done to the sound; `encoder` and the settings of heads mean nothing."""
 
     network: str = "fcn"  # type: ignore[assignment]
@@ -77,9 +77,9 @@ class Tagging(Labelled):
     mixed: Literal["waveform", "spectrogram"] = "waveform"
     """what mixup mixes"""
 
-    def build(self) -> TaggingObjective:
+    def build(self) -> Tagging:
         """Draw the network; its outputs come with the labels, in `prepare`."""
-        return TaggingObjective(self)
+        return Tagging(self)
 
     def draw(self, classes: int) -> Any:
         """The network with fresh weights."""
@@ -116,12 +116,12 @@ class Tagging(Labelled):
         raise ValueError(f"There is no network {self.network!r}; there is {known}.")
 
 
-class TaggingObjective(LabelledObjective):
+class Tagging(Labelled):
     """One question, answered by the network's own head; the weight counts clips."""
 
-    config: Tagging
+    config: TaggingConfig
 
-    def __init__(self, config: Tagging) -> None:
+    def __init__(self, config: TaggingConfig) -> None:
         Objective.__init__(self)
         self.config = config
         if len(config.questions) != 1:
@@ -169,7 +169,7 @@ class TaggingObjective(LabelledObjective):
         """The same for all."""
         return 1.0
 
-    def train(self, mode: bool = True) -> TaggingObjective:
+    def train(self, mode: bool = True) -> Tagging:
         """Nothing is frozen."""
         nn.Module.train(self, mode)
         return self
@@ -275,7 +275,7 @@ def _recipe(network: str, seconds: float, lr: float, steps: int, batch: int, **m
     optim, rate = more.pop("optim", {}), more.get("sample_rate", 16_000)
     samples = more.pop("samples", round(seconds * rate))
     return Recipe(
-        objective=Tagging(labels=("tags:tags",), network=network, window_samples=samples, **more),
+        objective=TaggingConfig(labels=("tags:tags",), network=network, window_samples=samples, **more),
         crops=CropConfig(sample_rate=rate, crop_samples=samples),
         optim=Optim(**{"name": "adam", "lr": lr, **optim}),
         steps=steps,
@@ -367,7 +367,7 @@ def htsat_audioset() -> Recipe:
 def _tiny(network: str, width: float, **more: Any) -> Recipe:
     samples = more.pop("samples", 48_000)
     return Recipe(
-        objective=Tagging(labels=("genre",), network=network, width=width, window_samples=samples, **more),
+        objective=TaggingConfig(labels=("genre",), network=network, width=width, window_samples=samples, **more),
         crops=CropConfig(sample_rate=16_000, crop_samples=samples),
         optim=Optim(name="adamw", lr=1e-3, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=1.0),
         steps=150,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,7 +32,8 @@ from ...models.loading import download, find_our_class, forget_heads, quiet, rea
 Unit = Literal["track", "window", "frame"]
 Aggregate = Literal["mean", "max", "median", "vote"]
 Array = npt.NDArray[np.float64]
-BATCH_SECONDS, READ_SECONDS = 80.0, 120.0  # of sound that is heard, and decoded, at a time
+BATCH_SECONDS = 80.0  # of sound that is heard at a time, and decoded at a time
+Decode = Callable[[int, int], npt.NDArray[np.float32]]
 WINDOW_SECONDS = 10.0
 
 
@@ -87,28 +89,66 @@ class Prediction:
         return [(self.names[i], float(mean[i])) for i in order[: top or len(order)]]
 
 
-@dataclass(frozen=True)
 class Sound:
-    """A recording at one rate, read as it is needed. read: (start, samples) -> [samples] float32."""
+    """A recording at one rate, decoded in stretches of BATCH_SECONDS as it is needed.
 
-    samples: int
-    rate: int
-    read: Callable[[int, int], npt.NDArray[np.float32]]
+    With a pool the stretch that follows is decoded while an encoder hears this one. Two stretches are kept at most.
+
+    Args:
+        samples: number of them.
+        rate: Hz.
+        decode: (start, samples) -> [samples] float32.
+        pool: whose threads decode ahead; None: nothing is decoded before it is asked for.
+        name: of the file.
+    """
+
+    def __init__(self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "") -> None:
+        self.samples, self.rate, self.name = samples, rate, name
+        self._decode, self._pool = decode, pool
+        self._size = round(BATCH_SECONDS * rate)
+        self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
 
     @property
     def seconds(self) -> float:
+        """Of the whole."""
         return self.samples / self.rate
 
+    def expect(self, number: int = 0) -> Sound:
+        """Begin to decode a stretch in the background; the sound itself."""
+        if self._pool is not None and number not in self._stretches and number * self._size < self.samples:
+            self._stretches[number] = self._pool.submit(self._decode, number * self._size, self._size)
+        return self
 
-def sound_of(source: Any, sample_rate: int | None, rate: int) -> Sound:
-    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz.
+    def read(self, start: int, count: int) -> npt.NDArray[np.float32]:
+        """[count] samples from `start` on, fewer at the end. Raises what decoding raises."""
+        first, last = start // self._size, max(start, start + count - 1) // self._size
+        for number in [number for number in self._stretches if not first <= number <= last + 1]:
+            del self._stretches[number]
+        parts = [self._stretch(number) for number in range(first, last + 1)]
+        self.expect(last + 1)
+        wave = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return wave[start - first * self._size :][:count]
+
+    def _stretch(self, number: int) -> npt.NDArray[np.float32]:
+        found = self._stretches.get(number)
+        if found is None:
+            found = self._decode(number * self._size, self._size)
+        elif isinstance(found, Future):
+            found = found.result()
+        self._stretches[number] = found
+        return found
+
+
+def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None) -> Sound:
+    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz; pool: see `Sound`.
 
     Raises ValueError or OSError for what is no sound: empty, NaN, an unreadable file.
     """
     if isinstance(source, (str, Path)):
         about = audio.info(source)
         samples = max(1, about.samples * rate // about.sample_rate)
-        return Sound(samples, rate, lambda start, count: _finite(audio.read(source, rate, start, count), source))
+        decode: Decode = lambda start, count: _finite(audio.read(source, rate, start, count), source)  # noqa: E731
+        return Sound(samples, rate, decode, pool, Path(source).name)
     wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
     wave = wave.mean(0) if wave.ndim == 2 else wave
     if wave.ndim != 1 or not len(wave):
@@ -234,7 +274,7 @@ class OnEncoder:
         self, sound: Sound, plan: list[tuple[int, int, int]]
     ) -> Iterator[tuple[int, int, int, list[Tensor], int]]:
         """Start, samples, stretch, hidden states [1, frames, dim] of all layers, frames, window by window."""
-        size = max(1, int(min(BATCH_SECONDS, READ_SECONDS) * self.rate / max(count for _, count, _ in plan)))
+        size = max(1, int(BATCH_SECONDS * self.rate / max(count for _, count, _ in plan)))
         for first in range(0, len(plan), size):
             part = plan[first : first + size]
             begin, end = part[0][0], part[-1][0] + part[-1][1]

@@ -139,7 +139,7 @@ def _write_table(
             file=sys.stderr,
         )
     if not rows_written:
-        raise ValueError(f"nothing could be read: the first reason is: {skipped[0][1]}")
+        raise ValueError(f"Nothing could be read: the first reason is: {skipped[0][1]}")
 
 
 def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
@@ -166,7 +166,7 @@ def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
     files = list(dict.fromkeys(files))
     manifest = manifest_of_files(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
     if not len(manifest):
-        raise ValueError(f"none of the {len(files)} files can be read: {next(iter(refused.values()))}")
+        raise ValueError(f"None of the {len(files)} files can be read: {next(iter(refused.values()))}")
     return manifest
 
 

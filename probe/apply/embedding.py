@@ -15,7 +15,7 @@ from torch import Tensor
 from ...data.audio import read as audio
 from ...data.collections.scan import is_text
 from ...data.track import Manifest, Track
-from ...models.encoder import Encoder
+from ...models.encoder import Encoder, WrappedEncoder
 from ..listen.features import Array, encode, moments, pooled
 from ..listen.windows import READ_SECONDS, Window, cut, decoded, jobs
 
@@ -249,77 +249,79 @@ class _InMemory(Manifest):
         return self.sound[start : None if samples is None else start + samples]
 
 
-def embed(
-    self: Encoder,
-    sound: str | Path | Tensor | npt.NDArray[Any],
-    sample_rate: int | None = None,
-    *,
-    layers: int | Sequence[int] | Literal["all"] = -1,
-    unit: Unit = "track",
-    pooling: Literal["mean", "mean+std"] = "mean",
-    window_seconds: float = 10.0,
-    overlap_seconds: float = 0.0,
-    times: bool = False,
-) -> Any:
-    """Vectors of a recording of any length; a method of what `groundbass.load_encoder` returns.
+class LoadedEncoder(WrappedEncoder):
+    """What `groundbass.load_encoder` returns: an encoder that also embeds recordings, which needs to decode files."""
 
-    Args:
-        self: the encoder.
-        sound: a file, or a waveform [samples] or [channels, samples] in [-1, 1]; channels are averaged.
-        sample_rate: Hz of a waveform; None for the encoder's own. A file knows its rate.
-        layers: one layer (negative ones count from the end), several, or "all".
-        unit: one vector for the whole, or one per window or frame.
-        pooling: of frames: their mean, or mean and standard deviation (twice as wide).
-        window_seconds: longer sound is heard in equal windows of at most this length.
-        overlap_seconds: what neighbouring windows share; a frame is taken from the window in which it is further from
-            the edge.
-        times: also return [rows, 2] float64, start and end of each row in s.
+    def embed(
+        self,
+        sound: str | Path | Tensor | npt.NDArray[Any],
+        sample_rate: int | None = None,
+        *,
+        layers: int | Sequence[int] | Literal["all"] = -1,
+        unit: Unit = "track",
+        pooling: Literal["mean", "mean+std"] = "mean",
+        window_seconds: float = 10.0,
+        overlap_seconds: float = 0.0,
+        times: bool = False,
+    ) -> Any:
+        """Vectors of a recording of any length.
 
-    Returns:
-        float32 on the CPU: [dim] for a track; [rows, dim] for windows and frames. With several layers an axis for them
-        stands before `dim`.
+        Args:
+            sound: a file, or a waveform [samples] or [channels, samples] in [-1, 1]; channels are averaged.
+            sample_rate: Hz of a waveform; None for the encoder's own. A file knows its rate.
+            layers: one layer (negative ones count from the end), several, or "all".
+            unit: one vector for the whole, or one per window or frame.
+            pooling: of frames: their mean, or mean and standard deviation (twice as wide).
+            window_seconds: longer sound is heard in equal windows of at most this length.
+            overlap_seconds: what neighbouring windows share; a frame is taken from the window in which it is further
+                from the edge.
+            times: also return [rows, 2] float64, start and end of each row in s.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: sound that can't be decoded, is empty or not finite, or arguments that don't fit.
-    """
-    asked = Embedding(chosen_layers(self, layers), unit, pooling, window_seconds, overlap_seconds)
-    if isinstance(sound, (str, Path)):
-        own = audio.info(sound).sample_rate
-        if sample_rate not in (None, own):
-            raise ValueError(f"{sound} has {own} Hz and sample_rate says {sample_rate}; leave it out for files.")
-        manifest: Manifest = manifest_of_files([Path(sound)], {})
-    else:
-        manifest = _InMemory(_mono(sound), sample_rate or self.sample_rate)
-    model = getattr(self, "model", self)
-    device = str(getattr(model, "device", "cpu"))
-    found = [
-        rows
-        for part in embed_parts(self, manifest, list(parts(manifest, self, asked)), asked, device=device)
-        for rows in part
-    ]
-    values = torch.from_numpy(np.concatenate([rows.values for rows in found]))
-    if isinstance(layers, int):
-        values = values[:, 0]
-    if unit == "track":
-        values = values[0]
-    spans = np.stack([np.concatenate([r.start for r in found]), np.concatenate([r.end for r in found])], 1)
-    return (values, torch.from_numpy(spans)) if times else values
+        Returns:
+            float32 on the CPU: [dim] for a track; [rows, dim] for windows and frames. With several layers an axis for
+            them stands before `dim`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: sound that can't be decoded, is empty or not finite, or arguments that don't fit.
+        """
+        asked = Embedding(chosen_layers(self, layers), unit, pooling, window_seconds, overlap_seconds)
+        if isinstance(sound, (str, Path)):
+            own = audio.info(sound).sample_rate
+            if sample_rate not in (None, own):
+                raise ValueError(f"{sound} has {own} Hz and sample_rate says {sample_rate}; leave it out for files.")
+            manifest: Manifest = manifest_of_files([Path(sound)], {})
+        else:
+            manifest = _InMemory(_mono(sound), sample_rate or self.sample_rate)
+        model = getattr(self, "model", self)
+        device = str(getattr(model, "device", "cpu"))
+        found = [
+            rows
+            for part in embed_parts(self, manifest, list(parts(manifest, self, asked)), asked, device=device)
+            for rows in part
+        ]
+        values = torch.from_numpy(np.concatenate([rows.values for rows in found]))
+        if isinstance(layers, int):
+            values = values[:, 0]
+        if unit == "track":
+            values = values[0]
+        spans = np.stack([np.concatenate([r.start for r in found]), np.concatenate([r.end for r in found])], 1)
+        return (values, torch.from_numpy(spans)) if times else values
 
 
 def _mono(sound: Any) -> Array:
     waveform = np.asarray(sound.detach().cpu() if isinstance(sound, Tensor) else sound)
     if waveform.ndim not in (1, 2) or not np.issubdtype(waveform.dtype, np.floating):
         raise ValueError(
-            f"a waveform is floating point, [samples] or [channels, samples] in [-1, 1], not {waveform.dtype} "
+            f"A waveform is floating point, [samples] or [channels, samples] in [-1, 1], not {waveform.dtype} "
             f"{list(waveform.shape)}; integers are divided by their largest value."
         )
     if waveform.ndim == 2:
         if waveform.shape[0] > waveform.shape[1]:
-            raise ValueError(f"a waveform is [channels, samples], not {list(waveform.shape)}: transpose it.")
+            raise ValueError(f"A waveform is [channels, samples], not {list(waveform.shape)}: transpose it.")
         waveform = waveform.mean(axis=0)
     if not waveform.size:
-        raise ValueError("the waveform is empty; an encoder needs at least one sample.")
+        raise ValueError("The waveform is empty; an encoder needs at least one sample.")
     return waveform.astype(np.float32)
 
 
@@ -331,7 +333,7 @@ def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifes
     for file in files:
         try:
             if not is_text(str(file)):
-                raise ValueError("its name isn't UTF-8, so no table can hold it: rename it")
+                raise ValueError("Its name isn't UTF-8, so no table can hold it: rename it")
             about = audio.info(file)
             if about.samples < 1:
                 raise ValueError(f"{file} holds no sound")

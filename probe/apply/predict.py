@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,18 @@ from tqdm import tqdm
 from ...data.audio.read import SUFFIXES
 from ...models.classifier import PROBLEMS
 from ...models.head_files import head_names
-from .classify import Aggregate, Classifier, Prediction, Unit, hear_all, load_classifier, shipped, together
+from .classify import (
+    Aggregate,
+    Classifier,
+    Prediction,
+    Sound,
+    Unit,
+    hear_all,
+    load_classifier,
+    shipped,
+    sound_of,
+    together,
+)
 from .verdicts import compare, read_truth
 
 __all__ = ["hear_all", "predict"]
@@ -83,7 +96,7 @@ def predict(
         labels: labels.csv with the truth: says how often the classifiers are right.
         encoder: of heads folders, where it has moved.
         device: cpu, cuda.
-        workers: recordings that are decoded at a time.
+        workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
         quiet: say nothing but errors.
         json_: print JSON lines, one per recording and head, and nothing else.
@@ -184,6 +197,10 @@ class _Kept:
             with self.path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"key": self.key, "path": str(file), "heads": heads}) + "\n")
 
+    def has(self, file: Path) -> bool:
+        """Whether it was heard before."""
+        return str(file) in self.lines
+
     def get(self, file: Path) -> dict[str, Prediction] | None:
         heads = self.lines.get(str(file))
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
@@ -197,33 +214,40 @@ def _heard(
     files: Sequence[Path], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
     failed: dict[str, str],
 ) -> Iterator[tuple[Path, dict[str, Prediction]]]:  # fmt: skip
-    """Every file with its answers; `workers` files are heard at a time, since decoders leave Python's lock."""
+    """Every file with its answers. One is heard at a time; of the next `workers` the beginning is decoded meanwhile."""
+    rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
-    def hear(file: Path) -> dict[str, Prediction] | str:
-        known = kept.get(file)
-        if known is not None:
-            return known
+    def opened(file: Path) -> dict[int, Sound] | str:
+        try:
+            sounds = {rate: sound_of(file, None, rate, pool) for rate in rates}
+        except (ValueError, OSError) as error:
+            return str(error)
+        return {rate: sound.expect() for rate, sound in sounds.items()}
+
+    def hear(sounds: dict[int, Sound]) -> dict[str, Prediction] | str:
         found: dict[str, Prediction] = {}
         try:
             for classifier in classifiers:
-                found |= classifier.hear(file, None, options.unit, options.aggregate, options.window)
+                sound = sounds[classifier.answering.rate]
+                found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
         return found
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead = max(1, workers) + 1
-        waiting = [(file, pool.submit(hear, file)) for file in files[:ahead]]
-        for number in range(len(files)):
-            file, future = waiting.pop(0)
-            if number + ahead < len(files):
-                waiting.append((files[number + ahead], pool.submit(hear, files[number + ahead])))
-            found = future.result()
+        new = (file for file in files if not kept.has(file))
+        coming: deque[Future[dict[int, Sound] | str]] = deque()
+        for file in files:
+            if (known := kept.get(file)) is not None:
+                yield file, known
+                continue
+            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, workers) + 1 - len(coming)))
+            sounds = coming.popleft().result()
+            found = sounds if isinstance(sounds, str) else hear(sounds)
             if isinstance(found, str):
                 failed[str(file)] = found
                 continue
-            if str(file) not in kept.lines:
-                kept.add(file, found)
+            kept.add(file, found)
             yield file, found
 
 

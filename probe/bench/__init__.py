@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.audio import read as audio
+from ...data.bench.peak import own_peak
 from ...data.collections.scan import scan_folder
 from ...data.labels.splits import Fold
 from ...data.track import Manifest, Track
@@ -209,7 +209,7 @@ def _large(clips: int) -> float:
             forget(array)
         table = np.load(Path(place) / "x.npy", mmap_mode="r")
         fit(_task(labels, (clips * 8 // 10, clips // 10, clips // 10)), table, range(0, LARGE_LAYERS, 6))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return own_peak() / 1024
 
 
 def embed() -> list[Row]:
@@ -241,7 +241,7 @@ def embed() -> list[Row]:
         for number in (1, 4):  # half an hour, then two hours of it
             manifest = manifest_of_files(long, {}).select([0] * number)
             for _ in embed_parts(encoder, manifest, list(parts(manifest, encoder, asked)), asked):
-                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                peaks.append(own_peak())
     return [
         Row(
             what="embed: seconds of audio per second, files to table", value=480 / min(seconds), unit="s/s",

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from ...data.locks import alone
 from ...data.track import Manifest
-from ...models.encoder import Encoder, weights_hash
+from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
@@ -46,7 +46,7 @@ Array = npt.NDArray[np.float32]
 def identity(encoder: Encoder) -> dict[str, Any]:
     """What makes an encoder's features what they are; `weights_hash` covers class, config, weights and buffers."""
     return {
-        "class": type(encoder).__qualname__,
+        "class": type(bare(encoder)).__qualname__,
         "weights": getattr(encoder, "fingerprint", None) or weights_hash(encoder),
         "sample_rate": int(encoder.sample_rate),
         "frame_rate": float(encoder.frame_rate),

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ...data.crops import CropConfig
-from ...models.quantizers import MelQuantizer, MuqQuantizer
-from ..distributed import STOPPED, main_first, ranks
-from ..objectives.tokenizer import MelRVQConfig, MuqRVQConfig
-from ..recipe import Optim, Recipe
-from ..train import train
-from .codes import CodeHead, CodeHeadSettings
-from .target import FrameGrid, Target
+from ....data.crops import CropConfig
+from ....models.quantizers import MelQuantizer, MuqQuantizer
+from ...distributed import STOPPED, main_first, ranks
+from ...recipe import Optim, Recipe
+from ...targets.codes import CodeHead, CodeHeadSettings
+from ...targets.target import FrameGrid, Target
+from ...train import train
+from ..tokenizer import MelRVQConfig, MuqRVQConfig
 
 if TYPE_CHECKING:
-    from ...data.track import Manifest
+    from ....data.track import Manifest
 
 
 @dataclass(frozen=True)

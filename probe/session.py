@@ -1,0 +1,151 @@
+"""A probe run: tasks asked of one encoder, one after the other, each with its result on the disk before the next."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..models.encoder import Encoder
+from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
+from .heads.keep import PROTOCOLS, is_kept, write_kept
+from .listen.features import FeatureStore, digest, identity
+from .report import long_table, result, tables
+from .task import Task
+
+PROTOCOL = "version 3"
+Record = dict[str, Any]
+
+
+class Session:
+    """What tasks of one run share is made once: the encoder's identity, its random copies, its stored features.
+
+    name: of the encoder, as it was asked for; folder: of the results; heads: keep the heads of the protocols that have
+    plain maps, in FOLDER/heads.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        name: str,
+        folder: Path,
+        store: FeatureStore,
+        settings: Settings,
+        *,
+        heads: bool = True,
+    ) -> None:
+        self.encoder, self.name, self.folder, self.store = encoder, name, folder, store
+        self.settings, self.heads = settings, heads
+        self.about = identity(encoder)
+        self.copies = RandomCopies(encoder, store.device)
+
+    def run(self, tasks: Sequence[Task]) -> list[Record]:
+        """Probe every task, print the table; returns the results in the same order, without tasks that were left out.
+
+        Raises:
+            ValueError: tasks failed; all others are done before it is raised.
+        """
+        results: list[Record] = []
+        failed: list[str] = []
+        for task in tasks:
+            try:
+                found = self.probe(task)
+            except ValueError as reason:
+                if len(tasks) == 1:
+                    raise
+                failed.append(f"{task.name}: {reason}")
+                say(f"{task.name} failed: {reason}")
+                continue
+            results += [] if found is None else [found]
+        if results:
+            long_table.write(self.folder)
+            show(results, self.folder)
+        if failed:
+            raise ValueError(f"{len(failed)} of {len(tasks)} tasks could not be probed:\n" + "\n".join(failed))
+        return results
+
+    def probe(self, task: Task) -> Record | None:
+        """A task's result, from the disk where it is whole; None where the encoder is too slow for the task."""
+        settings = self.settings.on(task)
+        path = self.folder / f"{result.file_name(task.name, settings.protocol)}.json"
+        key = self._key(task, settings)
+        old = result.read(path)
+        if old is not None and old.get("key") == key:
+            shots, damages, units = curves_of(old)
+            if self._is_whole(path, settings) and _has(settings, shots, damages, units):
+                say(f"{task.name}: already done, see {path}")
+                return old
+            settings = settings.and_what(shots, damages, units)
+        if self.encoder.frame_rate < (slowest := task.label_kind.slowest):
+            say(
+                f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "
+                f"{self.encoder.frame_rate:.2f}."
+            )
+            return None
+        started = time.monotonic()
+        found = TaskProbe(task, self.encoder, self.store, settings, self.copies).evaluate()
+        record = self._write(task, found, key, settings)
+        say(f"{task.name}: {time.monotonic() - started:.1f} s")
+        return record
+
+    def _key(self, task: Task, settings: Settings) -> str:
+        """Of two results with the same key, the figures are the same."""
+        decides = [PROTOCOL, self.about, task.fingerprint(), settings.that_decide(), self.store.window_seconds]
+        return digest(decides)
+
+    def _is_whole(self, path: Path, settings: Settings) -> bool:
+        """Whether the head of a result is there, where one is to be kept."""
+        return not self.heads or settings.protocol not in PROTOCOLS or is_kept(self.folder, path.stem)
+
+    def _write(self, task: Task, found: Evaluation, key: str, settings: Settings) -> Record:
+        """The result, its predictions and its head on the disk; returns the result as it is read from there."""
+        record = result.result_json(
+            task, self.name, self.about, key, found.trained, found.others, found.features, found.notes,
+            settings.protocol,
+        )  # fmt: skip
+        record["pooling"], record["window_seconds"] = found.trained.pooling, self.store.window_seconds
+        record["few_shot"] = [point.to_json() for point in found.few_shot]
+        record["robustness"] = found.robustness
+        record["importance"], record["units"] = found.importance, found.units
+        path = result.write(self.folder, record, result.predictions(task, found.trained, found.others))
+        written = result.read(path) or record
+        if self.heads and found.kept is not None:
+            write_kept(self.folder, path.stem, *found.kept, task, written, self.name)
+        return written
+
+
+def curves_of(record: Record) -> tuple[list[int], list[str], bool]:
+    """What stands beside a result's score: few-shot numbers, kinds of damage, whether units are compared."""
+    damages = record.get("robustness") or {}
+    tried = [*(damages.get("kinds") or {}), *damages.get("left_out", ())]
+    return [point["shots"] for point in record.get("few_shot") or []], tried, bool(record.get("units"))
+
+
+def _has(settings: Settings, shots: Sequence[int], damages: Sequence[str], units: bool) -> bool:
+    """Whether all curves that are asked for are there."""
+    return set(settings.few_shot) <= set(shots) and set(settings.robustness) <= set(damages) and settings.units <= units
+
+
+def show(results: Sequence[Record], folder: Path) -> None:
+    """Print the table and the sentences under it."""
+    console = Console()
+    console.print(tables.table(results, console.width))
+    for record in results:
+        if record.get("units"):
+            console.print(tables.units(dict(record)))
+    for note, names in tables.said(results).items():
+        console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
+    console.print(
+        f"▲ above its random copy outside the 95 % interval, = inside, ▼ below. Results: {folder}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def say(sentence: str) -> None:
+    """To who waits, not into what is piped."""
+    print(sentence, file=sys.stderr)
