@@ -7,41 +7,15 @@ by the encoder, and afterwards compares with the frozen encoder's linear probe o
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-
-@dataclass(frozen=True)
-class Compared:
-    """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired.
-
-    constant: the accuracy of always saying the commonest class; confusion: [truth][guess] of classes.
-    """
-
-    task: str
-    metric: str
-    tracks: int
-    finetuned: Any
-    probe: Any | None = None
-    difference: Any | None = None
-    constant: float | None = None
-    names: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
-
-    def told(self) -> str:
-        """In one line."""
-        from .probe.report.bootstrap import mark
-
-        words = f"{self.task}: {self.metric} {_told(self.finetuned)} on {self.tracks} test tracks"
-        if self.probe is None:
-            return words
-        return f"{words}; frozen probe {_told(self.probe)}, difference {_told(self.difference)} {mark(self.difference)}"
+if TYPE_CHECKING:
+    from .probe.report.finetuned import Compared
 
 
 def finetune(
@@ -109,6 +83,7 @@ def finetune(
     from .models.encoder import load_encoder
     from .pretrain.distributed import rank
     from .pretrain.train import train
+    from .probe.report import finetuned
 
     tasks = _tasks(data, label, fold, run)
     heard: Any = load_encoder(encoder)
@@ -131,9 +106,7 @@ def finetune(
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
     for one in found:
         print(one.told())
-    (run / "finetune.json").write_text(
-        json.dumps([dataclasses.asdict(one) for one in found], indent=1, default=str) + "\n", encoding="utf-8"
-    )
+    finetuned.write(run, found)
     print(f"The classifier: {run / 'classifier'}. Next: groundbass predict {run} FILES, groundbass publish {run} OUT")
     return found
 
@@ -200,7 +173,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
     base = finetune()
     asked_of = tuple(
         LabelTask(
-            label_of(task), kind_of(task), names=tuple(map(str, task.classes)) if kind_of(task) != "beats" else (),
+            label_of(task), kind_of(task), names=() if task.label_kind.nameless else tuple(map(str, task.classes)),
             pooling=asked["pooling"], smoothing=asked["smoothing"],
         )
         for task in tasks
@@ -233,6 +206,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     from .probe.fit import fit
     from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
+    from .probe.report.finetuned import Compared
 
     rows = task.folds[0].test
     classifier = load_classifier(run)
@@ -250,7 +224,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     mine, replicates = _score(task, truth, ours, counts)
     bounds = _bounds(task)
     one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
-    if kind_of(task) in ("classes", "key"):
+    if task.label_kind.one_of:
         table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
         np.add.at(table, (truth, ours.argmax(1)), 1)
         one = dataclasses.replace(
@@ -283,7 +257,3 @@ def _metric(task: Any) -> str:
 def _bounds(task: Any) -> tuple[float, float]:
     found: tuple[float, float] = task.label_kind.bounds
     return found
-
-
-def _told(interval: Any) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -14,17 +14,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import hub
 from .adapters import ModelEncoder
-from .card import CURVES, draw_losses, write_card
+from .card import CURVES, NOT_PROBED, Measured, draw_losses, write_card
 from .classifier_published import holds_classifier, publish_classifier
 from .encoder import load_encoder, weights_hash
 from .folders import beside, check_out, replace_folder, write_preprocessor
@@ -79,31 +77,18 @@ def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
 
 
 def publish(
-    run: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    run: Path,
+    out: Path,
     *,
     force: bool = False,
-    license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
-    results: Path | None = None,
-    push: Annotated[str | None, tyro.conf.arg(metavar="ORG/NAME")] = None,
+    license: str | None = None,
+    measured: Measured | None = None,
+    push: str | None = None,
     private: bool = False,
     shard_size: str = "5GB",
     dry_run: bool = False,
 ) -> None:
-    """Turn a run into a Hugging Face folder with a model card, and prove that it loads without this package.
-
-    A run that learned from labels, and a heads folder, become a classifier.
-
-    Args:
-        run: a run folder (or its encoder folder), or a heads folder.
-        out: the folder to write.
-        force: replace OUT where it already holds a model.
-        license: of the weights, for the card; by default apache-2.0, and an imported encoder keeps its own.
-        results: folder of probe results for the card; by default RUN/probe.
-        push: also upload it to this name on the Hugging Face Hub; what broke off goes on with the same command.
-        private: a repository that is made for it is private.
-        shard_size: larger weights are split into files of at most this size.
-        dry_run: list the files and their sizes; nothing is written or uploaded.
+    """See `groundbass.publishing.publish`, the command. measured: what the card says of measurements; None: nothing.
 
     Raises:
         FileExistsError: OUT is in use.
@@ -111,7 +96,9 @@ def publish(
         ValueError: the run's encoder is none of ours, or the reloaded model answers differently.
     """
     if holds_classifier(run):
-        publish_classifier(run, out, force=force, license=license, push=push, private=private, dry_run=dry_run)
+        publish_classifier(
+            run, out, force=force, license=license, measured=measured, push=push, private=private, dry_run=dry_run
+        )
         return
     encoder = load_encoder(run)
     if not isinstance(encoder, ModelEncoder):
@@ -128,10 +115,9 @@ def publish(
         with tempfile.TemporaryDirectory() if dry_run else beside(out) as place:
             part = Path(place)
             curves = draw_losses(records / "loss.jsonl", part / CURVES)
-            card = write_card(
-                encoder, records, license=license, name=push or out.resolve().name, curves=curves,
-                results=results or records / "probe",
-            )  # fmt: skip
+            probed = NOT_PROBED if measured is None else measured.probed(records, weights_hash(encoder))
+            name = push or out.resolve().name
+            card = write_card(encoder, records, license=license, name=name, curves=curves, probed=probed)
             _write(encoder.model, part, card, shard_size)
             if dry_run:
                 _list(part, out, push, private)

@@ -87,8 +87,8 @@ class Evaluation:
     others: dict[str, list[Outcome]]
     features: npt.NDArray[np.float32] | None = None
     few_shot: list[few_shot.Point] = field(default_factory=list)
-    robustness: dict[str, Any] | None = None
-    units: list[dict[str, Any]] = field(default_factory=list)
+    robustness: robustness.Robustness | None = None
+    units: list[pieces.PieceScore] = field(default_factory=list)
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kept: tuple[Head, HeadFacts] | None = None

@@ -22,9 +22,12 @@ from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConf
 from groundbass.models.card import write_card
 from groundbass.models.encoder import load_encoder, weights_hash
 from groundbass.models.mert import MertConfig, MertModel
-from groundbass.models.published import publish, verify, write_encoder
+from groundbass.models.published import verify, write_encoder
 from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
+from groundbass.probe.report.bootstrap import Interval
+from groundbass.probe.report.result import Baseline, Counts, EncoderFacts, Result
+from groundbass.publishing import publish
 
 RELOAD = Path(groundbass.__file__).parent / "models" / "reload.py"
 
@@ -38,8 +41,11 @@ def samplecnn(seed: int = 0) -> SampleCNNModel:
     return model.eval()
 
 
-def interval(value: float, half: float = 0.05) -> dict[str, float]:
-    return {"value": value, "low": value - half, "high": value + half}
+def interval(value: float, half: float = 0.05) -> Interval:
+    return Interval(value, value - half, value + half)
+
+
+UNKNOWN = Interval.from_json(None)
 
 
 def run_folder(path: Path) -> Path:
@@ -60,28 +66,21 @@ def run_folder(path: Path) -> Path:
     lines = [{"step": 10, "loss": 3.5}, {"step": 400, "loss": 1.2345}]
     (path / "loss.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41')
     (path / "probe").mkdir()
-    common = {
-        "schema": 1,
-        "metric": "accuracy",
-        "unit": "",
-        "counts": {"train": 60, "valid": 20, "test": 37},
-        "layer": 0,
-    }
-    better = interval(0.2, 0.1)
-    result = common | {
-        "task": "synth_style",
-        "weights_hash": weights_hash(ModelEncoder(model)),
-        "score": interval(0.7),
-        "baselines": {
-            "constant": interval(0.125, 0.02),
-            "log_mel": interval(0.6),
-            "chroma": interval(0.4),
-            "random": interval(0.5) | {"difference": better},
-        },
-    }
-    (path / "probe" / "synth_style.json").write_text(json.dumps(result))
-    stale = common | {"task": "synth_key", "weights_hash": "another", "score": interval(0.1, 0.02), "baselines": {}}
-    (path / "probe" / "synth_key.json").write_text(json.dumps(stale))
+    common: dict[str, Any] = {
+        "address": "synth:corpus", "kind": "classes", "encoder": "run", "metric": "accuracy", "unit": "clip",
+        "metric_name": "accuracy", "protocol": "linear", "fingerprint": "f", "counts": Counts(60, 20, 37), "layer": 0,
+        "about": EncoderFacts("ModelEncoder", "", 1000, 6.0, 8, 1), "versions": {"groundbass": "0.1.0"},
+        "layers": (0.6,),
+    }  # fmt: skip
+    beside = {"constant": interval(0.125, 0.02), "log_mel": interval(0.6), "chroma": interval(0.4)}
+    baselines = {name: Baseline(score, UNKNOWN) for name, score in beside.items()}
+    baselines["random"] = Baseline(interval(0.5), interval(0.2, 0.1))
+    weights = weights_hash(ModelEncoder(model))
+    for made in (
+        Result(task="synth_style", weights_hash=weights, score=interval(0.7), baselines=baselines, **common),
+        Result(task="synth_key", weights_hash="another", score=interval(0.1, 0.02), **common),
+    ):
+        (path / "probe" / f"{made.task}.json").write_text(json.dumps(made.to_json()))
     return path
 
 

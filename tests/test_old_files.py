@@ -16,6 +16,7 @@ from groundbass.data.track import Manifest
 from groundbass.pretrain.command import main as pretrain
 from groundbass.pretrain.recipe import differences, find, resolved
 from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.report import result
 from groundbass.probe.report.command import report
 
 OLD = Path(__file__).parent / "old"
@@ -77,3 +78,14 @@ def test_results_are_reported(tmp_path: Path) -> None:
     page = (tmp_path / "page.md").read_text()
     value = json.loads((OLD / "probe" / "music_note.json").read_text())["score"]["value"]
     assert page.count(f"| {value:.3f} [") >= 3
+
+
+def test_results_mean_what_they_meant() -> None:
+    """Every field of an old result comes back as it stands in the file; what it lacks has a default."""
+    for path in (OLD / "probe" / "music_note.json", OLD / "probe" / "music_level.json"):
+        told, found = json.loads(path.read_text()), result.read(path)
+        assert found is not None and found.pooling == "mean" and found.units == ()
+        again = found.to_json()
+        for fold in again["folds"]:
+            assert fold.pop("pooling") == "mean"  # the only one there was
+        assert {name: again[name] for name in told} == told

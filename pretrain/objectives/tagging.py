@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds
 from ...data.track import Manifest
-from ...models.classifier import PROBLEMS, AudioClassifier
+from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier
 from ...models.heads import Head, HeadConfig
 from ...models.htsat import HtsatConfig, HtsatModel
@@ -154,7 +154,7 @@ class Tagging(Labelled):
         fresh.load_state_dict({name: old[name] if old[name].shape == w.shape else w for name, w in wanted.items()})
         fresh.config.id2label = dict(enumerate(answers.names))
         fresh.config.label2id = {name: number for number, name in enumerate(answers.names)}
-        fresh.config.problem_type = PROBLEMS[answers.kind.head]
+        fresh.config.problem_type = self._judges[0].problem
         self.encoder = fresh.train(self.training)
         for name, parameter in self.named_parameters() if self.config.average else ():
             self.register_buffer(_averaged_name(name), parameter.detach().clone())

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ...data.audio import read as audio
-from ...data.labels import decoding
-from ...models.classifier import PROBLEMS, cut
+from ...data.labels.kind import Kind, Timed
+from ...data.labels.lookup import kind_of
+from ...models.classifier import cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
 from ...models.head_files import HeadFacts, head_names, read_heads
@@ -60,6 +61,16 @@ class Prediction:
     windows: Prediction | None = None
 
     @property
+    def label_kind(self) -> Kind:
+        """What its labels are."""
+        return kind_of(self.kind)
+
+    @property
+    def timed(self) -> Timed:
+        """What was heard over time."""
+        return Timed(self.times, self.positions, self.segments)
+
+    @property
     def label(self) -> str:
         """The likeliest name of a track (of several units, of their mean); of numbers, the values."""
         if self.probabilities is not None:
@@ -74,6 +85,15 @@ class Prediction:
             return None
         return 60.0 / float(np.median(np.diff(self.times)))
 
+    def units(self) -> Iterator[Prediction]:
+        """The prediction about each unit by itself."""
+        for number, (start, end) in enumerate(zip(self.start, self.end)):
+            probabilities, values = (
+                None if table is None else table[number : number + 1] for table in (self.probabilities, self.values)
+            )
+            place = np.array([start]), np.array([end])
+            yield Prediction(self.kind, self.names, *place, probabilities, values, thresholds=self.thresholds)
+
     def ranked(self, top: int | None = None, threshold: float | None = None) -> list[tuple[str, float]]:
         """Names with their probabilities (mean over units), the likeliest first.
 
@@ -83,7 +103,7 @@ class Prediction:
             return []
         mean = self.probabilities.mean(0)
         order = np.argsort(-mean, kind="stable")
-        if top is None and PROBLEMS.get(self.kind) == "multi_label_classification":
+        if top is None and self.label_kind.several:
             limits = self.thresholds or (0.5,) * len(self.names)
             order = np.array([i for i in order if mean[i] >= (limits[i] if threshold is None else threshold)], int)
         return [(self.names[i], float(mean[i])) for i in order[: top or len(order)]]
@@ -263,12 +283,9 @@ class OnEncoder:
 
     def _whole(self, member: int, each: Tensor) -> Tensor:
         module, facts = self.modules[member], self.heads[member][3]
-        problem = PROBLEMS[module.config.kind]
-        if len(each) == 1 or facts.aggregation != "probabilities" or problem == "regression":
+        if len(each) == 1 or facts.aggregation != "probabilities" or not module.nominal:
             return each.mean(0)
-        mean = module.probabilities(each).mean(0)
-        single = problem == "single_label_classification"
-        return (mean.clamp(min=1e-12).log() if single else torch.logit(mean, eps=1e-7)) * module.config.temperature
+        return module.logits_of(module.probabilities(each).mean(0))
 
     def _states(
         self, sound: Sound, plan: list[tuple[int, int, int]]
@@ -401,9 +418,14 @@ class Said:
     names: tuple[str, ...]
     facts: HeadFacts
 
+    @property
+    def label_kind(self) -> Kind:
+        """What the head's labels are."""
+        return kind_of(self.kind)
+
     def prediction(self, answer: Answer, seconds: float, unit: Unit, aggregate: Aggregate | None) -> Prediction:
         """Answers of one track, per unit."""
-        if answer.frames is not None and (unit == "frame" or self.kind in ("beats", "chords", "events")):
+        if answer.frames is not None and (unit == "frame" or self.label_kind.over_time):
             return self._over_time(answer, seconds, unit)
         if unit == "track":
             assert answer.logits is not None
@@ -422,7 +444,7 @@ class Said:
         return np.asarray(self.answering.probabilities(self.number, logits).double().numpy())
 
     def _made(self, start: Array, end: Array, likely: Array, **more: Any) -> Prediction:
-        if self.kind == "numbers":
+        if not self.label_kind.nominal:
             return Prediction(self.kind, self.names, start, end, values=likely, name=self.name, **more)
         limits = tuple(self.facts.thresholds)
         return Prediction(self.kind, self.names, start, end, likely, thresholds=limits, name=self.name, **more)
@@ -430,61 +452,12 @@ class Said:
     def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
         assert answer.frames is not None and answer.times is not None
         likely, times = self._likely(answer.frames), answer.times
-        more = self._decoded(likely, times, seconds)
+        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder)
+        more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)
         middle = (times[1:] + times[:-1]) / 2
         return self._made(np.array([0.0, *middle]), np.array([*middle, max(seconds, times[-1])]), likely, **more)
-
-    def _decoded(self, likely: Array, times: Array, seconds: float) -> dict[str, Any]:
-        way = self.facts.decoder
-        if self.kind == "beats":
-            usual = float(way.get("usual", 0.5))
-            if way.get("name") == "peaks":
-                beats = decoding.peaks(likely[:, 0], times, float(way.get("threshold", 0.2)), min(1.0, 0.4 * usual))
-            else:
-                tightness, parts = float(way.get("tightness", 100.0)), int(way.get("parts", 1))
-                beats = decoding.track_beats(likely[:, 0], times, usual, tightness, parts)
-            positions = bar_positions(beats, likely[:, 1], times) if likely.shape[1] > 1 else None
-            return {"times": beats, "positions": positions}
-        if self.kind == "chords":
-            path = decoding.viterbi(np.log(np.maximum(likely, 1e-12)), float(way.get("switch", 3.0)))
-            return {"segments": _runs(path, times, seconds, self.names)}
-        limit = float(way.get("threshold", 0.5))
-        found = [
-            (start, end, name)
-            for column, name in enumerate(self.names)
-            for start, end, on in _runs((likely[:, column] >= limit).astype(int), times, seconds, ("", name))
-            if on
-        ]
-        return {"segments": sorted(found)}
-
-
-def bar_positions(beats: Array, downbeat: Array, times: Array) -> npt.NDArray[np.int64]:
-    """The place of every beat in its bar, 1 for the first: of bars of 3 and 4, the length and phase whose first beats
-    are likeliest to be downbeats.
-
-    downbeat: [frames] probability; a beat has the highest within a frame of it.
-    """
-    if not len(beats):
-        return np.zeros(0, np.int64)
-    near = np.searchsorted(times, beats).clip(1, max(1, len(times) - 2))
-    heard = np.max([downbeat[(near + step).clip(0, len(downbeat) - 1)] for step in (-1, 0, 1)], axis=0)
-    scores = {
-        (meter, phase): heard[phase::meter].mean() - np.delete(heard, np.s_[phase::meter]).mean()
-        for meter in (4, 3) for phase in range(min(meter, len(beats)))
-        if len(beats) > meter
-    }  # fmt: skip
-    meter, phase = max(scores, key=lambda key: scores[key]) if scores else (4, int(heard[:4].argmax()))
-    return (np.arange(len(beats)) - phase) % meter + 1
-
-
-def _runs(path: npt.NDArray[Any], times: Array, seconds: float, names: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Equal neighbours as spans; a frame reaches halfway to its neighbours, the first and last to the ends."""
-    edges = np.array([0.0, *((times[1:] + times[:-1]) / 2), max(seconds, float(times[-1]))])
-    starts = np.flatnonzero(np.diff(path, prepend=-1))
-    ends = [*starts[1:], len(path)]
-    return [(float(edges[a]), float(edges[b]), names[int(path[a])]) for a, b in zip(starts, ends)]
 
 
 def _aggregated(each: Array, how: Aggregate) -> Array:

@@ -19,15 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
-from ...models.classifier import PROBLEMS
 from ...models.head_files import head_names
+from ..report.table import Column, Table
 from .classify import (
     Aggregate,
     Classifier,
@@ -44,8 +41,6 @@ from .verdicts import compare, read_truth
 
 __all__ = ["hear_all", "predict"]
 FORMATS = (".json", ".csv", ".parquet", ".jams")
-JAMS = {"chords": "chord", "beats": "beat", "key": "key_mode", "tags": "tag_open", "classes": "tag_open",
-        "numbers": "vector", "events": "segment_open"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -287,18 +282,13 @@ def rows_of(path: str, name: str, said: Prediction, options: Options) -> Iterato
         yield base | {"start": float(time), "end": float(time), "label": position, "value": None}
     if said.segments is not None or said.times is not None:
         return
-    table = said.values if said.values is not None else said.probabilities
-    for start, end, row in zip(said.start, said.end, table if table is not None else []):
-        one = Prediction(
-            said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
-        )
-        pairs = (
-            list(zip(said.names, row.tolist()))
-            if said.values is not None
-            else one.ranked(options.top, options.threshold)
-        )
-        for label, value in pairs:
-            yield base | {"start": float(start), "end": float(end), "label": label, "value": float(value)}
+    for one in said.units():
+        told = one.ranked(options.top, options.threshold)
+        if one.values is not None:
+            told = list(zip(one.names, one.values[0].tolist()))
+        for label, value in told:
+            place = {"start": float(one.start[0]), "end": float(one.end[0])}
+            yield base | place | {"label": label, "value": float(value)}
 
 
 def write_results(place: Path, results: dict[str, dict[str, Prediction]], options: Options) -> None:
@@ -329,20 +319,11 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
             continue
         for name, said in found.items():
             ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
-            if said.kind == "chords" and said.segments is not None:
-                _write(place / f"{stem}{ending}.lab", "".join(f"{a:.3f} {b:.3f} {c}\n" for a, b, c in said.segments))
-            elif said.kind == "beats" and said.times is not None:
-                _write(place / f"{stem}{ending}.beats", beats_text(said))
+            text = said.label_kind.text(said.timed)
+            if text is not None:
+                _write(place / f"{stem}{ending}{said.label_kind.ending}", text)
             else:
                 _write(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
-
-
-def beats_text(said: Prediction) -> str:
-    """Lines of a time in s and, where known, the position in the bar."""
-    times = said.times if said.times is not None else np.zeros(0)
-    if said.positions is None:
-        return "".join(f"{time:.3f}\n" for time in times)
-    return "".join(f"{time:.3f}\t{position}\n" for time, position in zip(times, said.positions))
 
 
 def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
@@ -350,7 +331,7 @@ def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
     duration = max(float(said.end[-1]) for said in found.values())
     annotations = [
         {
-            "namespace": JAMS[said.kind],
+            "namespace": said.label_kind.jams,
             "data": list(_observations(said)),
             "annotation_metadata": {
                 "annotator": {}, "annotation_tools": "groundbass", "data_source": f"program: {name}", "version": "",
@@ -379,14 +360,11 @@ def _observations(said: Prediction) -> Iterator[dict[str, Any]]:
     elif said.values is not None:
         yield from (one(a, b - a, row.tolist(), None) for a, b, row in zip(said.start, said.end, said.values))
     elif said.probabilities is not None:
-        several = PROBLEMS.get(said.kind) == "multi_label_classification"
-        for start, end, row in zip(said.start, said.end, said.probabilities):
-            unit = Prediction(
-                said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
-            )
-            for label, value in unit.ranked(None if several else 1):
-                told = label.replace(" ", ":") if said.kind == "key" else label
-                yield one(start, end - start, told, value)
+        kind = said.label_kind
+        for unit in said.units():
+            start, end = unit.start[0], unit.end[0]
+            for label, value in unit.ranked(None if kind.several else 1):
+                yield one(start, end - start, kind.jams_value(label), value)
 
 
 def _whole(said: Prediction) -> dict[str, Any]:
@@ -419,37 +397,29 @@ def brief(said: Prediction, options: Options) -> str:
         return f"{len(said.times)} beats{tempo}"
     if said.values is not None:
         return said.label
-    top = options.top or (3 if PROBLEMS.get(said.kind) != "multi_label_classification" else None)
+    top = options.top or (None if said.label_kind.several else 3)
     pairs = said.ranked(top, options.threshold)[:8]
     return ", ".join(f"{name} {value:.2f}" for name, value in pairs) or "–"
 
 
 def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
-    table = Table(box=box.SIMPLE, title=escape(str(file)), title_justify="left")
-    for head in ("head", "start", "end", "heard"):
-        table.add_column(head, justify="right" if head in ("start", "end") else "left")
+    rows: list[tuple[str, ...]] = []
     for name, said in found.items():
         if len(said.start) == 1 or said.segments is not None or said.times is not None:
-            table.add_row(escape(name), "0.0", f"{said.end[-1]:.1f}", escape(brief(said, options)))
-            continue
-        values = said.values if said.values is not None else said.probabilities
-        for start, end, row in zip(said.start, said.end, values if values is not None else []):
-            given: Any = {"values": row[None]} if said.values is not None else {"probabilities": row[None]}
-            one = Prediction(
-                said.kind, said.names, np.array([start]), np.array([end]), thresholds=said.thresholds, **given
-            )
-            table.add_row(escape(name), f"{start:.1f}", f"{end:.1f}", escape(brief(one, options)))
-    Console().print(table)
+            rows.append((name, "0.0", f"{said.end[-1]:.1f}", brief(said, options)))
+        else:
+            rows += [(name, f"{one.start[0]:.1f}", f"{one.end[0]:.1f}", brief(one, options)) for one in said.units()]
+    head = ("head", Column("start", right=True), Column("end", right=True), "heard")
+    Console().print(Table(head, rows, str(file)).terminal())
 
 
 def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
     names = list(dict.fromkeys(name for found in results.values() for name in found))
-    table = Table(box=box.SIMPLE)
-    for head in ("recording", *names):
-        table.add_column(escape(head))
-    for path, found in results.items():
-        table.add_row(escape(Path(path).name), *(escape(brief(found[n], options)) if n in found else "" for n in names))
-    Console().print(table)
+    rows = [
+        (Path(path).name, *(brief(found[name], options) if name in found else "" for name in names))
+        for path, found in results.items()
+    ]
+    Console().print(Table(("recording", *names), rows).terminal())
 
 
 def _write(path: Path, text: str) -> None:
