@@ -32,16 +32,15 @@ def between_frames(probability: Array, times: Array, parts: int) -> tuple[Array,
     return np.interp(place, frames, probability), np.interp(place, frames, times)
 
 
-def track_beats(
-    probability: Array, times: Array, usual: float, tightness: float = 100.0, parts: int = 1
-) -> Array:
+def track_beats(probability: Array, times: Array, usual: float, tightness: float = 100.0, parts: int = 1) -> Array:
     """Beat times by dynamic programming: high probability, steady steps (Ellis 2007, Beat Tracking by Dynamic
     Programming, equations 1 to 4).
 
     parts: of a frame that a beat may fall on. With frames of 40 ms, whole frames are too coarse for a tempo: two steps
-    of 12 and 13 frames are 4 % either side of 120 beats per minute. usual: the commonest distance of beats in s; the track's own is where the autocorrelation of the probability,
-    weighted by a log-normal window of one octave around `usual`, is highest. tightness: the cost of leaving it. Where
-    nothing is heard, the answer is that of a metronome: a beat every `usual` seconds from the start.
+    of 12 and 13 frames are 4 % either side of 120 beats per minute. usual: the commonest distance of beats in s; the
+    track's own is where the autocorrelation of the probability, weighted by a log-normal window of one octave around
+    `usual`, is highest. tightness: the cost of leaving it. Where nothing is heard, the answer is that of a metronome: a
+    beat every `usual` seconds from the start.
     """
     if len(times) < 4:
         return times[:0]

@@ -823,8 +823,8 @@ def synth_tiny() -> Recipe:
     played faster or slower, and coloured as another recording chain would (`parts/picture_augment.py`).
 
     groundbass data synth CORPUS --hours 8 --seed 7 --clip-seconds 18 --variety 0.8 --music 0.85 --train 0.9
-    groundbass pretrain labelled.synth_tiny --data CORPUS/manifest.parquet --run RUN · 2 CPU cores · half an hour to an
-    hour; where the CPU computes bf16 (AMX), --precision bf16 halves that · scores in `pretrain/RESULTS.md`
+    groundbass pretrain labelled.synth_tiny --data CORPUS/manifest.parquet --run RUN · one CPU core that computes
+    bf16 (AMX), with --precision bf16: 42 minutes; others about twice that · scores in `pretrain/RESULTS.md`
     """
     return Recipe(
         objective=LabelledConfig(
