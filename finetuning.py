@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 if TYPE_CHECKING:
+    from .data.track import Manifest
     from .probe.report.finetuned import Compared
 
 
@@ -47,7 +48,7 @@ def finetune(
     seed: int = 0,
     workers: int = 1,
     precision: Literal["no", "bf16", "fp16"] = "no",
-) -> list[Compared]:
+) -> list[Any]:  # of `Compared`, which tyro would have to import
     """Fine-tune an encoder on labels; the same --run folder goes on where it stopped.
 
     RUN/classifier is what `groundbass predict` and `publish` take. The test tracks are heard once, at the end.
@@ -173,27 +174,23 @@ def label_of(task: Any) -> str:
     return "+".join(names) or str(task.name)
 
 
-def labelled_manifest(tasks: Sequence[Any]) -> Any:
+def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
     """The tasks' tracks with their labels, each in the set that the first task's fold puts it into."""
-    from .data.track import Manifest
-
-    manifest = tasks[0].manifest
+    manifest: Manifest = tasks[0].manifest
     sides: dict[int, str] = {}
     for task in reversed(tasks):
         for side in ("train", "valid", "test"):
             sides |= {int(row): side for row in getattr(task.folds[0], side)}
-    tracks = []
-    for row, track in enumerate(manifest):
-        if row not in sides:
-            continue
+    rows, tracks = sorted(sides), []
+    for row in rows:
         labels: dict[str, Any] = {}
         for task in tasks:
             value = task.labels[row]
             several = not task.label_kind.nominal
             values = [value] if not several else [None] * len(task.classes) if value is None else value
             labels |= {name: one for name, one in zip(label_of(task).split("+"), values) if one is not None}
-        tracks.append(dataclasses.replace(track, split=sides[row], labels=labels))
-    return Manifest.from_tracks(tracks, manifest.root)
+        tracks.append(dataclasses.replace(manifest[row], split=sides[row], labels=labels))
+    return manifest.relabelled(rows, tracks)
 
 
 def _recipe(encoder: str, rate: int, tasks: Sequence[Any], way: Way) -> Any:
@@ -234,11 +231,11 @@ def _recipe(encoder: str, rate: int, tasks: Sequence[Any], way: Way) -> Any:
 
 def heard(task: Any, number: int, run: Path) -> Any:
     """What the run's classifier says of the first fold's test tracks: [tracks, outputs]; number: of the task's head."""
-    from .probe.apply.classify import load_classifier
+    from .probe.apply.classify import load_classifier, what_to_hear
 
     classifier, found = load_classifier(run), []
     for row in task.folds[0].test:
-        said = classifier.hear(task.manifest.path_of(task.manifest[int(row)]))[classifier.names[number]]
+        said = classifier.hear(*what_to_hear(task.manifest, int(row)))[classifier.names[number]]
         values = said.values if said.values is not None else said.probabilities
         assert values is not None
         found.append(values[0])

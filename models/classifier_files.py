@@ -19,10 +19,11 @@ import torch
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from .classifier import AudioClassifier, classifier_of
-from .folders import beside, replace_folder, write_preprocessor
+from .folders import write_preprocessor
 from .head_files import HeadFacts
 from .heads import Head
 from .loading import find_our_class, quiet, read_config
+from .writing import beside, replace_folder
 
 ENTRY = "audio_classifier"
 HERE = Path(__file__).parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import subprocess
 import sys
@@ -12,13 +13,14 @@ from string import Template
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import hub
 from .card import Measured
 from .classifier import AudioClassifier
 from .classifier_files import is_classifier, make_classifier, open_classifier, write_classifier
 from .encoder import ModelEncoder, load_encoder, weights_hash
-from .folders import check_out
+from .folders import check_out, classifier_in
 from .head_files import head_names, read_heads
 from .loading import read_config
 
@@ -35,7 +37,7 @@ LIMITS = (
 
 def holds_classifier(place: Path) -> bool:
     """Whether a folder is a heads folder, a run with a classifier, or a classifier."""
-    if head_names(place) or (place / "classifier" / "config.json").is_file():
+    if head_names(place) or classifier_in(place):
         return True
     return (place / "config.json").is_file() and is_classifier(read_config(place))
 
@@ -73,8 +75,9 @@ def publish_classifier(
 
 def _opened(place: Path) -> AudioClassifier:
     """The classifier of a run, a folder, or heads on their encoder."""
-    if (place / "classifier" / "config.json").is_file():
-        return open_classifier(place / "classifier")
+    kept = classifier_in(place)
+    if kept is not None:
+        return open_classifier(kept)
     if not head_names(place):
         return open_classifier(place)
     heads = [(name, head, facts) for name, (head, facts) in read_heads(place).items()]
@@ -90,6 +93,19 @@ def _opened(place: Path) -> AudioClassifier:
     return make_classifier(encoder.model, heads)
 
 
+def save_inputs(inputs: list[tuple[Tensor, Tensor | None]], file: Path) -> None:
+    """Write what a clean process shall answer; torch's own error for a full disk names neither the place nor a cure."""
+    buffer = io.BytesIO()
+    torch.save(inputs, buffer)
+    try:
+        file.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise OSError(
+            f"{file.parent} can't be written ({error.strerror or error}): the model is tried in a clean process before "
+            "it is published, which needs some room there. Name another folder for temporary files with TMPDIR."
+        ) from error
+
+
 def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     """The largest difference of logits in a process without this package, on noise with and without padding.
 
@@ -102,7 +118,7 @@ def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     inputs = [(sound, None), (sound * mask, mask)]
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)

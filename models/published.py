@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,11 @@ from transformers import PreTrainedModel
 from . import hub
 from .adapters import ModelEncoder
 from .card import CURVES, NOT_PROBED, Measured, draw_losses, write_card
-from .classifier_published import holds_classifier, publish_classifier
+from .classifier_published import holds_classifier, publish_classifier, save_inputs
 from .encoder import load_encoder, weights_hash
-from .folders import beside, check_out, replace_folder, write_preprocessor
+from .folders import check_out, run_of, write_preprocessor
 from .loading import quiet
+from .writing import beside, replace_folder, written
 
 TOLERANCE = 1e-5
 HERE = Path(__file__).parent
@@ -50,12 +50,6 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
     with beside(folder) as part:
         _write(model, part, card)
         replace_folder(folder, part)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a writer of the published folder `folder` left beside it when it was killed."""
-    for left in (folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
@@ -109,7 +103,7 @@ def publish(
         check_out(out, force)
     if push is not None and not dry_run:
         hub.check_push(push, _sources(encoder.model), private=private, force=force)
-    records = next((place for place in (run, run.resolve().parent) if (place / "recipe.json").is_file()), run)
+    records = run_of(run) or run
     license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
     if not done:
         with tempfile.TemporaryDirectory() if dry_run else beside(out) as place:
@@ -155,7 +149,8 @@ def _rename(card: Path, old: str, new: str) -> None:
     text = card.read_text(encoding="utf-8")
     for door in ("from_pretrained", "load_encoder"):
         text = text.replace(f'{door}("{old}"', f'{door}("{new}"')
-    card.write_text(text, encoding="utf-8")
+    with written(card) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _list(folder: Path, out: Path, push: str | None, private: bool) -> None:
@@ -185,7 +180,7 @@ def verify(encoder: ModelEncoder, folder: Path) -> float:
     inputs = _random_audio(encoder)
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         # a code cache of its own: an older version of the remote code must not answer in its place
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]

@@ -79,7 +79,7 @@ class Session:
             if self._is_whole(path, settings) and _has(settings, shots, damages, units):
                 say(f"{task.name}: already done, see {path}")
                 return old
-            settings = settings.and_what(shots, damages, units)
+            settings = settings.and_curves(shots, damages, units)
         if self.encoder.frame_rate < (slowest := task.label_kind.slowest):
             say(
                 f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "

@@ -1,10 +1,12 @@
 """Published folders: written whole or not at all, loaded by strangers, described truthfully."""
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +213,27 @@ def every_kind() -> dict[str, Any]:
         "conv": MertModel(MertConfig(do_normalize=True, **CONV)),
         "mel": MertModel(MertConfig(frontend="mel", positions="rotary", norm_first=True, **SMALL)),
         "patches": BeatsModel(BeatsConfig(classes=3, **TOKENS)),
-        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(TOKENS, 8, 4)),
+        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(encoder=TOKENS, codes=8, code_dim=4)),
         "mel_codes": MelQuantizer(MelQuantizerConfig(mels=16, window=1024, latent=4, codebooks=2, codebook_size=8)),
     }
     return {name: model.eval() for name, model in models.items()}
+
+
+@pytest.mark.slow
+def test_no_room_for_temporary_files_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full $TMPDIR, and none that can be used at all: nothing is published, nothing is left."""
+
+    def no_room(_self: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(OSError, match=r"can't be written \(No space left.*Name another folder .* with TMPDIR"):
+        publish(run_folder(tmp_path / "run"), tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OSError, match="nowhere"):
+        publish(tmp_path / "run", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 @pytest.mark.slow

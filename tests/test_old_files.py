@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import groundbass
-from groundbass.data.storage.shards import open_data
+from groundbass.data.open import open_sound
 from groundbass.data.track import Manifest
 from groundbass.pretrain.command import main as pretrain
 from groundbass.pretrain.recipe import differences, find, resolved
@@ -58,7 +58,7 @@ def test_a_published_folder_answers_as_it_did() -> None:
 
 
 def test_shards_hold_what_the_files_hold() -> None:
-    files, shards = Manifest.open(OLD / "music.parquet"), open_data(OLD / "shards", None)
+    files, shards = Manifest.open(OLD / "music.parquet"), open_sound(OLD / "shards", None)
     assert shards.column("key").tolist() == files.column("key").tolist()
     for row in range(len(files)):
         np.testing.assert_allclose(shards.read(row, 8000, 100, 5000), files.read(row, 8000, 100, 5000), atol=2e-5)

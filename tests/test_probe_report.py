@@ -257,7 +257,7 @@ def test_the_page_in_a_real_browser(two, tmp_path):
         command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         command += ["--no-first-run", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
         command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=5000", "--enable-logging=stderr"]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=600, check=True)
 
     done = run("--window-size=1280,900", "--dump-dom", f"file://{tmp_path}/page.html")
     assert "CONSOLE" not in done.stderr, done.stderr  # an error or a refused request would be told there

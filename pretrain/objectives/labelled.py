@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from einops import rearrange, reduce
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -241,7 +242,7 @@ class Labelled(Objective):
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
             table = table.drop_columns([WEIGHT])
-        return Manifest(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
+        return manifest.with_table(table.append_column(WEIGHT, pa.array(weights, pa.float64())))
 
     def _columns(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
         """Label name -> track key -> value, of what has one."""
@@ -352,7 +353,7 @@ class Labelled(Objective):
                 f"The crops have {batch.sample_rate} Hz, the encoder hears {rate} Hz: set --crops.sample-rate {rate}."
             )
         views = batch.waveform.shape[1]
-        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        (waveform, valid), index = batch.by_view(), example_index(batch)
         keys = [key for key in batch.keys for _ in range(views)]
         starts = batch.starts.flatten().double() / rate
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
@@ -545,12 +546,12 @@ def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, i
 
 def judged(kind: Kind, logits: list[Tensor], targets: list[Tensor]) -> float:
     """The metric of a kind of label over tracks: accuracy, macro ROC-AUC or R²; over time of all frames together."""
-    guess = torch.cat([one.flatten(0, -2) for one in logits])
+    guess = torch.cat([rearrange(one, "... classes -> (...) classes") for one in logits])
     if kind.exclusive:
         truth = torch.cat([one.flatten() for one in targets])
         known = truth >= 0
         return float((guess.argmax(-1)[known] == truth[known]).float().mean()) if known.any() else 0.0
-    truth = torch.cat([one.flatten(0, -2) for one in targets])
+    truth = torch.cat([rearrange(one, "... classes -> (...) classes") for one in targets])
     scores = []
     for guessed, wanted in zip(guess.T, truth.T, strict=True):
         known = ~torch.isnan(wanted)
@@ -626,7 +627,8 @@ def hear(encoder: Any, waveform: Tensor, valid: Tensor) -> tuple[tuple[Tensor, .
     states = encoder(waveform, attention_mask=mask, output_hidden_states=True).hidden_states
     bands = getattr(encoder, "bands", 1)  # BEATs: a frame is the mean over its patches
     if bands > 1:
-        states = tuple(state.unflatten(1, (-1, bands)).mean(2) for state in states)
+        times = "batch (frames bands) dim -> batch frames dim"
+        states = tuple(reduce(state, times, "mean", bands=bands) for state in states)
     return tuple(states), encoder.valid_frames(valid).clamp(1, states[-1].shape[1])
 
 

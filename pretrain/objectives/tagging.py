@@ -90,7 +90,7 @@ class TaggingConfig(LabelledConfig):
         }
         if self.network in SIZES:
             large: dict[str, Any] = {"back_end": 512, "hidden": 500} if self.msd else {}
-            return MusicTaggerModel(MusicTaggerConfig(self.network, width=self.width, **large, **sound))
+            return MusicTaggerModel(MusicTaggerConfig(network=self.network, width=self.width, **large, **sound))
         if self.network == "mtt":
             channels = max(8, round(128 * self.width))
             hidden = max(8, 8 * round(32 * self.width))
@@ -187,7 +187,7 @@ class Tagging(Labelled):
                 f"{window} at {rate} Hz: set --crops.sample-rate {rate} --crops.crop-samples {window}."
             )
         views = batch.waveform.shape[1]
-        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        (waveform, valid), index = batch.by_view(), example_index(batch)
         keys = [key for key in batch.keys for _ in range(views)]
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)

@@ -23,9 +23,11 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from ...data.audio import read as audio
 from ...data.labels.kind import Kind, Timed
 from ...data.labels.lookup import kind_of
+from ...data.track import Manifest
 from ...models.classifier import cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
+from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
@@ -175,6 +177,13 @@ def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | N
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
     return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+
+
+def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:
+    """A track for `Classifier.hear`: its file, or where it has none of its own, the waveform and its rate in Hz."""
+    if manifest.has_files:
+        return manifest.path_of(manifest[row]), None
+    return manifest.read(row), int(manifest.column("sample_rate")[row])
 
 
 def _finite(wave: npt.NDArray[np.float32], name: Any) -> npt.NDArray[np.float32]:
@@ -485,8 +494,7 @@ def load_classifier(
         path = download(str(name_or_path))
     if head_names(path):
         return Classifier(_on_heads(path, device, encoder), path.name)
-    if (path / "classifier" / "config.json").is_file():
-        path = path / "classifier"
+    path = classifier_in(path) or path
     config = read_config(path)
     ours = find_our_class(config)
     if ours is not None and is_classifier(config) and config["classifier"]["heads"]:

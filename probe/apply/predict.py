@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,9 @@ from rich.console import Console
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
+from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
+from ...data.track import Manifest
+from ...data.writing import write_text, written
 from ...models.head_files import head_names
 from ..report.table import Column, Table
 from .classify import (
@@ -36,6 +38,7 @@ from .classify import (
     shipped,
     sound_of,
     together,
+    what_to_hear,
 )
 from .verdicts import compare, read_truth
 
@@ -79,7 +82,8 @@ def predict(
     classifiers; whatever else is named is sound. Without a classifier, what ships with groundbass answers.
 
     Args:
-        what: classifiers, then files or folders of audio.
+        what: classifiers, then sound: files and folders of audio, manifests (.parquet, .csv), shards or their URL, data
+            sets of the library `datasets`, CORPUS:ROOT.
         unit: answers about tracks, windows or frames.
         aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
         window: seconds of the windows, where the unit is one.
@@ -105,30 +109,32 @@ def predict(
     for place in out:
         if place.suffix and place.suffix not in FORMATS:
             raise ValueError(f"--out {place}: the ending says what to write, {', '.join(FORMATS)}, or none: a folder.")
-    names, files = _sorted_out(what)
+    names, recordings = _sorted_out(what)
+    if page is not None and (stored := [one.name for one in recordings if one.file is None]):
+        raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     classifiers = together(opened)
     options = Options(unit, aggregate, window, top, threshold)
-    kept = _Kept(out, files, [*names, unit, aggregate, window], force)
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force)
     failed: dict[str, str] = {}
     results: dict[str, dict[str, Prediction]] = {}
-    bar = tqdm(total=len(files), unit="recording", disable=quiet or json_ or len(files) < 2)
+    bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for file, found in _heard(files, classifiers, options, kept, workers, failed):
+        for one, found in _heard(recordings, classifiers, options, kept, workers, failed):
             bar.update()
-            results[str(file)] = found
+            results[one.name] = found
             if json_:
                 for name, said in found.items():
-                    print(json.dumps({"path": str(file), "head": name, **to_json(said, options)}))
-            elif not quiet and len(files) == 1:
-                _show(file, found, options)
-    if not quiet and not json_ and len(files) > 1:
+                    print(json.dumps({"path": one.name, "head": name, **to_json(said, options)}))
+            elif not quiet and len(recordings) == 1:
+                _show(one.name, found, options)
+    if not quiet and not json_ and len(recordings) > 1:
         _show_all(results, options)
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
     if not results:
         raise ValueError(
-            f"None of the {len(files)} recordings could be heard; the first: {next(iter(failed.values()))}"
+            f"None of the {len(recordings)} recordings could be heard; the first: {next(iter(failed.values()))}"
         )
     for place in out:
         write_results(place, results, options)
@@ -145,20 +151,64 @@ def predict(
             comparison.show(Console())
 
 
-def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Which words are classifiers, and the files of the others. Raises ValueError where either is missing."""
-    names, files = [], []
+@dataclass(frozen=True)
+class Recording:
+    """What is heard. name: its path, or its key where it is no file; stamp: tells whether it has changed.
+
+    file: where it is one; row: of a manifest whose sound isn't in files of its own.
+    """
+
+    name: str
+    stamp: tuple[Any, ...]
+    file: Path | None = None
+    row: tuple[Manifest, int] | None = None
+
+    def sound(self) -> tuple[Any, int | None]:
+        """For `Classifier.hear`."""
+        return (self.file, None) if self.row is None else what_to_hear(*self.row)
+
+
+def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
+    """Which words are classifiers, and the recordings that the others name. Raises ValueError where those are none."""
+    names: list[str] = []
+    recordings: list[Recording] = []
     for word in what:
-        path = Path(word).expanduser()
-        if is_classifier_folder(path) or not path.exists():
+        if _names_classifier(word):
             names.append(word)
-        elif path.is_dir():
-            files += [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
         else:
-            files.append(path)
-    if not files:
-        raise ValueError("There is no sound to hear: give files or folders of audio after the classifiers.")
-    return names or [str(shipped())], files
+            recordings += _recordings(word)
+    if not recordings:
+        raise ValueError(f"There is no sound to hear: after the classifiers, give {POSSIBLE}.")
+    return names or [str(shipped())], recordings
+
+
+def _names_classifier(word: str) -> bool:
+    """A folder that is meant as one, or a name that is nothing on this disk, as those of the Hub are."""
+    path = path_of(word)
+    if path.exists():
+        return is_classifier_folder(path)
+    try:
+        address_kind(word)
+    except FileNotFoundError:
+        return path.suffix.lower() not in SUFFIXES
+    return False
+
+
+def _recordings(word: str) -> list[Recording]:
+    path = path_of(word)
+    if path.is_file() and path.suffix.lower() not in (".parquet", ".csv"):
+        return [_of_file(path)]  # what is no audio is said when it is heard, and the others go on
+    if address_kind(word) in ("folder", "table"):
+        return [_of_file(file) for file in files_of(word)]
+    manifest = open_sound(word)
+    if manifest.has_files:
+        return [_of_file(manifest.path_of(track)) for track in manifest]
+    return [Recording(track.key, (track.key, track.hash), row=(manifest, row)) for row, track in enumerate(manifest)]
+
+
+def _of_file(file: Path) -> Recording:
+    state = file.stat() if file.exists() else None  # one that isn't there is said when it is heard
+    return Recording(str(file), (str(file), *((state.st_size, state.st_mtime_ns) if state else ())), file)
 
 
 def is_classifier_folder(path: Path) -> bool:
@@ -171,9 +221,11 @@ def is_classifier_folder(path: Path) -> bool:
 class _Kept:
     """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
 
-    def __init__(self, out: Sequence[Path], files: Sequence[Path], settings: Sequence[Any], force: bool) -> None:
+    def __init__(
+        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool
+    ) -> None:
         self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
-        state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        state = [one.stamp for one in recordings]
         self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
         self.lines: dict[str, Any] = {}
         if self.path is None:
@@ -186,18 +238,18 @@ class _Kept:
                 if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
-    def add(self, file: Path, found: dict[str, Prediction]) -> None:
+    def add(self, recording: str, found: dict[str, Prediction]) -> None:
         if self.path is not None:
             heads = {name: _whole(said) for name, said in found.items()}
             with self.path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"key": self.key, "path": str(file), "heads": heads}) + "\n")
+                lines.write(json.dumps({"key": self.key, "path": recording, "heads": heads}) + "\n")
 
-    def has(self, file: Path) -> bool:
+    def has(self, recording: str) -> bool:
         """Whether it was heard before."""
-        return str(file) in self.lines
+        return recording in self.lines
 
-    def get(self, file: Path) -> dict[str, Prediction] | None:
-        heads = self.lines.get(str(file))
+    def get(self, recording: str) -> dict[str, Prediction] | None:
+        heads = self.lines.get(recording)
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
 
     def done(self) -> None:
@@ -206,15 +258,16 @@ class _Kept:
 
 
 def _heard(
-    files: Sequence[Path], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
+    recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
     failed: dict[str, str],
-) -> Iterator[tuple[Path, dict[str, Prediction]]]:  # fmt: skip
-    """Every file with its answers. One is heard at a time; of the next `workers` the beginning is decoded meanwhile."""
+) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
+    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then."""
     rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
-    def opened(file: Path) -> dict[int, Sound] | str:
+    def opened(one: Recording) -> dict[int, Sound] | str:
         try:
-            sounds = {rate: sound_of(file, None, rate, pool) for rate in rates}
+            source, own = one.sound()
+            sounds = {rate: sound_of(source, own, rate, pool) for rate in rates}
         except (ValueError, OSError) as error:
             return str(error)
         return {rate: sound.expect() for rate, sound in sounds.items()}
@@ -230,20 +283,20 @@ def _heard(
         return found
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        new = (file for file in files if not kept.has(file))
+        new = (one for one in recordings if not kept.has(one.name))
         coming: deque[Future[dict[int, Sound] | str]] = deque()
-        for file in files:
-            if (known := kept.get(file)) is not None:
-                yield file, known
+        for one in recordings:
+            if (known := kept.get(one.name)) is not None:
+                yield one, known
                 continue
             coming.extend(pool.submit(opened, later) for later in islice(new, max(1, workers) + 1 - len(coming)))
             sounds = coming.popleft().result()
             found = sounds if isinstance(sounds, str) else hear(sounds)
             if isinstance(found, str):
-                failed[str(file)] = found
+                failed[one.name] = found
                 continue
-            kept.add(file, found)
-            yield file, found
+            kept.add(one.name, found)
+            yield one, found
 
 
 def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
@@ -295,35 +348,34 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
     """Write everything as the ending says; beside and renamed."""
     if place.suffix == ".json":
         told = {path: {name: to_json(said, options) for name, said in found.items()} for path, found in results.items()}
-        _write(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_text(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
         return
     if place.suffix in (".csv", ".parquet"):
         rows = [row for path, found in results.items() for name, said in found.items()
                 for row in rows_of(path, name, said, options)]  # fmt: skip
-        part = place.with_name(f".{place.name}.part")
-        if place.suffix == ".csv":
-            with part.open("w", newline="", encoding="utf-8") as lines:
-                table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
-                table.writeheader()
-                table.writerows(rows)
-        else:
-            pq.write_table(pa.Table.from_pylist(rows), part)
-        os.replace(part, place)
+        with written(place) as part:
+            if place.suffix == ".csv":
+                with part.open("w", newline="", encoding="utf-8") as lines:
+                    table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
+                    table.writeheader()
+                    table.writerows(rows)
+            else:
+                pq.write_table(pa.Table.from_pylist(rows), part)
         return
     place.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for path, found in results.items():
         stem = _unique(Path(path).stem, taken)
         if place.suffix == ".jams":
-            _write(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
+            write_text(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
             continue
         for name, said in found.items():
             ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
             text = said.label_kind.text(said.timed)
             if text is not None:
-                _write(place / f"{stem}{ending}{said.label_kind.ending}", text)
+                write_text(place / f"{stem}{ending}{said.label_kind.ending}", text)
             else:
-                _write(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
+                write_text(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
 
 
 def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
@@ -402,7 +454,7 @@ def brief(said: Prediction, options: Options) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in pairs) or "–"
 
 
-def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
+def _show(title: str, found: dict[str, Prediction], options: Options) -> None:
     rows: list[tuple[str, ...]] = []
     for name, said in found.items():
         if len(said.start) == 1 or said.segments is not None or said.times is not None:
@@ -410,7 +462,7 @@ def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
         else:
             rows += [(name, f"{one.start[0]:.1f}", f"{one.end[0]:.1f}", brief(one, options)) for one in said.units()]
     head = ("head", Column("start", right=True), Column("end", right=True), "heard")
-    Console().print(Table(head, rows, str(file)).terminal())
+    Console().print(Table(head, rows, title).terminal())
 
 
 def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
@@ -420,13 +472,6 @@ def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> No
         for path, found in results.items()
     ]
     Console().print(Table(("recording", *names), rows).terminal())
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def _unique(stem: str, taken: set[str]) -> str:

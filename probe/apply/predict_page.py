@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ...data.audio import read as audio
+from ...data.writing import write_text
 from ..pages.render import render
 from .classify import Prediction
 
@@ -37,9 +38,7 @@ def write_page(place: Path, results: dict[str, dict[str, Prediction]]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     recordings = [_recording(place, path, found) for path, found in results.items()]
     heads = list(dict.fromkeys(name for found in results.values() for name in found))
-    part = place.with_name(f".{place.name}.part")
-    part.write_text(render("predict.html", recordings=recordings, heads=heads), encoding="utf-8")
-    os.replace(part, place)
+    write_text(place, render("predict.html", recordings=recordings, heads=heads))
 
 
 def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str, Any]:

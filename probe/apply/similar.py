@@ -11,18 +11,22 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
+from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.collections.headers import from_headers
+from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
 from ..pages.render import render
 from ..report.table import Column, Table
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, embed_parts, parts
 
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
 Vectors = npt.NDArray[np.float32]
@@ -105,19 +109,41 @@ def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple
     """A table's places and the vectors of one layer, [rows, width]."""
     if about["asked"]["unit"] == "frame":
         raise ValueError(f"{table} has a row per frame; embed with --unit track or --unit window to search.")
-    name = f"{LAYER}{_layer(about, layer)}"
-    if table.suffix == ".npz":
-        with np.load(table) as held:
-            columns = [held[key].tolist() for key in ("path", "start", "end")]
-            vectors = held[name]
+    names = ["path", "start", "end", f"{LAYER}{_layer(about, layer)}"]
+    path, start, end, vectors = _npz(table, names) if table.suffix == ".npz" else _parquet(table, names)
+    if len(path) < 2:
+        raise ValueError(f"{table} has {len(path)} rows; a search needs at least two.")
+    whole = path.ndim == start.ndim == end.ndim == vectors.ndim - 1 == 1 and vectors.shape[1] > 0
+    whole = whole and path.dtype.kind == "U" and len(path) == len(start) == len(end) == len(vectors)
+    if not whole or any(a.dtype.kind not in "fiu" or not np.isfinite(a).all() for a in (start, end, vectors)):
+        raise ValueError(
+            f"{table} isn't whole: its columns {', '.join(names)} have to be as long as each other, and "
+            "hold names, then finite numbers. Embed the files again."
+        )
+    return [Place(*row) for row in zip(path.tolist(), start.tolist(), end.tolist())], vectors.astype(np.float32)
+
+
+def _npz(table: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    with np.load(table) as held:
+        _check_columns(table, names, held.files)
+        return [held[name] for name in names]
+
+
+def _parquet(table: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    _check_columns(table, names, pq.read_schema(table).names)
+    read = pq.read_table(table, columns=list(names))
+    path, start, end, vectors = (read[name].combine_chunks() for name in names)
+    if pa.types.is_fixed_size_list(vectors.type) and not vectors.null_count:
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        rows = rearrange(flat, "(rows dim) -> rows dim", dim=vectors.type.list_size)
     else:
-        read = pq.read_table(table, columns=["path", "start", "end", name])
-        columns = [read[key].to_pylist() for key in ("path", "start", "end")]
-        flat = read[name].combine_chunks().flatten().to_numpy()
-        vectors = flat.reshape(len(columns[0]), -1)
-    if len(vectors) < 2:
-        raise ValueError(f"{table} has {len(vectors)} rows; a search needs at least two.")
-    return [Place(*row) for row in zip(*columns)], vectors
+        rows = np.empty(0)
+    return [*(np.array(column.to_pylist()) for column in (path, start, end)), rows]
+
+
+def _check_columns(table: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(f"{table} has no column {', '.join(missing)}, and has to have {', '.join(wanted)}.")
 
 
 def _layer(about: dict[str, Any], layer: int | None) -> int:
@@ -190,7 +216,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of_files([file], {})
+    manifest = from_headers([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [
@@ -245,10 +271,7 @@ def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about:
         for file, hits in answers
     ]
     text = render("similar.html", about=about, queries=queries)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, page)
+    write_text(page, text)
 
 
 def _source(page: Path, place: Place) -> str | None:

@@ -214,8 +214,9 @@ def _large(clips: int) -> float:
 
 def embed() -> list[Row]:
     """Rows `embed`, `embed_memory`: `groundbass embed` from files to the table, against the bare forward in memory."""
+    from ...data.collections.headers import from_headers
     from ..apply.embed import embed as command
-    from ..apply.embedding import Embedding, embed_parts, manifest_of_files, parts
+    from ..apply.embedding import Embedding, embed_parts, parts
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -233,13 +234,13 @@ def embed() -> list[Row]:
                 encoder.hidden_states(batch)
             bare.append(time.perf_counter() - started)
             started = time.perf_counter()
-            command(name, (folder / "audio",), out=folder / f"{turn}.parquet")
+            command(name, (str(folder / "audio"),), out=folder / f"{turn}.parquet")
             seconds.append(time.perf_counter() - started)
         long = _noise_files(folder / "long", 1, 1800)
         asked = Embedding((4,))
         peaks = []
         for number in (1, 4):  # half an hour, then two hours of it
-            manifest = manifest_of_files(long, {}).select([0] * number)
+            manifest = from_headers(long, {}).select([0] * number)
             for _ in embed_parts(encoder, manifest, list(parts(manifest, encoder, asked)), asked):
                 peaks.append(own_peak())
     return [

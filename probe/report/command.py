@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from ...data.writing import write_text
 from . import comparison, tables
 from .comparison import Line
 from .result import title
@@ -52,10 +52,7 @@ def report(
         from .page import page  # matplotlib is needed for the page alone
 
         text = page(sections, found, truth_in)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(target)
+    write_text(target, text)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ...data.writing import write_text
 from .bootstrap import Interval, mark
 from .result import plain
 from .tables import text
@@ -53,7 +54,7 @@ class Compared:
 
 def write(run: Path, found: Sequence[Compared]) -> None:
     """RUN/finetune.json."""
-    (run / FILE).write_text(json.dumps(plain(list(found)), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(run / FILE, json.dumps(plain(list(found)), indent=1, ensure_ascii=False) + "\n")
 
 
 def read(place: Path) -> list[Compared]:

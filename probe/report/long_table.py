@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.labels.lookup import metric_name
+from ...data.writing import write_text, written
 from .bootstrap import Interval
 from .result import Published, Result, read_all
 
@@ -184,9 +184,7 @@ def _listed(row: Row, curve: dict[int, float]) -> Listed:
 def write(folder: Path) -> None:
     """FOLDER/results.parquet and FOLDER/results.json from all results in it, each written beside and renamed."""
     whole = table(read_all(folder))
-    beside = folder / f".results.{os.getpid()}.tmp"
-    pq.write_table(whole, beside)
-    beside.replace(folder / "results.parquet")
+    with written(folder / "results.parquet") as beside:
+        pq.write_table(whole, beside)
     text = json.dumps({"table": SCHEMA, "rows": whole.to_pylist()}, ensure_ascii=False, indent=0)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(folder / "results.json")
+    write_text(folder / "results.json", text + "\n")

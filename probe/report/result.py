@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...data.writing import write_text, written
 from ..curves.few_shot import Point
 from ..curves.robustness import Robustness
 from ..curves.units import PieceScore
@@ -271,14 +271,11 @@ def file_name(task: str, protocol: str) -> str:
 
 def write(folder: Path, result: Result, predictions: pa.Table) -> Path:
     """FOLDER/NAME.json and NAME.predictions.parquet (see `file_name`), written beside and renamed, the JSON last."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = file_name(result.task, result.protocol)
     parquet, path = folder / f"{name}.predictions.parquet", folder / f"{name}.json"
-    beside = folder / f".{name}.{os.getpid()}.tmp"
-    pq.write_table(predictions, beside)
-    beside.replace(parquet)
-    beside.write_text(json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with written(parquet) as beside:
+        pq.write_table(predictions, beside)
+    write_text(path, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
     return path
 
 

@@ -13,6 +13,7 @@ CRAFTED = {
     "mfcc": "MFCC",
     "chroma": "chroma",
     "log_cqt": "log-CQT",
+    "nnaudio_cqt": "log-CQT (nnAudio)",
     "all_crafted": "all hand-crafted",
     "tzanetakis": "Tz.",
     "tzanetakis_knn": "Tz. kNN",

@@ -16,7 +16,9 @@ BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weig
 def adapt(encoder: nn.Module, names: list[str], rank: int, alpha: float) -> None:
     """Put an addition of `rank` beside each linear map of `names`, in place; A is drawn by torch's generator.
 
-    Raises ImportError where PEFT isn't installed, ValueError where there is no linear map.
+    Raises:
+        ImportError: PEFT isn't installed.
+        ValueError: there is no linear map.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
