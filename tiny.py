@@ -208,7 +208,7 @@ def judge(folder: Path, classifier: str | Path | None = None) -> list[str]:
 
 def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[float, float]]:
     """What is right of one recording, here and of the rival; NaN where there is no rival."""
-    import librosa
+    import librosa.beat
     import mir_eval
 
     from .data.audio.read import read
@@ -228,9 +228,10 @@ def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[fl
     beats, positions = said["beats"].times, said["beats"].positions
     wave = read(file, 22_050)
     rival = librosa.beat.beat_track(y=wave, sr=22_050, units="time")[1]
-    found["beat F, 70 ms"] = beat_scores(truth[:, 0], beats)[0], beat_scores(truth[:, 0], rival)[0]
+    times = truth[:, 0].tolist()
+    found["beat F, 70 ms"] = beat_scores(times, beats)[0], beat_scores(times, rival)[0]
     if positions is not None and truth.shape[1] > 1 and (truth[:, 1] == 1).any():
-        downbeats = truth[truth[:, 1] == 1, 0]
+        downbeats = truth[truth[:, 1] == 1, 0].tolist()
         found["downbeat F, 70 ms (rival: every fourth beat)"] = (
             beat_scores(downbeats, beats[positions == 1])[0], beat_scores(downbeats, rival[::4])[0],
         )  # fmt: skip
