@@ -208,8 +208,8 @@ def judge(folder: Path, classifier: str | Path | None = None) -> list[str]:
 
 def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[float, float]]:
     """What is right of one recording, here and of the rival; NaN where there is no rival."""
-    import librosa.beat
     import mir_eval
+    from librosa.beat import beat_track
 
     from .data.audio.read import read
     from .data.labels.kinds.beats import beat_scores
@@ -227,7 +227,7 @@ def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[fl
     )
     beats, positions = said["beats"].times, said["beats"].positions
     wave = read(file, 22_050)
-    rival = librosa.beat.beat_track(y=wave, sr=22_050, units="time")[1]
+    rival = beat_track(y=wave, sr=22_050, units="time")[1]
     times = truth[:, 0].tolist()
     found["beat F, 70 ms"] = beat_scores(times, beats)[0], beat_scores(times, rival)[0]
     if positions is not None and truth.shape[1] > 1 and (truth[:, 1] == 1).any():
