@@ -146,7 +146,11 @@ def finetune_on(encoder: str, tasks: Sequence[Any], run: Path, way: Way) -> None
 
 
 def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
-    """The questions, each with the one fold that is asked for. Raises ValueError where they aren't of one corpus."""
+    """The questions, each with the one fold that is asked for.
+
+    Raises:
+        ValueError: they aren't of one corpus.
+    """
     from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, run / "features")

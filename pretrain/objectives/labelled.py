@@ -201,7 +201,10 @@ class Labelled(Objective):
     def heard(self, manifest: Manifest) -> Manifest:
         """The tracks that are trained on: those of the training split that have any of the labels.
 
-        With `balance` they come with weights. Raises ValueError where none is left.
+        With `balance` they come with weights.
+
+        Raises:
+            ValueError: none is left.
         """
         columns = self._columns(manifest)
         labelled = set().union(*(meet(task, columns).labels for task in self.config.questions))
