@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 import groundbass
 from groundbass.data.open import open_sound
 from groundbass.data.track import Manifest
+from groundbass.models import encoder as encoder_door
+from groundbass.models.mert import MertConfig
 from groundbass.pretrain.command import main as pretrain
 from groundbass.pretrain.recipe import differences, find, resolved
 from groundbass.probe.listen.features import FeatureStore
@@ -89,3 +92,24 @@ def test_results_mean_what_they_meant() -> None:
         for fold in again["folds"]:
             assert fold.pop("pooling") == "mean"  # the only one there was
         assert {name: again[name] for name in told} == told
+
+
+def test_a_setting_that_came_later_changes_no_hash() -> None:
+    """Stores, results and heads of version 0.1 name an encoder by its weights' hash, as it was without the setting."""
+    config = MertConfig(frontend="mel", hidden_size=8, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8)
+    told = config.to_dict()
+    assert told["mel_kernels"] == "fixed"
+
+    class Before:
+        def to_dict(self) -> dict[str, Any]:
+            return {name: value for name, value in told.items() if name != "mel_kernels"}
+
+    class Now(Before):
+        def to_dict(self) -> dict[str, Any]:
+            return told
+
+    class Trained(Before):
+        def to_dict(self) -> dict[str, Any]:
+            return told | {"mel_kernels": "trained"}
+
+    assert encoder_door._settings(Now()) == encoder_door._settings(Before()) != encoder_door._settings(Trained())
