@@ -17,7 +17,7 @@ from .listen.features import FeatureStore, digest, identity
 from .report import long_table, result, tables
 from .task import Task
 
-PROTOCOL = "version 3"
+PROTOCOL = "version 4"
 Record = dict[str, Any]
 
 
