@@ -21,7 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,onnx,synth,wandb,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[deepspeed,lora,onnx,synth,wandb,dev]"
 	touch $@
 
 install: $(VENV)/.installed

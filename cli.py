@@ -56,7 +56,7 @@ COMMANDS = {
     "import": Command(
         "models.importers:import_checkpoint", "official CLMR, MERT or BEATs weights → a published folder"
     ),
-    "publish": Command("models.published:publish", "turn a run into a Hugging Face folder with a model card"),
+    "publish": Command("publishing:publish", "turn a run into a Hugging Face folder with a model card"),
     "embed": Command("probe.apply.embed:embed", "audio of any length → a table of vectors (Parquet or .npz)"),
     "similar": Command(
         "probe.apply.similar:similar", "the recordings nearest to a file, as a table and a page with players"

@@ -7,41 +7,16 @@ by the encoder, and afterwards compares with the frozen encoder's linear probe o
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-
-@dataclass(frozen=True)
-class Compared:
-    """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired.
-
-    constant: the accuracy of always saying the commonest class; confusion: [truth][guess] of classes.
-    """
-
-    task: str
-    metric: str
-    tracks: int
-    finetuned: Any
-    probe: Any | None = None
-    difference: Any | None = None
-    constant: float | None = None
-    names: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
-
-    def told(self) -> str:
-        """In one line."""
-        from .probe.report.bootstrap import mark
-
-        words = f"{self.task}: {self.metric} {_told(self.finetuned)} on {self.tracks} test tracks"
-        if self.probe is None:
-            return words
-        return f"{words}; frozen probe {_told(self.probe)}, difference {_told(self.difference)} {mark(self.difference)}"
+if TYPE_CHECKING:
+    from .data.track import Manifest
+    from .probe.report.finetuned import Compared
 
 
 def finetune(
@@ -57,6 +32,7 @@ def finetune(
     layer_decay: float = 0.75,
     head_lr: float = 10.0,
     unfreeze: int | None = None,
+    lora: int = 0,
     scratch: bool = False,
     pooling: Literal["mean", "mean+std", "mean+std+change", "attention"] = "mean+std",
     crop_seconds: float = 5.0,
@@ -71,7 +47,7 @@ def finetune(
     seed: int = 0,
     workers: int = 1,
     precision: Literal["no", "bf16", "fp16"] = "no",
-) -> list[Compared]:
+) -> list[Any]:  # of `Compared`, which tyro would have to import
     """Fine-tune an encoder on labels; the same --run folder goes on where it stopped.
 
     RUN/classifier is what `groundbass predict` and `publish` take. The test tracks are heard once, at the end.
@@ -88,6 +64,8 @@ def finetune(
         layer_decay: learning rate of a block over that of the block above it.
         head_lr: learning rate of the heads over that of the top block.
         unfreeze: train only the last so many blocks; 0: the heads alone.
+        lora: rank of what is learned beside the blocks' frozen linear maps (LoRA, needs PEFT); 0: the maps themselves
+            are trained. Merged before publishing.
         scratch: draw the encoder's weights anew: what labels alone teach.
         pooling: of a clip's frames.
         crop_seconds: length of a training crop.
@@ -106,6 +84,7 @@ def finetune(
     from .models.encoder import load_encoder
     from .pretrain.distributed import rank
     from .pretrain.train import train
+    from .probe.report import finetuned
 
     tasks = _tasks(data, label, fold, run)
     heard: Any = load_encoder(encoder)
@@ -114,7 +93,8 @@ def finetune(
         run.mkdir(parents=True, exist_ok=True)
         labelled_manifest(tasks).write(manifest)
     recipe = _recipe(
-        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, pooling=pooling, crop_seconds=crop_seconds,
+        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        crop_seconds=crop_seconds,
         batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
         mixup=mixup,
         smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
@@ -127,9 +107,7 @@ def finetune(
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
     for one in found:
         print(one.told())
-    (run / "finetune.json").write_text(
-        json.dumps([dataclasses.asdict(one) for one in found], indent=1, default=str) + "\n", encoding="utf-8"
-    )
+    finetuned.write(run, found)
     print(f"The classifier: {run / 'classifier'}. Next: groundbass predict {run} FILES, groundbass publish {run} OUT")
     return found
 
@@ -163,27 +141,23 @@ def label_of(task: Any) -> str:
     return "+".join(names) or str(task.name)
 
 
-def labelled_manifest(tasks: Sequence[Any]) -> Any:
+def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
     """The tasks' tracks with their labels, each in the set that the first task's fold puts it into."""
-    from .data.track import Manifest
-
-    manifest = tasks[0].manifest
+    manifest: Manifest = tasks[0].manifest
     sides: dict[int, str] = {}
     for task in reversed(tasks):
         for side in ("train", "valid", "test"):
             sides |= {int(row): side for row in getattr(task.folds[0], side)}
-    tracks = []
-    for row, track in enumerate(manifest):
-        if row not in sides:
-            continue
+    rows, tracks = sorted(sides), []
+    for row in rows:
         labels: dict[str, Any] = {}
         for task in tasks:
             value = task.labels[row]
             several = not task.label_kind.nominal
             values = [value] if not several else [None] * len(task.classes) if value is None else value
             labels |= {name: one for name, one in zip(label_of(task).split("+"), values) if one is not None}
-        tracks.append(dataclasses.replace(track, split=sides[row], labels=labels))
-    return Manifest.from_tracks(tracks, manifest.root)
+        tracks.append(dataclasses.replace(manifest[row], split=sides[row], labels=labels))
+    return manifest.relabelled(rows, tracks)
 
 
 def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
@@ -196,13 +170,14 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
     base = finetune()
     asked_of = tuple(
         LabelTask(
-            label_of(task), kind_of(task), names=tuple(map(str, task.classes)) if kind_of(task) != "beats" else (),
+            label_of(task), kind_of(task), names=() if task.label_kind.nameless else tuple(map(str, task.classes)),
             pooling=asked["pooling"], smoothing=asked["smoothing"],
         )
         for task in tasks
     )  # fmt: skip
     objective = LabelledConfig(
         encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
+        lora_rank=asked["lora_rank"],
         layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
         head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],
         mixup=Mixup(probability=asked["mixup"]),
@@ -224,18 +199,18 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
 
 def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
-    from .probe.apply.classify import load_classifier
+    from .probe.apply.classify import load_classifier, what_to_hear
     from .probe.fit import fit
     from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
+    from .probe.report.finetuned import Compared
 
     rows = task.folds[0].test
     classifier = load_classifier(run)
     names = classifier.names
     guess = []
     for row in rows:
-        track = task.manifest[int(row)]
-        said = classifier.hear(task.manifest.path_of(track))[names[number]]
+        said = classifier.hear(*what_to_hear(task.manifest, int(row)))[names[number]]
         values = said.values if said.values is not None else said.probabilities
         assert values is not None
         guess.append(values[0])
@@ -245,7 +220,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     mine, replicates = _score(task, truth, ours, counts)
     bounds = _bounds(task)
     one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
-    if kind_of(task) in ("classes", "key"):
+    if task.label_kind.one_of:
         table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
         np.add.at(table, (truth, ours.argmax(1)), 1)
         one = dataclasses.replace(
@@ -278,7 +253,3 @@ def _metric(task: Any) -> str:
 def _bounds(task: Any) -> tuple[float, float]:
     found: tuple[float, float] = task.label_kind.bounds
     return found
-
-
-def _told(interval: Any) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

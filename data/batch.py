@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -35,6 +36,11 @@ class Batch:
     def seconds(self) -> float:
         """Of sound, padding left out, all views together."""
         return float(self.valid.sum()) / self.sample_rate
+
+    def by_view(self) -> tuple[Tensor, Tensor]:
+        """Every view as an item of its own: waveform [batch · views, samples], valid [batch · views]."""
+        waveform = rearrange(self.waveform, "batch views samples -> (batch views) samples")
+        return waveform, rearrange(self.valid, "batch views -> (batch views)")
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; the copy doesn't wait where the memory is pinned."""

@@ -58,7 +58,9 @@ class Crops(Dataset[Example]):
     the crop's, rounded; every track gets its share, up or down to a whole number, and which of the two changes from
     epoch to epoch (systematic sampling), so that short tracks are heard in proportion too. A column `weight` in the
     manifest multiplies what a track counts; the lightest counts as without one.
-    Raises ValueError where no track is left.
+
+    Raises:
+        ValueError: no track is left.
     """
 
     def __init__(self, manifest: Manifest, config: CropConfig, seed: int = 0) -> None:
@@ -125,7 +127,12 @@ class Crops(Dataset[Example]):
         return np.array([(draw * choices >> 64) * self.config.align for draw in draws], dtype=np.int64)
 
     def example(self, epoch: int, position: int) -> Example:
-        """Cut it. Raises ValueError or OSError, naming the file, where it can't be read as the manifest says."""
+        """Cut it.
+
+        Raises:
+            ValueError: it can't be read as the manifest says; the sentence names the file.
+            OSError: it can't be read as the manifest says; the sentence names the file.
+        """
         row = int(self.rows(epoch, np.array([position]))[0])
         return self.cut(row, epoch * self.epoch_length + position)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .audio import read as audio
+from .writing import written
 
 FIELDS = pa.schema(
     [
@@ -97,8 +99,8 @@ class Manifest(Sequence[Track]):
         stored = _said(table.schema, path)
         if "shards" in stored or "dataset" in stored:
             raise ValueError(
-                f"{path} names tracks of {stored.get('folder') or stored['dataset']}, which aren't files: only "
-                "`groundbass pretrain --data` (alone), `data overlap` and `embed` take it"
+                f"{path} names tracks of {stored.get('folder') or stored['dataset']}, which aren't files: open it with "
+                "groundbass.data.open.open_sound"
             )
         manifest = cls(table, root if root is not None else place_from(stored.get("root", "."), path))
         manifest._check_numbers(path)
@@ -133,12 +135,8 @@ class Manifest(Sequence[Track]):
         """
         path = Path(path)
         metadata = {METADATA: json.dumps(self._stored(path.parent.resolve())).encode()}
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with written(path) as beside:
             pq.write_table(self.table.replace_schema_metadata(metadata), beside, compression="zstd")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def _stored(self, here: Path) -> dict[str, Any]:
         """What a manifest that lies in `here` says of where the audio is."""
@@ -155,8 +153,8 @@ class Manifest(Sequence[Track]):
     @overload
     def __getitem__(self, index: int) -> Track: ...
     @overload
-    def __getitem__(self, index: slice) -> Manifest: ...
-    def __getitem__(self, index: int | slice) -> Track | Manifest:
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Track | Self:
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
@@ -168,14 +166,34 @@ class Manifest(Sequence[Track]):
         for batch in self.table.to_batches(max_chunksize=1024):
             yield from map(_track, batch.to_pylist())
 
-    def select(self, indices: Iterable[int] | npt.NDArray[np.integer[Any]]) -> Manifest:
+    def select(self, indices: Iterable[int] | npt.NDArray[np.integer[Any]]) -> Self:
         """A manifest of these rows, in this order."""
-        chosen = pa.array(np.fromiter(indices, dtype=np.int64))
-        return Manifest(self.table.take(chosen), self.root)
+        return self.with_table(self.table.take(pa.array(np.fromiter(indices, dtype=np.int64))))
+
+    def with_table(self, table: pa.Table) -> Self:
+        """The same sound by another table, such as one with fewer rows or one more column."""
+        return type(self)(table, self.root)
+
+    def relabelled(self, rows: Sequence[int], tracks: Sequence[Track]) -> Self:
+        """The sound of these rows under the fields and labels of `tracks`."""
+        known = self.select(rows).table
+        table = Manifest.from_tracks(tracks, self.root).table
+        for name in known.column_names:  # where it lies, how often it is heard
+            if name not in FIELDS.names and not name.startswith(LABEL):
+                table = table.append_column(name, known[name])
+        return self.with_table(table)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One of `FIELDS` for all tracks, as numpy (strings as objects)."""
         return np.asarray(self.table[name].to_numpy())
+
+    def hashes(self) -> list[str]:
+        """[tracks] what each track's bytes are known by; of its file, where a stranger's manifest leaves it empty."""
+        return [told or self._hash_of(row) for row, told in enumerate(self.table["hash"].to_pylist())]
+
+    def _hash_of(self, row: int) -> str:
+        file = Path(os.path.join(self.root, self._paths[row].as_py()))
+        return file_hash(file) if file.is_file() else ""
 
     def seconds(self) -> npt.NDArray[np.float64]:
         """[tracks] duration in s."""
@@ -205,6 +223,11 @@ class Manifest(Sequence[Track]):
     def check_rate(self, sample_rate: int) -> None:
         """Raise ValueError where crops can't be had at this rate. Those of files can, at any; shards hold one."""
 
+    @property
+    def has_files(self) -> bool:
+        """Whether each track is a file of its own, at `path_of`; shards and data sets hold them otherwise."""
+        return type(self) is Manifest
+
     def path_of(self, track: Track) -> Path:
         return self.root / track.path
 
@@ -227,6 +250,15 @@ class Manifest(Sequence[Track]):
                 f"{first} is missing, the first file that {manifest} names: if the audio moved, say where it is now "
                 f"(--root FOLDER, or root= in Python; the manifest says {self.root}), else scan it again"
             )
+
+
+def file_hash(file: Path) -> str:
+    """blake2b of a file's bytes, hex: what manifests know it by."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(file, "rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

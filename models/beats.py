@@ -27,87 +27,69 @@ from .transformer import time_mask
 
 
 class BeatsConfig(PretrainedConfig):
-    """Configuration of `BeatsModel`; the defaults are BEATs base: 90,311,792 parameters.
-
-    Args:
-        sample_rate: Hz of the waveform.
-        mel_bins: filters; a multiple of patch_size.
-        frame_length: ms of a filter bank's frame.
-        frame_shift: ms from one to the next.
-        low_frequency: Hz of the lowest filter's lower corner.
-        waveform_scale: factor on the waveform (Kaldi expects 16-bit integers).
-        fbank_mean: subtracted from the log energies.
-        fbank_std: the log energies are divided by twice this.
-        patch_size: frames and bins of a patch.
-        patch_dim: width of the patch embedding.
-        patch_bias: whether the patch embedding has a bias.
-        hidden_size: width of the hidden states.
-        num_hidden_layers: blocks.
-        num_attention_heads: heads per block.
-        intermediate_size: width of the feed-forward layers.
-        deep_norm: residuals times (2 · layers)^¼, initial weights scaled down (Wang et al. 2022).
-        hidden_dropout: after attention and feed-forward, and before the blocks.
-        attention_dropout: of the attention weights.
-        activation_dropout: between the feed-forward layers.
-        input_dropout: after the projection of the patches.
-        layerdrop: probability that a block is skipped in training.
-        conv_pos: kernel of the positional convolution, in tokens; 0: no such convolution.
-        conv_pos_groups: its groups.
-        num_buckets: relative distances told apart; 0: no relative bias.
-        max_distance: from here on all distances share a bucket.
-        gated_bias: each block scales the bias by a gate of its query.
-        classes: outputs of a fine-tuned head; 0: none.
-        head_dropout: before that head.
-        kwargs: what every Hugging Face configuration takes.
-    """
+    """Configuration of `BeatsModel`; the defaults are BEATs base: 90,311,792 parameters."""
 
     model_type = "groundbass_beats"
 
-    def __init__(
-        self,
-        sample_rate: int = 16_000,
-        mel_bins: int = 128,
-        frame_length: float = 25.0,
-        frame_shift: float = 10.0,
-        low_frequency: float = 20.0,
-        waveform_scale: float = 32768.0,
-        fbank_mean: float = 15.41663,
-        fbank_std: float = 6.55582,
-        patch_size: int = 16,
-        patch_dim: int = 512,
-        patch_bias: bool = False,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        deep_norm: bool = True,
-        hidden_dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        activation_dropout: float = 0.0,
-        input_dropout: float = 0.0,
-        layerdrop: float = 0.0,
-        conv_pos: int = 128,
-        conv_pos_groups: int = 16,
-        num_buckets: int = 320,
-        max_distance: int = 800,
-        gated_bias: bool = True,
-        classes: int = 0,
-        head_dropout: float = 0.1,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.sample_rate, self.mel_bins = sample_rate, mel_bins
-        self.frame_length, self.frame_shift, self.low_frequency = frame_length, frame_shift, low_frequency
-        self.waveform_scale, self.fbank_mean, self.fbank_std = waveform_scale, fbank_mean, fbank_std
-        self.patch_size, self.patch_dim, self.patch_bias = patch_size, patch_dim, patch_bias
-        self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
-        self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.deep_norm = deep_norm
-        self.hidden_dropout, self.attention_dropout = hidden_dropout, attention_dropout
-        self.activation_dropout, self.input_dropout, self.layerdrop = activation_dropout, input_dropout, layerdrop
-        self.conv_pos, self.conv_pos_groups = conv_pos, conv_pos_groups
-        self.num_buckets, self.max_distance, self.gated_bias = num_buckets, max_distance, gated_bias
-        self.classes, self.head_dropout = classes, head_dropout
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    mel_bins: int = 128
+    """Filters; a multiple of patch_size."""
+    frame_length: float = 25.0
+    """ms of a filter bank's frame."""
+    frame_shift: float = 10.0
+    """ms from one to the next."""
+    low_frequency: float = 20.0
+    """Hz of the lowest filter's lower corner."""
+    waveform_scale: float = 32768.0
+    """Factor on the waveform (Kaldi expects 16-bit integers)."""
+    fbank_mean: float = 15.41663
+    """Subtracted from the log energies."""
+    fbank_std: float = 6.55582
+    """The log energies are divided by twice this."""
+    patch_size: int = 16
+    """Frames and bins of a patch."""
+    patch_dim: int = 512
+    """Width of the patch embedding."""
+    patch_bias: bool = False
+    """Whether the patch embedding has a bias."""
+    hidden_size: int = 768
+    """Width of the hidden states."""
+    num_hidden_layers: int = 12
+    """Blocks."""
+    num_attention_heads: int = 12
+    """Heads per block."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layers."""
+    deep_norm: bool = True
+    """Residuals times (2 · layers)^¼, initial weights scaled down (Wang et al. 2022)."""
+    hidden_dropout: float = 0.1
+    """After attention and feed-forward, and before the blocks."""
+    attention_dropout: float = 0.1
+    """Of the attention weights."""
+    activation_dropout: float = 0.0
+    """Between the feed-forward layers."""
+    input_dropout: float = 0.0
+    """After the projection of the patches."""
+    layerdrop: float = 0.0
+    """Probability that a block is skipped in training."""
+    conv_pos: int = 128
+    """Kernel of the positional convolution, in tokens; 0: no such convolution."""
+    conv_pos_groups: int = 16
+    """Its groups."""
+    num_buckets: int = 320
+    """Relative distances told apart; 0: no relative bias."""
+    max_distance: int = 800
+    """From here on all distances share a bucket."""
+    gated_bias: bool = True
+    """Each block scales the bias by a gate of its query."""
+    classes: int = 0
+    """Outputs of a fine-tuned head; 0: none."""
+    head_dropout: float = 0.1
+    """Before that head."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
         self._check()
 
     def _check(self) -> None:

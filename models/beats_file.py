@@ -129,7 +129,7 @@ def _tokenizer(path: str | Path, cfg: dict[str, Any], weights: dict[str, Tensor]
     encoder = {name: value for name, value in config.items() if name in BeatsConfig().to_dict() and name[0] != "_"}
     for name in ("model_type", "transformers_version", "architectures", "dtype"):
         encoder.pop(name, None)
-    model = BeatsQuantizer(BeatsQuantizerConfig(encoder, len(codewords), codewords.shape[1]))
+    model = BeatsQuantizer(BeatsQuantizerConfig(encoder=encoder, codes=len(codewords), code_dim=codewords.shape[1]))
     own = {name: value for name, value in weights.items() if name.startswith("quantize_layer.")}
     rest = {name: value for name, value in weights.items() if name not in own}
     renamed = {f"beats.{name}": value for name, value in _renamed(path, rest).items()}

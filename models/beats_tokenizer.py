@@ -7,6 +7,7 @@ codewords; `pretrain/objectives/tokenizer.py` trains it. This file is published 
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -78,23 +79,20 @@ class RandomProjectionPatches(nn.Module):
 
 
 class BeatsQuantizerConfig(PretrainedConfig):
-    """Configuration of `BeatsQuantizer`.
-
-    Args:
-        encoder: fields of the encoder's `BeatsConfig`, as a dictionary.
-        codes: size of the codebook.
-        code_dim: width of a codeword.
-        kwargs: what every Hugging Face configuration takes.
-    """
+    """Configuration of `BeatsQuantizer`."""
 
     model_type = "groundbass_beats_tokenizer"
 
-    def __init__(
-        self, encoder: dict[str, Any] | None = None, codes: int = 1024, code_dim: int = 256, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.encoder = dict(encoder or {})
-        self.codes, self.code_dim = codes, code_dim
+    encoder: dict[str, Any] = field(default_factory=dict)
+    """Fields of the encoder's `BeatsConfig`, as a dictionary."""
+    codes: int = 1024
+    """Size of the codebook."""
+    code_dim: int = 256
+    """Width of a codeword."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.encoder = dict(self.encoder or {})
         self.sample_rate = self.beats().sample_rate
 
     def beats(self) -> BeatsConfig:

@@ -1,4 +1,4 @@
-"""The model card of a published folder, written from what the run recorded: its recipe, its loss, its probes."""
+"""The model card of a published folder, written from what the run recorded: its recipe and its loss."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Protocol
 
 from .adapters import ModelEncoder
-from .encoder import weights_hash
 
 LICENSES = {
     "CLMR": "apache-2.0", "MERT": "cc-by-nc-4.0", "BEATs": "mit", "music taggers": "mit",
@@ -42,7 +42,23 @@ TEMPLATE = Path(__file__).parent / "card.md"
 CURVES = "loss.png"
 LIMITS = """Trained on and for music; speech and other sound were not evaluated. Whether the weights may be used for a
 purpose can also depend on the rights in the recordings that they were trained on."""
-WEIGHTED = -1  # the layer number of a learned weighted sum
+NOT_PROBED = "It hasn't been probed. (`groundbass probe RUN TASK…` before `groundbass publish` fills in this table.)"
+
+
+class Measured(Protocol):
+    """Who knows what was measured and says it in Markdown; what a result is, a model needn't know."""
+
+    def probed(self, records: Path, weights: str) -> str:
+        """What probes say. records: the run's folder; weights: the hash of the published ones."""
+        ...
+
+    def classified(self, heads: Mapping[str, Mapping[str, Any]], picture: str | None) -> str:
+        """How good a classifier is. heads: name -> metric -> value, of its facts; picture: of confusions."""
+        ...
+
+    def draw_confusion(self, picture: Path) -> bool:
+        """Draw confusions into a PNG; False where none are known."""
+        ...
 
 
 def write_card(
@@ -52,7 +68,7 @@ def write_card(
     license: str,
     name: str,
     curves: bool = False,
-    results: Path | None = None,
+    probed: str = NOT_PROBED,
 ) -> str:
     """The model card: what it hears and answers, what the probes say, how RUN/recipe.json trained it or who else did.
 
@@ -62,7 +78,7 @@ def write_card(
         license: of the weights.
         name: what `from_pretrained` is to be given.
         curves: whether a picture of the losses lies beside it.
-        results: the folder of probe results.
+        probed: what the probes say, in Markdown.
     """
     recipe = (_json(run / "recipe.json") if run else None) or {}
     model = encoder.model
@@ -95,7 +111,7 @@ def write_card(
         dim=encoder.dim,
         frame_rate=f"{encoder.frame_rate:.4g}",
         more=_more(model),
-        probe=_probe_table(results, encoder),
+        probe=probed,
         training=training + (f"\n\n![Loss per step]({CURVES})" if curves else ""),
         paper=PAPERS[origin["family"]] if imported else paper[0].strip() if paper else "",
         version=plain((recipe.get("versions") or {}).get("groundbass") or "")
@@ -169,93 +185,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
     return value
-
-
-def _interval(score: Any) -> str:
-    """`0.71 [0.65, 0.77]`, or without interval, or a dash."""
-    if isinstance(score, (int, float)):
-        score = {"value": score}
-    if not isinstance(score, dict) or score.get("value") is None:
-        return "–"
-    text = f"{score['value']:.3f}"
-    return text if score.get("low") is None else f"{text} [{score['low']:.3f}, {score['high']:.3f}]"
-
-
-def _probe_table(folder: Path | None, encoder: ModelEncoder) -> str:
-    files = sorted(folder.glob("*.json")) if folder else []
-    results = [result for path in files if (result := _json(path)) and "score" in result]
-    if not results:
-        return "It hasn't been probed. (`groundbass probe RUN TASK…` before `groundbass publish` fills in this table.)"
-    lines = [
-        "Frozen, with heads (linear, unless the task's name says otherwise) on the layer that was best on validation "
-        "tracks; test tracks were used once. In brackets: 95 % bootstrap intervals over tracks (artists, where known). "
-        "*Random copy*: the same architecture, untrained. *Hand-crafted*: the best of the feature sets in that column.",
-        "",
-        "| task | metric | score | random copy | gain over it (paired) | hand-crafted | constant | layer | clips |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    current, stale, above, below = weights_hash(encoder), False, 0, 0
-    for result in results:
-        baselines = result.get("baselines", {})
-        random = baselines.get("random") or {}
-        gain = random.get("difference") or {}
-        above += gain.get("low") is not None and gain["low"] > 0
-        below += gain.get("high") is not None and gain["high"] < 0
-        old = result.get("weights_hash", current) != current
-        stale = stale or old
-        cells = [
-            f"{_task(result)}{' †' if old else ''}",
-            _metric(result),
-            _interval(result["score"]),
-            _interval(random),
-            _interval(gain),
-            _crafted(baselines),
-            _interval(baselines.get("constant")),
-            "weighted sum" if result.get("layer") == WEIGHTED else str(result.get("layer", "–")),
-            str(result.get("counts", {}).get("test", "–")),
-        ]
-        lines.append("| " + " | ".join(plain(cell) for cell in cells) + " |")
-    lines += [
-        "",
-        f"Against its random copy, outside the interval: better on {above} of {len(results)} tasks, worse on {below}.",
-    ]
-    lines += _advice(results)
-    if stale:
-        lines.append("\n† measured on other weights of this run (an earlier checkpoint), not on the published ones.")
-    return "\n".join(lines)
-
-
-def _task(result: dict[str, Any]) -> str:
-    protocol = result.get("protocol", "linear")
-    return str(result.get("task")) + ("" if protocol == "linear" else f" ({protocol})")
-
-
-def _metric(result: dict[str, Any]) -> str:
-    return str(result.get("metric_name") or " ".join(str(result[k]) for k in ("metric", "unit") if result.get(k)))
-
-
-def _crafted(baselines: dict[str, Any]) -> str:
-    """The best hand-crafted feature set and its name."""
-    known = {
-        name: found["value"]
-        for name, found in baselines.items()
-        if name not in ("random", "constant") and isinstance(found, dict) and found.get("value") is not None
-    }
-    best = max(known, key=lambda name: known[name], default=None)
-    return "–" if best is None else f"{_interval(baselines[best])} {best.replace('_', '-')}"
-
-
-def _advice(results: list[dict[str, Any]]) -> list[str]:
-    """Which layer for what, where there is more than one."""
-    chosen: dict[int, list[str]] = {}
-    for result in results:
-        layer = result.get("layer")
-        if isinstance(layer, int) and layer != WEIGHTED and len(result.get("layers", [])) > 1:
-            chosen.setdefault(layer, []).append(_task(result))
-    if not chosen:
-        return []
-    lines = ["", "**Which layer?** Chosen on validation tracks (0 is the front end):", ""]
-    return lines + [f"- layer {layer}: {', '.join(dict.fromkeys(tasks))}" for layer, tasks in sorted(chosen.items())]
 
 
 def draw_losses(losses: Path, picture: Path) -> bool:

@@ -21,16 +21,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .heads import Head, HeadConfig, Moments, combined, pooled
 
 BATCH_SECONDS = 80.0  # of sound that the encoder hears at a time, in evaluation
-PROBLEMS = {
-    "classes": "single_label_classification",
-    "key": "single_label_classification",
-    "chords": "single_label_classification",
-    "tags": "multi_label_classification",
-    "beats": "multi_label_classification",
-    "events": "multi_label_classification",
-    "numbers": "regression",
-}
-"""What transformers calls the kinds of labels."""
 ABILITIES = ("_supports_sdpa", "_supports_flash_attn", "_no_split_modules", "supports_gradient_checkpointing")
 
 
@@ -135,11 +125,11 @@ class AudioClassifier(PreTrainedModel):
     def tempered(self, logits: Tensor, head: int = 0) -> Tensor:
         """Logits at the head's temperature; numbers stay."""
         config = self._head(head).config
-        return logits if config.kind == "numbers" or config.temperature == 1 else logits / config.temperature
+        return logits / config.temperature if self._head(head).nominal and config.temperature != 1 else logits
 
     def probabilities(self, logits: Tensor, head: int = 0) -> Tensor:
         """What `logits` of `forward` mean, whichever head: probabilities, or numbers as they are."""
-        problem = PROBLEMS[self._head(head).config.kind] if self.heads else self.config.problem_type
+        problem = self._head(head).problem if self.heads else self.config.problem_type
         if problem == "regression":
             return logits
         return torch.sigmoid(logits) if problem == "multi_label_classification" else torch.softmax(logits, -1)
@@ -244,14 +234,12 @@ class AudioClassifier(PreTrainedModel):
     def _over_time(self, frames: Tensor, valid: Tensor, head: Head) -> Tensor:
         inside = (torch.arange(frames.shape[1], device=frames.device) < valid[:, None])[..., None]
         mean = (head.probabilities(frames) * inside).sum(1) / valid.clamp(min=1)[:, None]
-        if PROBLEMS[head.config.kind] == "multi_label_classification":
-            return torch.logit(mean, eps=1e-7)
-        return mean.clamp(min=1e-7).log()
+        return mean.clamp(min=1e-7).log() if head.exclusive else torch.logit(mean, eps=1e-7)
 
     def _loss(self, logits: Tensor, labels: Tensor, number: int) -> Tensor:
         if self.heads:
             head = self._head(number)
-            if PROBLEMS[head.config.kind] == "single_label_classification":
+            if head.exclusive:
                 return head.loss(logits, labels.clamp(min=-1))
             shaped = labels.float() if labels.dim() == logits.dim() else labels.float().unsqueeze(-1)
             return head.loss(logits, shaped)
@@ -269,11 +257,9 @@ def _stretch(head: Head, parts: Sequence[Any]) -> Tensor:
 
 def _averaged(each: Tensor, aggregation: str, head: Head) -> Tensor:
     """One answer [classes] from those of all stretches [stretches, classes]."""
-    if len(each) == 1 or aggregation != "probabilities" or head.config.kind == "numbers":
+    if len(each) == 1 or aggregation != "probabilities" or not head.nominal:
         return each.mean(0)
-    mean = head.probabilities(each).mean(0)
-    single = PROBLEMS[head.config.kind] == "single_label_classification"
-    return (mean.clamp(min=1e-12).log() if single else torch.logit(mean, eps=1e-7)) * head.config.temperature
+    return head.logits_of(head.probabilities(each).mean(0))
 
 
 def classifier_of(encoder_class: Any) -> Any:

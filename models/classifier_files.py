@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .classifier import PROBLEMS, AudioClassifier, classifier_of
-from .folders import beside, replace_folder, write_preprocessor
+from .classifier import AudioClassifier, classifier_of
+from .folders import write_preprocessor
 from .head_files import HeadFacts
 from .heads import Head
 from .loading import find_our_class, quiet, read_config
+from .writing import beside, replace_folder
 
 ENTRY = "audio_classifier"
 HERE = Path(__file__).parent
@@ -48,7 +49,7 @@ def make_classifier(encoder: Any, heads: Sequence[tuple[str, Head, HeadFacts]]) 
         _, first, facts = heads[0]
         config.id2label = dict(enumerate(first.names))
         config.label2id = {name: number for number, name in enumerate(first.names)}
-        config.problem_type = PROBLEMS[first.config.kind]
+        config.problem_type = first.problem
         config.thresholds = list(facts.thresholds)
     kind = classifier_of(type(encoder))
     with torch.device("meta"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import io
 import os
 import subprocess
 import sys
@@ -13,18 +13,21 @@ from string import Template
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import hub
+from .card import Measured
 from .classifier import AudioClassifier
 from .classifier_files import is_classifier, make_classifier, open_classifier, write_classifier
 from .encoder import ModelEncoder, load_encoder, weights_hash
-from .folders import check_out
+from .folders import check_out, classifier_in
 from .head_files import head_names, read_heads
 from .loading import read_config
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 PICTURE = "confusion.png"
+NOT_MEASURED = "Not measured."
 LIMITS = (
     "It knows the classes it was trained on and answers with one of them whatever it hears; its probabilities are "
     "those of sound like its training data. Check it on your own recordings (`groundbass predict --labels labels.csv`) "
@@ -34,25 +37,27 @@ LIMITS = (
 
 def holds_classifier(place: Path) -> bool:
     """Whether a folder is a heads folder, a run with a classifier, or a classifier."""
-    if head_names(place) or (place / "classifier" / "config.json").is_file():
+    if head_names(place) or classifier_in(place):
         return True
     return (place / "config.json").is_file() and is_classifier(read_config(place))
 
 
 def publish_classifier(
-    place: Path, out: Path, *, force: bool, license: str | None, push: str | None, private: bool, dry_run: bool
-) -> None:
+    place: Path, out: Path, *, force: bool, license: str | None, measured: Measured | None, push: str | None,
+    private: bool, dry_run: bool,
+) -> None:  # fmt: skip
     """See `published.publish`."""
     model = _opened(place)
     check_out(out, force)
     license = license or "apache-2.0"
     if push is not None and not dry_run:
         hub.check_push(push, ["audio_classifier.py"], private=private, force=force)
-    results = _results(place)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "model"
-        pictured = draw_confusion(results, Path(folder) / PICTURE)
-        card = write_classifier_card(model, results, license=license, name=push or out.resolve().name, picture=pictured)
+        pictured = measured is not None and measured.draw_confusion(Path(folder) / PICTURE)
+        facts = {name: one.get("scores") or {} for name, one in zip(model.head_names, model.facts, strict=True)}
+        scores = NOT_MEASURED if measured is None else measured.classified(facts, PICTURE if pictured else None)
+        card = write_classifier_card(model, scores, license=license, name=push or out.resolve().name)
         write_classifier(model, part, card)
         difference = verify_classifier(model, part)
         if dry_run:
@@ -70,8 +75,9 @@ def publish_classifier(
 
 def _opened(place: Path) -> AudioClassifier:
     """The classifier of a run, a folder, or heads on their encoder."""
-    if (place / "classifier" / "config.json").is_file():
-        return open_classifier(place / "classifier")
+    kept = classifier_in(place)
+    if kept is not None:
+        return open_classifier(kept)
     if not head_names(place):
         return open_classifier(place)
     heads = [(name, head, facts) for name, (head, facts) in read_heads(place).items()]
@@ -87,6 +93,19 @@ def _opened(place: Path) -> AudioClassifier:
     return make_classifier(encoder.model, heads)
 
 
+def save_inputs(inputs: list[tuple[Tensor, Tensor | None]], file: Path) -> None:
+    """Write what a clean process shall answer; torch's own error for a full disk names neither the place nor a cure."""
+    buffer = io.BytesIO()
+    torch.save(inputs, buffer)
+    try:
+        file.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise OSError(
+            f"{file.parent} can't be written ({error.strerror or error}): the model is tried in a clean process before "
+            "it is published, which needs some room there. Name another folder for temporary files with TMPDIR."
+        ) from error
+
+
 def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     """The largest difference of logits in a process without this package, on noise with and without padding.
 
@@ -99,7 +118,7 @@ def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     inputs = [(sound, None), (sound * mask, mask)]
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
@@ -118,8 +137,8 @@ def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     return difference
 
 
-def write_classifier_card(model: AudioClassifier, results: list[Any], *, license: str, name: str, picture: bool) -> str:
-    """The text of README.md. results: what `finetune` measured on its test tracks."""
+def write_classifier_card(model: AudioClassifier, scores: str, *, license: str, name: str) -> str:
+    """The text of README.md. scores: how good it is, in Markdown."""
     heads = []
     for title, head, facts in zip(model.head_names, model.heads, model.facts, strict=True):
         config: Any = head.config
@@ -132,83 +151,8 @@ def write_classifier_card(model: AudioClassifier, results: list[Any], *, license
     text = Template((HERE / "classifier_card.md").read_text(encoding="utf-8")).substitute(
         license=license, title=name.rpartition("/")[2], name=name, sample_rate=model.sample_rate,
         parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        asked=", ".join(model.head_names), heads="\n".join(heads), scores=_scores(model, results, picture),
+        asked=", ".join(model.head_names), heads="\n".join(heads), scores=scores,
         limits=LIMITS, label_licence=f"; labels: {', '.join(licences)}" if licences else "",
         version=importlib.metadata.version("groundbass"),
     )  # fmt: skip
     return text
-
-
-def _scores(model: AudioClassifier, results: list[Any], picture: bool) -> str:
-    rows = []
-    for entry in results:
-        constant = entry.get("constant")
-        rows.append(
-            f"| {entry['task']} | {entry['metric']} | {_interval(entry['finetuned'])} "
-            f"| {_interval(entry.get('probe'))} | {_interval(constant)} | {entry['tracks']} |"
-        )
-    for title, facts in zip(model.head_names, model.facts, strict=True):
-        for metric, value in (facts.get("scores") or {}).items():
-            if isinstance(value, (int, float, dict)):
-                rows.append(f"| {title} | {metric} | {_interval(value)} | – | – | – |")
-    if not rows:
-        return "Not measured."
-    head = "| task | metric | this classifier | frozen encoder, linear probe | commonest class | test tracks |\n"
-    head += "|---|---|---|---|---|---|\n"
-    words = "\n\nIntervals are 95 % over test tracks, whole artists at a time where known."
-    per_class = "".join(_per_class(entry) for entry in results if entry.get("confusion"))
-    return head + "\n".join(rows) + words + per_class + (f"\n\n![Confusions]({PICTURE})" if picture else "")
-
-
-def _per_class(entry: Any) -> str:
-    """Recall per class beside its share of the test tracks, which is what guessing gives."""
-    total = sum(map(sum, entry["confusion"]))
-    lines = [
-        f"| {name} | {row[number] / sum(row):.2f} | {sum(row) / total:.2f} | {sum(row)} |"
-        for number, (name, row) in enumerate(zip(entry["names"], entry["confusion"], strict=True)) if sum(row)
-    ]  # fmt: skip
-    title = f"\n\n| {entry['task']}, class | recall | share of tracks | tracks |\n|---|---|---|---|\n"
-    return title + "\n".join(lines)
-
-
-def _interval(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if "low" in value else str(value)
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _results(place: Path) -> list[Any]:
-    """What `groundbass finetune` wrote beside the classifier; nothing where it didn't."""
-    for folder in (place, place.resolve().parent):
-        path = folder / "finetune.json"
-        if path.is_file():
-            found: list[Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found
-    return []
-
-
-def draw_confusion(results: list[Any], picture: Path) -> bool:
-    """The first task's confusions as a picture; False where there are none."""
-    entry = next((one for one in results if one.get("confusion")), None)
-    if entry is None:
-        return False
-    from matplotlib.figure import Figure
-
-    table = torch.tensor(entry["confusion"], dtype=torch.float64)
-    shares = table / table.sum(1, keepdim=True).clamp(min=1)
-    size = 1.8 + 0.42 * len(entry["names"])
-    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(entry["names"])), entry["names"], rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(entry["names"])), entry["names"], fontsize=8)
-    axes.set_xlabel("heard")
-    axes.set_ylabel("true")
-    for row, counts in enumerate(entry["confusion"]):
-        for column, number in enumerate(counts):
-            if number:
-                dark = float(shares[row, column]) > 0.5
-                colour = "white" if dark else "black"
-                axes.text(column, row, str(number), ha="center", va="center", fontsize=7, color=colour)
-    figure.savefig(picture, dpi=120)
-    return True

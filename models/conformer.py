@@ -27,71 +27,56 @@ MelFrontEnds = Literal["conv2d", "stacked"]
 
 
 class ConformerConfig(PretrainedConfig):
-    """Configuration of `ConformerModel`; the defaults are MuQ's: 316,344,320 parameters.
-
-    Args:
-        sample_rate: Hz of the waveform.
-        frontend: "conv2d", two residual 2-D blocks on decibels (MusicFM, MuQ); "stacked", four frames of
-            log10(1 + 10,000 · mel) side by side (OMAR-RQ).
-        mel_bins: filters.
-        n_fft: samples of the mel spectrum's window.
-        mel_hop: samples per mel frame; an encoder frame is four of them.
-        mel_scale: "htk", or "slaney" with Slaney's norm.
-        mel_high: Hz of the highest filter; None: half the sample rate.
-        mel_mean: subtracted from the compressed mel spectrum, one number for all bins.
-        mel_std: it is divided by this.
-        mel_channels: channels of the "conv2d" front end.
-        hidden_size: width of the hidden states.
-        num_hidden_layers: conformer layers.
-        num_attention_heads: heads per layer; each gets an even width.
-        intermediate_size: width of the feed-forward layers.
-        conv_kernel: taps of the depthwise convolution, odd.
-        hidden_dropout: after feed-forward and convolution, and before the layers.
-        attention_dropout: of the attention weights, and after attention.
-        activation_dropout: between the feed-forward layers.
-        layer_norm_eps: of all layer norms.
-        initializer_range: standard deviation of the linear layers' initial weights.
-        rotary_base: base of the rotary angles.
-        kwargs: what every Hugging Face configuration takes.
-    """
+    """Configuration of `ConformerModel`; the defaults are MuQ's: 316,344,320 parameters."""
 
     model_type = "groundbass_conformer"
 
-    def __init__(
-        self,
-        sample_rate: int = 24_000,
-        frontend: MelFrontEnds = "conv2d",
-        mel_bins: int = 128,
-        n_fft: int = 2048,
-        mel_hop: int = 240,
-        mel_scale: MelScale = "htk",
-        mel_high: float | None = None,
-        mel_mean: float = 6.7684,
-        mel_std: float = 18.4179,
-        mel_channels: int = 512,
-        hidden_size: int = 1024,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 16,
-        intermediate_size: int = 4096,
-        conv_kernel: int = 31,
-        hidden_dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        activation_dropout: float = 0.1,
-        layer_norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        rotary_base: float = 10_000.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.sample_rate, self.frontend = sample_rate, frontend
-        self.mel_bins, self.n_fft, self.mel_hop, self.mel_scale = mel_bins, n_fft, mel_hop, mel_scale
-        self.mel_high, self.mel_mean, self.mel_std, self.mel_channels = mel_high, mel_mean, mel_std, mel_channels
-        self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
-        self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.conv_kernel = conv_kernel
-        self.hidden_dropout, self.attention_dropout = hidden_dropout, attention_dropout
-        self.activation_dropout = activation_dropout
-        self.layer_norm_eps, self.initializer_range, self.rotary_base = layer_norm_eps, initializer_range, rotary_base
+    sample_rate: int = 24_000
+    """Hz of the waveform."""
+    frontend: MelFrontEnds = "conv2d"
+    """"conv2d", two residual 2-D blocks on decibels (MusicFM, MuQ); "stacked", four frames of log10(1 + 10,000 · mel)
+    side by side (OMAR-RQ)."""
+    mel_bins: int = 128
+    """Filters."""
+    n_fft: int = 2048
+    """Samples of the mel spectrum's window."""
+    mel_hop: int = 240
+    """Samples per mel frame; an encoder frame is four of them."""
+    mel_scale: MelScale = "htk"
+    """"htk", or "slaney" with Slaney's norm."""
+    mel_high: float | None = None
+    """Hz of the highest filter; None: half the sample rate."""
+    mel_mean: float = 6.7684
+    """Subtracted from the compressed mel spectrum, one number for all bins."""
+    mel_std: float = 18.4179
+    """It is divided by this."""
+    mel_channels: int = 512
+    """Channels of the "conv2d" front end."""
+    hidden_size: int = 1024
+    """Width of the hidden states."""
+    num_hidden_layers: int = 12
+    """Conformer layers."""
+    num_attention_heads: int = 16
+    """Heads per layer; each gets an even width."""
+    intermediate_size: int = 4096
+    """Width of the feed-forward layers."""
+    conv_kernel: int = 31
+    """Taps of the depthwise convolution, odd."""
+    hidden_dropout: float = 0.1
+    """After feed-forward and convolution, and before the layers."""
+    attention_dropout: float = 0.1
+    """Of the attention weights, and after attention."""
+    activation_dropout: float = 0.1
+    """Between the feed-forward layers."""
+    layer_norm_eps: float = 1e-5
+    """Of all layer norms."""
+    initializer_range: float = 0.02
+    """Standard deviation of the linear layers' initial weights."""
+    rotary_base: float = 10_000.0
+    """Base of the rotary angles."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
         self._check()
 
     def _check(self) -> None:

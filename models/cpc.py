@@ -11,6 +11,7 @@ Names of weights: `encoder.seq.layer-<i>.0.<weight|bias>` and `autoregressor.aut
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,44 +32,36 @@ MUSIC: dict[str, Any] = {
 class CpcConfig(PretrainedConfig):
     """Everything that fixes a CPC encoder; the defaults are the speech network's.
 
-    Args:
-        sample_rate: Hz of the waveform.
-        kernels: of the convolutions over time.
-        strides: of the convolutions; their product is the step of a latent in samples.
-        paddings: zeros on either side of each convolution's input.
-        channels: output channels of each convolution; the last is the width of a latent.
-        context_size: width of the GRU's state.
-        channel_norm: normalise each convolution's output over its channels, before ReLU.
-        input_mean: subtracted from the waveform.
-        input_std: divides it then (the speech network was trained on a deviation of 0.063).
-
     Raises:
         ValueError: lists of different lengths, or numbers below one.
     """
 
     model_type = "groundbass_cpc"
 
-    def __init__(
-        self,
-        sample_rate: int = 16_000,
-        kernels: list[int] | tuple[int, ...] = SPEECH["kernels"],
-        strides: list[int] | tuple[int, ...] = SPEECH["strides"],
-        paddings: list[int] | tuple[int, ...] = SPEECH["paddings"],
-        channels: list[int] | tuple[int, ...] | None = None,
-        context_size: int = 256,
-        channel_norm: bool = False,
-        input_mean: float = 0.0,
-        input_std: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        self.sample_rate = sample_rate
-        self.kernels, self.strides, self.paddings = list(kernels), list(strides), list(paddings)
-        self.channels = [512] * len(self.kernels) if channels is None else list(channels)
-        self.context_size = context_size
-        self.channel_norm = channel_norm
-        self.input_mean, self.input_std = input_mean, input_std
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    kernels: Sequence[int] = SPEECH["kernels"]
+    """Of the convolutions over time."""
+    strides: Sequence[int] = SPEECH["strides"]
+    """Of the convolutions; their product is the step of a latent in samples."""
+    paddings: Sequence[int] = SPEECH["paddings"]
+    """Zeros on either side of each convolution's input."""
+    channels: Sequence[int] = ()
+    """Output channels of each convolution; the last is the width of a latent. By default 512 each."""
+    context_size: int = 256
+    """Width of the GRU's state."""
+    channel_norm: bool = False
+    """Normalise each convolution's output over its channels, before ReLU."""
+    input_mean: float = 0.0
+    """Subtracted from the waveform."""
+    input_std: float = 1.0
+    """Divides it then (the speech network was trained on a deviation of 0.063)."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.kernels, self.strides, self.paddings = list(self.kernels), list(self.strides), list(self.paddings)
+        self.channels = list(self.channels) or [512] * len(self.kernels)
         self._check()
-        super().__init__(**kwargs)
 
     def _check(self) -> None:
         lists = {name: getattr(self, name) for name in ("kernels", "strides", "paddings", "channels")}

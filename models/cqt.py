@@ -15,6 +15,7 @@ This file is published with the models, so it imports torch, transformers and it
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -139,74 +140,62 @@ class LogCQT(nn.Module):
 class CqtConfig(PretrainedConfig):
     """What fixes a `CqtModel`.
 
-    Args:
-        sample_rate: Hz of the waveform.
-        hop: samples per frame: 960 at 24 kHz are 25 Hz. A multiple of 64.
-        octaves: of the constant-Q transform.
-        bins_per_octave: of the constant-Q transform, even.
-        lowest: Hz of its first bin.
-        mel_bins: of the rhythm picture, at twice the frame rate; 0 leaves that picture out.
-        n_fft: samples of its Fourier transform.
-        mel_low: Hz.
-        mel_high: Hz.
-        stem: "patches" (a linear layer on whole columns) or "conv" (2-D convolutions).
-        tonal_channels: channels of the four tonal stages of the "conv" stem.
-        rhythm_channels: channels of its rhythm stages.
-        trunk: "transformer" (rotary, pre-LN) or "conv" (residual dilated convolutions over time).
-        hidden_size: width of the hidden states.
-        num_hidden_layers: blocks of the trunk.
-        num_attention_heads: of a transformer block.
-        intermediate_size: width of its feed-forward layers.
-        kernel: taps of a dilated convolution, odd.
-        dilations: of the convolutions, one after the other, from the first again if there are more blocks.
-        dropout: in the blocks.
-        joins: with stem and trunk "conv", the block after which the tonal half joins: the states up to there are of
-            rhythm alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves
-            from the start.
-        kwargs: what every Hugging Face configuration takes.
-
     Raises:
         ValueError: values that don't fit together.
     """
 
     model_type = "groundbass_cqt"
 
-    def __init__(
-        self,
-        sample_rate: int = 24_000,
-        hop: int = 960,
-        octaves: int = 8,
-        bins_per_octave: int = 24,
-        lowest: float = 27.5,
-        mel_bins: int = 81,
-        n_fft: int = 2048,
-        mel_low: float = 30.0,
-        mel_high: float = 11_000.0,
-        stem: Stem = "conv",
-        tonal_channels: tuple[int, ...] = (16, 24, 32, 40),
-        rhythm_channels: tuple[int, ...] = (16, 16, 64),
-        trunk: Trunk = "conv",
-        hidden_size: int = 192,
-        num_hidden_layers: int = 7,
-        num_attention_heads: int = 6,
-        intermediate_size: int = 768,
-        kernel: int = 5,
-        dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64),
-        dropout: float = 0.1,
-        joins: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        self.sample_rate, self.hop = sample_rate, hop
-        self.octaves, self.bins_per_octave, self.lowest = octaves, bins_per_octave, lowest
-        self.mel_bins, self.n_fft, self.mel_low, self.mel_high = mel_bins, n_fft, mel_low, mel_high
-        self.stem, self.trunk = stem, trunk
-        self.tonal_channels, self.rhythm_channels = list(tonal_channels), list(rhythm_channels)
-        self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
-        self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.kernel, self.dilations = kernel, list(dilations)
-        self.dropout, self.joins = dropout, joins
+    sample_rate: int = 24_000
+    """Hz of the waveform."""
+    hop: int = 960
+    """Samples per frame: 960 at 24 kHz are 25 Hz. A multiple of 64."""
+    octaves: int = 8
+    """Of the constant-Q transform."""
+    bins_per_octave: int = 24
+    """Of the constant-Q transform, even."""
+    lowest: float = 27.5
+    """Hz of its first bin."""
+    mel_bins: int = 81
+    """Of the rhythm picture, at twice the frame rate; 0 leaves that picture out."""
+    n_fft: int = 2048
+    """Samples of its Fourier transform."""
+    mel_low: float = 30.0
+    """Hz."""
+    mel_high: float = 11_000.0
+    """Hz."""
+    stem: Stem = "conv"
+    """"patches" (a linear layer on whole columns) or "conv" (2-D convolutions)."""
+    tonal_channels: Sequence[int] = (16, 24, 32, 40)
+    """Channels of the four tonal stages of the "conv" stem."""
+    rhythm_channels: Sequence[int] = (16, 16, 64)
+    """Channels of its rhythm stages."""
+    trunk: Trunk = "conv"
+    """"transformer" (rotary, pre-LN) or "conv" (residual dilated convolutions over time)."""
+    hidden_size: int = 192
+    """Width of the hidden states."""
+    num_hidden_layers: int = 7
+    """Blocks of the trunk."""
+    num_attention_heads: int = 6
+    """Of a transformer block."""
+    intermediate_size: int = 768
+    """Width of its feed-forward layers."""
+    kernel: int = 5
+    """Taps of a dilated convolution, odd."""
+    dilations: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    """Of the convolutions, one after the other, from the first again if there are more blocks."""
+    dropout: float = 0.1
+    """In the blocks."""
+    joins: int = 0
+    """With stem and trunk "conv", the block after which the tonal half joins: the states up to there are of rhythm
+    alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves from the
+    start."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.tonal_channels, self.rhythm_channels = list(self.tonal_channels), list(self.rhythm_channels)
+        self.dilations = list(self.dilations)
         self._check()
-        super().__init__(**kwargs)
 
     def _check(self) -> None:
         if self.stem not in ("patches", "conv") or self.trunk not in ("transformer", "conv"):
@@ -320,7 +309,7 @@ class ConvStage(nn.Module):
 class TonalStem(nn.Module):
     """Columns of the constant-Q transform to harmony: convolutions at half the frame rate, then every row at once."""
 
-    def __init__(self, rows: int, channels: list[int], dim: int) -> None:
+    def __init__(self, rows: int, channels: Sequence[int], dim: int) -> None:
         super().__init__()
         strides, pools = (2, 1, 1, 1), (1, 2, 1, 1)  # half a semitone to a semitone at once, to a tone later
         self.stages = nn.ModuleList()
@@ -343,7 +332,7 @@ class TonalStem(nn.Module):
 class RhythmStem(nn.Module):
     """Log-mel and its rises, at twice the frame rate, to what begins when: convolutions, then the loudest place."""
 
-    def __init__(self, channels: list[int], dim: int) -> None:
+    def __init__(self, channels: Sequence[int], dim: int) -> None:
         super().__init__()
         first, second, third = channels
         self.first = nn.Conv2d(2, first, 3, padding=(1, 0), bias=False)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .adapters import ModelEncoder
 from .encoder import load_encoder
+from .writing import beside, put_files
 
 TOLERANCE = 1e-4  # other kernels add in another order
 
@@ -82,14 +81,12 @@ def export(
         "sample_rate": heard.sample_rate, "frame_rate": heard.frame_rate, "layers": heard.layers, "dim": heard.dim,
         "layer": layer, "min_samples": heard.shortest,
     }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        part = Path(folder) / out.name
+    with beside(out) as folder:
+        part = folder / out.name
         with _quiet(), torch.no_grad():
             run = (_onnx if out.suffix == ".onnx" else _program)(module, _sound(heard, 2, 0.8), part, about)
             difference = _compare(module, run, heard, about["min_samples"])
-        for file in Path(folder).iterdir():  # large ONNX models have their weights beside them
-            os.replace(file, out.parent / file.name)
+        put_files(folder, out)  # large ONNX models have their weights beside them
     size = out.stat().st_size / 1e6
     print(
         f"{out}: {size:.1f} MB, for any batch and {about['min_samples']} samples or more; on shapes that weren't "

@@ -1,45 +1,25 @@
-"""Folders of models, written beside their place and renamed, so that half a folder is never found."""
+"""Folders of models: what a run keeps where, where a published folder may be written, what it says of its sound."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """A fresh folder beside `folder`, gone afterwards unless it was renamed."""
-    part, old = folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"
-    try:
-        if old.exists() and not folder.exists():  # a writer was killed between the two renamings of `replace_folder`
-            old.rename(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise OSError(f"{folder} can't be written ({error.strerror or error}); choose another place.") from error
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def encoder_in(place: Path) -> Path | None:
+    """The folder of an encoder: `place` itself, or what the run `place` keeps; None where there is neither."""
+    return next((folder for folder in (place, place / "encoder") if (folder / "config.json").is_file()), None)
 
 
-def replace_folder(folder: Path, part: Path) -> None:
-    """Put `part` where `folder` is; should the renaming fail, the old one is put back."""
-    old = folder.parent / f".{folder.name}.old"
-    replaced = folder.exists()
-    if replaced:
-        folder.rename(old)
-    try:
-        part.rename(folder)
-    except OSError:
-        if replaced:
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def classifier_in(place: Path) -> Path | None:
+    """The classifier that the run `place` keeps, if it learned from labels."""
+    folder = place / "classifier"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def run_of(place: Path) -> Path | None:
+    """The run that `place` is, or whose encoder or classifier it is; None where it belongs to none."""
+    return next((run for run in (place, place.resolve().parent) if (run / "recipe.json").is_file()), None)
 
 
 def check_out(out: Path, force: bool) -> None:

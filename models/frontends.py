@@ -274,6 +274,59 @@ class LogMel(nn.Module):
             return 10.0 * torch.log10(mel.clamp(min=1e-10))
 
 
+class TrainedLogMel(nn.Module):
+    """`LogMel` in decibels whose Fourier kernels and filters are weights, as nnAudio's trainable spectrogram.
+
+    Convolutions take the Fourier transform's place, so it costs about the window's length over log2 of it more. It
+    begins as `LogMel` does, apart from `FLOOR`, which is nnAudio's.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples of the window.
+        hop: samples per frame.
+        bins: filters.
+        low: Hz.
+        high: Hz; None: half the sample rate.
+        scale: "htk" or "slaney".
+    """
+
+    FLOOR = 1e-8  # is added to a power, so that the root of silence has a gradient
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 2048,
+        hop: int = 240,
+        bins: int = 128,
+        low: float = 0.0,
+        high: float | None = None,
+        scale: MelScale = "htk",
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        window = torch.hann_window(n_fft, dtype=torch.float64, device="cpu")
+        time = torch.arange(n_fft, dtype=torch.float64, device="cpu")
+        angle = 2 * math.pi / n_fft * (torch.arange(n_fft // 2 + 1, device="cpu")[:, None] * time % n_fft)
+        device = torch.empty(0).device  # where a `with torch.device(...)` wants the model
+        self.cosines = nn.Parameter((window * angle.cos()).float()[:, None].to(device))  # [frequencies, 1, n_fft]
+        self.sines = nn.Parameter((window * angle.sin()).float()[:, None].to(device))
+        filters = mel_filterbank(sample_rate, n_fft, bins, low, high, scale)
+        self.filters = nn.Parameter(filters.T.contiguous().to(device))  # [bins, frequencies]
+
+    def forward(self, waveform: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[batch, samples] to decibels [batch, samples // hop, bins]. valid: as in `LogMel`, and not needed."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            mel = self.energies(waveform.float())[..., : waveform.shape[-1] // self.hop].transpose(1, 2)
+            return 10.0 * torch.log10(mel.clamp(min=1e-10))
+
+    def energies(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] to [batch, bins, 1 + samples // hop], zeros beyond the ends."""
+        heard = F.pad(waveform, (self.n_fft // 2, self.n_fft // 2))[:, None]
+        real = F.conv1d(heard, self.cosines.float(), stride=self.hop)
+        imaginary = F.conv1d(heard, self.sines.float(), stride=self.hop)
+        return self.filters.float() @ (real.square() + imaginary.square() + self.FLOOR)
+
+
 def reflect(waveform: Tensor, width: int, valid: Tensor | None = None) -> Tensor:
     """Mirror each clip at its first and its last sample of sound, as `pad(mode="reflect")` does with a clip alone.
 
@@ -303,7 +356,7 @@ class MelFrontEnd(nn.Module):
     convolutions, padding is zero, which is what a convolution sees beyond the end of an unpadded clip.
     """
 
-    def __init__(self, log_mel: LogMel, bins: int, channels: int, mean: float, std: float) -> None:
+    def __init__(self, log_mel: LogMel | TrainedLogMel, bins: int, channels: int, mean: float, std: float) -> None:
         super().__init__()
         self.log_mel, self.mean, self.std = log_mel, mean, std
         self.convs = nn.ModuleList(nn.Conv2d(inputs, channels, 3, stride=2, padding=1) for inputs in (1, channels))

@@ -7,7 +7,6 @@ FOLDER/NAME.json           its settings (`HeadConfig`) and facts (`HeadFacts`)
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .heads import Head, HeadConfig
+from .writing import written
 
 FORMAT = "groundbass-head"
 VERSION = 1
@@ -72,13 +72,11 @@ def write_head(folder: str | Path, name: str, head: Head, facts: HeadFacts) -> P
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
-    part = folder / f".{name}.safetensors.part"
-    save_file(weights, part)
-    os.replace(part, folder / f"{name}.safetensors")
+    with written(folder / f"{name}.safetensors") as part:
+        save_file(weights, part)
     content = {"format": FORMAT, "version": VERSION, "head": head.config.to_dict(), "facts": asdict(facts)}
-    part = folder / f".{name}.json.part"
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, folder / f"{name}.json")
+    with written(folder / f"{name}.json") as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder / f"{name}.json"
 
 

@@ -187,11 +187,15 @@ def folded(
 class Head(nn.Module):
     """A head for one kind of label; subclasses say what a label is, how wrong an answer is, and how sure.
 
-    kind: its name in `HEADS`. over_time: it answers for every frame instead of for the clip.
+    kind: its name in `HEADS`. over_time: it answers for every frame instead of for the clip. problem: what transformers
+    calls it. nominal: answers are about names, not values; exclusive: one name holds at a time.
     """
 
     kind: ClassVar[str]
     over_time: ClassVar[bool] = False
+    problem: ClassVar[str]
+    nominal: ClassVar[bool] = True
+    exclusive: ClassVar[bool] = False
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -275,6 +279,11 @@ class Head(nn.Module):
         """Logits -> what is meant by them, at the head's temperature; of numbers, themselves."""
         return self._likely(logits / self.config.temperature)
 
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """`probabilities` backwards; of answers about names."""
+        found = probabilities.clamp(min=1e-12).log() if self.exclusive else torch.logit(probabilities, eps=1e-7)
+        return found * self.config.temperature
+
     def _each(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         """Losses and marks (1: labelled) [batch, …] of every output or frame."""
         raise NotImplementedError
@@ -287,6 +296,8 @@ class ClassesHead(Head):
     """One of several names. Targets: int64 [batch] number of the name, −1 where there is no label."""
 
     kind = "classes"
+    problem = "single_label_classification"
+    exclusive = True
 
     def _each(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         known = targets >= 0
@@ -317,6 +328,7 @@ class TagsHead(Head):
     """Any number of names at once. Targets: float [batch, names] from 0 to 1, NaN where nobody knows."""
 
     kind = "tags"
+    problem = "multi_label_classification"
 
     def _each(self, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         known = ~torch.isnan(targets)
@@ -353,6 +365,8 @@ class NumbersHead(Head):
     """
 
     kind = "numbers"
+    problem = "regression"
+    nominal = False
     offset: Tensor
     scale: Tensor
 

@@ -28,63 +28,56 @@ STEPS = SQUARE * FOLDS // PATCH  # 256 patches in time, halved from stage to sta
 class HtsatConfig(PretrainedConfig):
     """Everything that fixes an HTS-AT; the defaults are the published ones for AudioSet.
 
-    Args:
-        classes: outputs.
-        hidden_size: width of the first stage, doubled from stage to stage (768 in the last of four).
-        depths: blocks of each stage.
-        heads: attention heads of each stage.
-        drop_path: probability that a block is skipped in training, per clip, rising linearly to this.
-        sample_rate: Hz of the waveform.
-        hop: samples from one spectrum to the next.
-        high: Hz where the mel filters end (they begin at 50).
-        window_samples: crop that the network answers on: 10 s; its spectra (up to 1,024) are stretched to 1,024.
-        window_frames: hidden states per window; None: the network's 32 steps.
-        windows: "row": one after the other; "even": `window_count` windows spread evenly over a track.
-        window_count: of "even".
-        aggregation: of windows: the mean of "probabilities" or "logits". Within a window, the head's logits are
-            averaged over its steps, as published.
-
     Raises:
         ValueError: sizes that don't fit together.
     """
 
     model_type = "groundbass_htsat"
 
-    def __init__(
-        self,
-        classes: int = 527,
-        hidden_size: int = 96,
-        depths: Sequence[int] = (2, 2, 6, 2),
-        heads: Sequence[int] = (4, 8, 16, 32),
-        drop_path: float = 0.1,
-        sample_rate: int = 32_000,
-        hop: int = 320,
-        high: float = 14_000.0,
-        window_samples: int = 320_000,
-        window_frames: int | None = None,
-        windows: str = "row",
-        window_count: int = 16,
-        aggregation: str = "probabilities",
-        **kwargs: Any,
-    ) -> None:
-        self.classes, self.hidden_size, self.drop_path = classes, hidden_size, drop_path
-        self.depths, self.heads = list(depths), list(heads)
-        self.sample_rate, self.hop, self.high, self.window_samples = sample_rate, hop, high, window_samples
-        self.window_frames = STEPS >> 3 if window_frames is None else window_frames
-        self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
+    classes: int = 527
+    """Outputs."""
+    hidden_size: int = 96
+    """Width of the first stage, doubled from stage to stage (768 in the last of four)."""
+    depths: Sequence[int] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    heads: Sequence[int] = (4, 8, 16, 32)
+    """Attention heads of each stage."""
+    drop_path: float = 0.1
+    """Probability that a block is skipped in training, per clip, rising linearly to this."""
+    sample_rate: int = 32_000
+    """Hz of the waveform."""
+    hop: int = 320
+    """Samples from one spectrum to the next."""
+    high: float = 14_000.0
+    """Hz where the mel filters end (they begin at 50)."""
+    window_samples: int = 320_000
+    """Crop that the network answers on: 10 s; its spectra (up to 1,024) are stretched to 1,024."""
+    window_frames: int = 0
+    """Hidden states per window; 0: the network's 32 steps."""
+    windows: str = "row"
+    """"row": one after the other; "even": `window_count` windows spread evenly over a track."""
+    window_count: int = 16
+    """Of "even"."""
+    aggregation: str = "probabilities"
+    """Of windows: the mean of "probabilities" or "logits". Within a window, the head's logits are averaged over its
+    steps, as published."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("problem_type", "multi_label_classification")
+        super().__post_init__(**kwargs)
+        self.depths, self.heads = list(self.depths), list(self.heads)
+        self.window_frames = self.window_frames or STEPS >> 3
         check_windows(self)
         if len(self.depths) != 4 or len(self.heads) != 4:
-            raise ValueError(f"HTS-AT has four stages, not depths {self.depths} with heads {self.heads}.")
-        wrong = [head for i, head in enumerate(self.heads) if (hidden_size << i) % head]
+            raise ValueError(f"HTS-AT has four stages, not self.depths {self.depths} with self.heads {self.heads}.")
+        wrong = [head for i, head in enumerate(self.heads) if (self.hidden_size << i) % head]
         if wrong:
-            raise ValueError(f"A stage's channels, {hidden_size} · 2^i, don't divide among {wrong[0]} heads.")
-        if window_samples // hop + 1 > SQUARE * FOLDS:
+            raise ValueError(f"A stage's channels, {self.hidden_size} · 2^i, don't divide among {wrong[0]} self.heads.")
+        if self.window_samples // self.hop + 1 > SQUARE * FOLDS:
             raise ValueError(
-                f"A window of {window_samples} samples makes {window_samples // hop + 1} spectra, and the square takes "
-                f"{SQUARE * FOLDS}: shorten window_samples or lengthen the hop."
+                f"A window of {self.window_samples} samples makes {self.window_samples // self.hop + 1} spectra, and "
+                f"the square takes {SQUARE * FOLDS}: shorten window_samples or lengthen the hop."
             )
-        kwargs.setdefault("problem_type", "multi_label_classification")
-        super().__init__(**kwargs)
 
 
 class WindowAttention(nn.Module):

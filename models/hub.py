@@ -82,7 +82,10 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     """Upload a folder as one commit; the repository is made if need be. Returns its address.
 
     Files that the Hub has already aren't sent again, so an upload that broke off goes on when it is called again; it
-    is, up to three times. Raises OSError with a sentence.
+    is, up to three times.
+
+    Raises:
+        OSError: the upload failed; the sentence says what to do.
     """
     token = get_token()
     api = HfApi(token=token)

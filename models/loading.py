@@ -21,9 +21,11 @@ from transformers import AutoFeatureExtractor, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from .adapters import HuggingFaceEncoder, ModelEncoder
+from .folders import encoder_in
 from .mert_folder import load_mert_folder
 
 PUBLIC_MERT = "mert_model"
+ODD = (TypeError, AttributeError, LookupError, ArithmeticError)  # what configs with values of another kind end in
 PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
 
 
@@ -59,10 +61,9 @@ def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
 
 def find_folder(path: Path) -> Path:
     """The folder itself, or the encoder that a run keeps."""
-    if (path / "config.json").is_file():
-        return path
-    if (path / "encoder" / "config.json").is_file():
-        return path / "encoder"
+    found = encoder_in(path)
+    if found is not None:
+        return found
     if (path / "recipe.json").is_file():
         raise FileNotFoundError(
             f"The run {path} has no encoder yet: none is written before the first checkpoint; train it further, or "
@@ -117,7 +118,7 @@ def load_folder(
                 local_files_only=True,
                 **({} if ours else {"trust_remote_code": trust}),
             )
-        except (ValueError, ImportError, RuntimeError, UnpicklingError) as error:
+        except (ValueError, ImportError, RuntimeError, UnpicklingError, *ODD) as error:
             raise ValueError(
                 f"{folder} (model type {config.get('model_type')!r}) could not be loaded by transformers: "
                 f"{str(error).partition(chr(10))[0]}"

@@ -9,6 +9,7 @@ and, with the same weights, the same output.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -17,11 +18,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from .frontends import ConvFrontEnd, LogMel, MelFrontEnd, MelScale, normalize_waveform
+from .frontends import ConvFrontEnd, LogMel, MelFrontEnd, MelScale, TrainedLogMel, normalize_waveform
 from .transformer import Transformer, time_mask
 
 FrontEnd = Literal["conv", "mel"]
 Positions = Literal["conv", "rotary"]
+Kernels = Literal["fixed", "trained"]
 
 
 class MertConfig(PretrainedConfig):
@@ -32,124 +34,88 @@ class MertConfig(PretrainedConfig):
 
     model_type = "groundbass_mert"
 
-    def __init__(
-        self,
-        sample_rate: int = 24_000,
-        do_normalize: bool = False,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        norm_first: bool = False,
-        hidden_dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        activation_dropout: float = 0.0,
-        feat_proj_dropout: float = 0.1,
-        layerdrop: float = 0.05,
-        layer_norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        feature_grad_mult: float = 0.1,
-        norm_over_padding: bool = False,
-        frontend: FrontEnd = "conv",
-        conv_dim: tuple[int, ...] = (512,) * 7,
-        conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2),
-        conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2),
-        mel_bins: int = 128,
-        n_fft: int = 2048,
-        mel_hop: int = 240,
-        mel_low: float = 0.0,
-        mel_high: float | None = None,
-        mel_scale: MelScale = "htk",
-        mel_mean: float = 6.768,
-        mel_std: float = 18.418,
-        mel_channels: int = 64,
-        positions: Positions = "conv",
-        num_conv_pos_embeddings: int = 128,
-        num_conv_pos_embedding_groups: int = 16,
-        rotary_base: float = 10_000.0,
-        **kwargs: Any,
-    ) -> None:
-        """Describe a model.
+    sample_rate: int = 24_000
+    """Hz of the waveform."""
+    do_normalize: bool = False
+    """Make each clip zero-mean and unit-variance first, by its valid samples (MERT trained without)."""
+    hidden_size: int = 768
+    """Width of the hidden states."""
+    num_hidden_layers: int = 12
+    """Number of blocks."""
+    num_attention_heads: int = 12
+    """Attention heads per block."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layers."""
+    norm_first: bool = False
+    """Pre-LN blocks (330M) instead of post-LN (95M); Hugging Face's `do_stable_layer_norm`."""
+    hidden_dropout: float = 0.1
+    """After attention and feed-forward, and before the blocks."""
+    attention_dropout: float = 0.1
+    """Of the attention weights; on a CPU above 0 it takes a slow path."""
+    activation_dropout: float = 0.0
+    """Between the feed-forward layers."""
+    feat_proj_dropout: float = 0.1
+    """After the projection of the features."""
+    layerdrop: float = 0.05
+    """Probability that a block is skipped in training."""
+    layer_norm_eps: float = 1e-5
+    """Of all layer norms."""
+    initializer_range: float = 0.02
+    """Standard deviation of the linear layers' initial weights."""
+    feature_grad_mult: float = 0.1
+    """Factor on the gradient that reaches the front end; 0 freezes it."""
+    norm_over_padding: bool = False
+    """The group norm's statistics take in padding, as Hugging Face's HuBERT does; otherwise padding changes no valid
+    frame. Only the "conv" front end has this variant."""
+    frontend: FrontEnd = "conv"
+    """"conv" (wav2vec 2.0's convolutions) or "mel" (log-mel and 2-D convolutions)."""
+    conv_dim: Sequence[int] = (512,) * 7
+    """Channels of the "conv" front end's layers."""
+    conv_kernel: Sequence[int] = (10, 3, 3, 3, 3, 2, 2)
+    """Their kernels."""
+    conv_stride: Sequence[int] = (5, 2, 2, 2, 2, 2, 2)
+    """Their strides."""
+    mel_bins: int = 128
+    """Mel filters of the "mel" front end."""
+    n_fft: int = 2048
+    """Samples of its Fourier transform."""
+    mel_hop: int = 240
+    """Samples per mel frame; an encoder frame is four of them."""
+    mel_low: float = 0.0
+    """Hz."""
+    mel_high: float | None = None
+    """Hz; None: half the sample rate."""
+    mel_scale: MelScale = "htk"
+    """"htk" or "slaney"."""
+    mel_mean: float = 6.768
+    """dB subtracted (default: MusicFM's statistics of FMA, waveforms in [-1, 1])."""
+    mel_std: float = 18.418
+    """dB divided by."""
+    mel_channels: int = 64
+    """Channels of the 2-D convolutions."""
+    mel_kernels: Kernels = "fixed"
+    """"trained": the mel spectrum's Fourier kernels and filters are weights too."""
+    positions: Positions = "conv"
+    """"conv" (before the blocks) or "rotary" (in the attention)."""
+    num_conv_pos_embeddings: int = 128
+    """Kernel of the positional convolution."""
+    num_conv_pos_embedding_groups: int = 16
+    """Its groups."""
+    rotary_base: float = 10_000.0
+    """Base of the rotary angles."""
 
-        Args:
-            sample_rate: Hz of the waveform.
-            do_normalize: make each clip zero-mean and unit-variance first, by its valid samples (MERT trained without).
-            hidden_size: width of the hidden states.
-            num_hidden_layers: number of blocks.
-            num_attention_heads: attention heads per block.
-            intermediate_size: width of the feed-forward layers.
-            norm_first: pre-LN blocks (330M) instead of post-LN (95M); Hugging Face's `do_stable_layer_norm`.
-            hidden_dropout: after attention and feed-forward, and before the blocks.
-            attention_dropout: of the attention weights; on a CPU above 0 it takes a slow path.
-            activation_dropout: between the feed-forward layers.
-            feat_proj_dropout: after the projection of the features.
-            layerdrop: probability that a block is skipped in training.
-            layer_norm_eps: of all layer norms.
-            initializer_range: standard deviation of the linear layers' initial weights.
-            feature_grad_mult: factor on the gradient that reaches the front end; 0 freezes it.
-            norm_over_padding: the group norm's statistics take in padding, as Hugging Face's HuBERT does; otherwise
-                padding changes no valid frame. Only the "conv" front end has this variant.
-            frontend: "conv" (wav2vec 2.0's convolutions) or "mel" (log-mel and 2-D convolutions).
-            conv_dim: channels of the "conv" front end's layers.
-            conv_kernel: their kernels.
-            conv_stride: their strides.
-            mel_bins: mel filters of the "mel" front end.
-            n_fft: samples of its Fourier transform.
-            mel_hop: samples per mel frame; an encoder frame is four of them.
-            mel_low: Hz.
-            mel_high: Hz; None: half the sample rate.
-            mel_scale: "htk" or "slaney".
-            mel_mean: dB subtracted (default: MusicFM's statistics of FMA, waveforms in [-1, 1]).
-            mel_std: dB divided by.
-            mel_channels: channels of the 2-D convolutions.
-            positions: "conv" (before the blocks) or "rotary" (in the attention).
-            num_conv_pos_embeddings: kernel of the positional convolution.
-            num_conv_pos_embedding_groups: its groups.
-            rotary_base: base of the rotary angles.
-            kwargs: what every Hugging Face configuration takes.
-
-        Raises:
-            ValueError: values that don't fit together.
-        """
-        super().__init__(**kwargs)
-        self.sample_rate = sample_rate
-        self.do_normalize = do_normalize
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.norm_first = norm_first
-        self.hidden_dropout = hidden_dropout
-        self.attention_dropout = attention_dropout
-        self.activation_dropout = activation_dropout
-        self.feat_proj_dropout = feat_proj_dropout
-        self.layerdrop = layerdrop
-        self.layer_norm_eps = layer_norm_eps
-        self.initializer_range = initializer_range
-        self.feature_grad_mult = feature_grad_mult
-        self.norm_over_padding = norm_over_padding
-        self.frontend = frontend
-        self.conv_dim = list(conv_dim)
-        self.conv_kernel = list(conv_kernel)
-        self.conv_stride = list(conv_stride)
-        self.mel_bins = mel_bins
-        self.n_fft = n_fft
-        self.mel_hop = mel_hop
-        self.mel_low = mel_low
-        self.mel_high = mel_high
-        self.mel_scale = mel_scale
-        self.mel_mean = mel_mean
-        self.mel_std = mel_std
-        self.mel_channels = mel_channels
-        self.positions = positions
-        self.num_conv_pos_embeddings = num_conv_pos_embeddings
-        self.num_conv_pos_embedding_groups = num_conv_pos_embedding_groups
-        self.rotary_base = rotary_base
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.conv_dim = list(self.conv_dim)
+        self.conv_kernel = list(self.conv_kernel)
+        self.conv_stride = list(self.conv_stride)
         self._check()
 
     def _check(self) -> None:
         if self.frontend not in ("conv", "mel"):
             raise ValueError(f"The front end {self.frontend!r} isn't known: choose 'conv' or 'mel'.")
+        if self.mel_kernels not in ("fixed", "trained"):
+            raise ValueError(f"The mel kernels {self.mel_kernels!r} aren't known: choose 'fixed' or 'trained'.")
         if self.positions not in ("conv", "rotary"):
             raise ValueError(f"The positions {self.positions!r} aren't known: choose 'conv' or 'rotary'.")
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride) > 0:
@@ -266,7 +232,7 @@ class FeatureProjection(nn.Module):
 def _front_end(config: MertConfig) -> ConvFrontEnd | MelFrontEnd:
     if config.frontend == "conv":
         return ConvFrontEnd(config.conv_dim, config.conv_kernel, config.conv_stride, config.norm_over_padding)
-    log_mel = LogMel(
+    log_mel = (TrainedLogMel if config.mel_kernels == "trained" else LogMel)(
         config.sample_rate,
         config.n_fft,
         config.mel_hop,

@@ -148,7 +148,12 @@ def mert_config(published: dict[str, Any], preprocessor: dict[str, Any]) -> Mert
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file. Raises FileNotFoundError, or ValueError where it is damaged."""
+    """An object of a JSON file.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: it is damaged.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} isn't there: download the whole folder of the model.")
     try:

@@ -51,51 +51,44 @@ SAMPLE = (128, 128, 128, 256, 256, 256, 256, 256, 256, 512, 512)
 class MusicTaggerConfig(PretrainedConfig):
     """Which of the nine, and how large; the defaults of each network are the published ones.
 
-    Args:
-        network: fcn, musicnn, crnn, sample, se, attention, hcnn, short or short_res.
-        classes: outputs (the published models have 50).
-        width: multiplies all channels but the input's (at least 4 remain), for small machines.
-        back_end: MusiCNN's channels behind the front end; the published model of the Million Song Dataset has 512.
-        hidden: MusiCNN's hidden units; there 500.
-        sample_rate: Hz of the waveform.
-        window_samples: crop in samples that the network answers on; None: the published one.
-        window_frames: hidden states per window; None: the network's own last time steps.
-        windows: "even": `window_count` windows spread evenly over a track; "row": one after the other.
-        window_count: of "even"; the published evaluation takes 16.
-        aggregation: of windows: the mean of "probabilities" (published) or "logits".
-
     Raises:
         ValueError: an unknown network, or sizes that mean nothing.
     """
 
     model_type = "groundbass_music_tagger"
 
-    def __init__(
-        self,
-        network: str = "fcn",
-        classes: int = 50,
-        width: float = 1.0,
-        back_end: int = 64,
-        hidden: int = 200,
-        sample_rate: int = 16_000,
-        window_samples: int | None = None,
-        window_frames: int | None = None,
-        windows: str = "even",
-        window_count: int = 16,
-        aggregation: str = "probabilities",
-        **kwargs: Any,
-    ) -> None:
-        if network not in SIZES:
-            raise ValueError(f"There is no tagger {network!r} here: choose one of {', '.join(SIZES)}.")
-        samples, frames, _ = SIZES[network]
-        self.network, self.classes, self.width = network, classes, width
-        self.back_end, self.hidden, self.sample_rate = back_end, hidden, sample_rate
-        self.window_samples = samples if window_samples is None else window_samples
-        self.window_frames = frames if window_frames is None else window_frames
-        self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
-        check_windows(self)
+    network: str = "fcn"
+    """fcn, musicnn, crnn, sample, se, attention, hcnn, short or short_res."""
+    classes: int = 50
+    """Outputs (the published models have 50)."""
+    width: float = 1.0
+    """Multiplies all channels but the input's (at least 4 remain), for small machines."""
+    back_end: int = 64
+    """MusiCNN's channels behind the front end; the published model of the Million Song Dataset has 512."""
+    hidden: int = 200
+    """MusiCNN's hidden units; there 500."""
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    window_samples: int = 0
+    """Crop in samples that the network answers on; 0: the published one."""
+    window_frames: int = 0
+    """Hidden states per window; 0: the network's own last time steps."""
+    windows: str = "even"
+    """"even": `window_count` windows spread evenly over a track; "row": one after the other."""
+    window_count: int = 16
+    """Of "even"; the published evaluation takes 16."""
+    aggregation: str = "probabilities"
+    """Of windows: the mean of "probabilities" (published) or "logits"."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("problem_type", "multi_label_classification")
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
+        if self.network not in SIZES:
+            raise ValueError(f"There is no tagger {self.network!r} here: choose one of {', '.join(SIZES)}.")
+        (samples, frames, _) = SIZES[self.network]
+        self.window_samples = self.window_samples or samples
+        self.window_frames = self.window_frames or frames
+        check_windows(self)
 
     def channels(self, published: int) -> int:
         """A number of channels, `width` applied."""

@@ -28,64 +28,55 @@ NETWORKS = (*CHANNELS, *(f"Cnn14_DecisionLevel{decision}" for decision in DECISI
 class PannsConfig(PretrainedConfig):
     """Which PANN, and how large; the defaults are the published Cnn14's at 32 kHz.
 
-    Args:
-        network: Cnn6, Cnn10, Cnn14, Cnn14_DecisionLevelMax, Cnn14_DecisionLevelAvg or Cnn14_DecisionLevelAtt.
-        classes: outputs.
-        width: multiplies all channels (at least 4 remain), for small machines.
-        sample_rate: Hz of the waveform.
-        n_fft: samples of the window.
-        hop: samples from one spectrum to the next.
-        mel_bins: filters (Slaney's).
-        low: Hz where they begin.
-        high: Hz where they end.
-        window_samples: crop that the network answers on: AudioSet's clips of 10 s. Any that makes 32 spectra works.
-        window_frames: hidden states per window; None: one per 32 spectra (16 with Cnn6 and Cnn10).
-        windows: "row": one after the other; "even": `window_count` windows spread evenly over a track.
-        window_count: of "even".
-        aggregation: of windows: the mean of "probabilities" or "logits".
-
     Raises:
         ValueError: an unknown network, or a window that is shorter than one segment.
     """
 
     model_type = "groundbass_panns"
 
-    def __init__(
-        self,
-        network: str = "Cnn14",
-        classes: int = 527,
-        width: float = 1.0,
-        sample_rate: int = 32_000,
-        n_fft: int = 1024,
-        hop: int = 320,
-        mel_bins: int = 64,
-        low: float = 50.0,
-        high: float = 14_000.0,
-        window_samples: int = 320_000,
-        window_frames: int | None = None,
-        windows: str = "row",
-        window_count: int = 16,
-        aggregation: str = "probabilities",
-        **kwargs: Any,
-    ) -> None:
-        if network not in NETWORKS:
-            raise ValueError(f"There is no network {network!r} among PANNs': choose one of {', '.join(NETWORKS)}.")
-        self.network, self.classes, self.width = network, classes, width
-        self.sample_rate, self.n_fft, self.hop = sample_rate, n_fft, hop
-        self.mel_bins, self.low, self.high = mel_bins, low, high
-        self.window_samples = window_samples
-        segments = (window_samples // hop + 1) // self.segment_spectra
-        self.window_frames = segments if window_frames is None else window_frames
-        self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
+    network: str = "Cnn14"
+    """Cnn6, Cnn10, Cnn14, Cnn14_DecisionLevelMax, Cnn14_DecisionLevelAvg or Cnn14_DecisionLevelAtt."""
+    classes: int = 527
+    """Outputs."""
+    width: float = 1.0
+    """Multiplies all channels (at least 4 remain), for small machines."""
+    sample_rate: int = 32_000
+    """Hz of the waveform."""
+    n_fft: int = 1024
+    """Samples of the window."""
+    hop: int = 320
+    """Samples from one spectrum to the next."""
+    mel_bins: int = 64
+    """Filters (Slaney's)."""
+    low: float = 50.0
+    """Hz where they begin."""
+    high: float = 14_000.0
+    """Hz where they end."""
+    window_samples: int = 320_000
+    """Crop that the network answers on: AudioSet's clips of 10 s. Any that makes 32 spectra works."""
+    window_frames: int = 0
+    """Hidden states per window; 0: one per 32 spectra (16 with Cnn6 and Cnn10)."""
+    windows: str = "row"
+    """"row": one after the other; "even": `window_count` windows spread evenly over a track."""
+    window_count: int = 16
+    """Of "even"."""
+    aggregation: str = "probabilities"
+    """Of windows: the mean of "probabilities" or "logits"."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("problem_type", "multi_label_classification")
+        super().__post_init__(**kwargs)
+        if self.network not in NETWORKS:
+            raise ValueError(f"There is no network {self.network!r} among PANNs': choose one of {', '.join(NETWORKS)}.")
+        segments = (self.window_samples // self.hop + 1) // self.segment_spectra
+        self.window_frames = self.window_frames or segments
         if segments < 1:
             raise ValueError(
-                f"{network} needs {(self.segment_spectra - 1) * hop} samples "
-                f"({(self.segment_spectra - 1) * hop / sample_rate:.3g} s), and the window has {window_samples}: "
-                "lengthen window_samples."
+                f"{self.network} needs {(self.segment_spectra - 1) * self.hop} samples "
+                f"({(self.segment_spectra - 1) * self.hop / self.sample_rate:.3g} s), and the window has "
+                f"{self.window_samples}: lengthen window_samples."
             )
         check_windows(self)
-        kwargs.setdefault("problem_type", "multi_label_classification")
-        super().__init__(**kwargs)
 
     @classmethod
     def at_16k(cls, **changes: Any) -> PannsConfig:

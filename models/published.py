@@ -9,26 +9,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import hub
 from .adapters import ModelEncoder
-from .card import CURVES, draw_losses, write_card
-from .classifier_published import holds_classifier, publish_classifier
+from .card import CURVES, NOT_PROBED, Measured, draw_losses, write_card
+from .classifier_published import holds_classifier, publish_classifier, save_inputs
 from .encoder import load_encoder, weights_hash
-from .folders import beside, check_out, replace_folder, write_preprocessor
+from .folders import check_out, run_of, write_preprocessor
 from .loading import quiet
+from .writing import beside, replace_folder, written
 
 TOLERANCE = 1e-5
 HERE = Path(__file__).parent
@@ -54,12 +52,6 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
         replace_folder(folder, part)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a writer of the published folder `folder` left beside it when it was killed."""
-    for left in (folder.parent / f".{folder.name}.part", folder.parent / f".{folder.name}.old"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
 def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
     """Whether a published folder is there and holds exactly these weights. weights: by name, on the CPU."""
     files = sorted(folder.glob("*.safetensors"))
@@ -79,31 +71,18 @@ def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
 
 
 def publish(
-    run: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    run: Path,
+    out: Path,
     *,
     force: bool = False,
-    license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
-    results: Path | None = None,
-    push: Annotated[str | None, tyro.conf.arg(metavar="ORG/NAME")] = None,
+    license: str | None = None,
+    measured: Measured | None = None,
+    push: str | None = None,
     private: bool = False,
     shard_size: str = "5GB",
     dry_run: bool = False,
 ) -> None:
-    """Turn a run into a Hugging Face folder with a model card, and prove that it loads without this package.
-
-    A run that learned from labels, and a heads folder, become a classifier.
-
-    Args:
-        run: a run folder (or its encoder folder), or a heads folder.
-        out: the folder to write.
-        force: replace OUT where it already holds a model.
-        license: of the weights, for the card; by default apache-2.0, and an imported encoder keeps its own.
-        results: folder of probe results for the card; by default RUN/probe.
-        push: also upload it to this name on the Hugging Face Hub; what broke off goes on with the same command.
-        private: a repository that is made for it is private.
-        shard_size: larger weights are split into files of at most this size.
-        dry_run: list the files and their sizes; nothing is written or uploaded.
+    """See `groundbass.publishing.publish`, the command. measured: what the card says of measurements; None: nothing.
 
     Raises:
         FileExistsError: OUT is in use.
@@ -111,7 +90,9 @@ def publish(
         ValueError: the run's encoder is none of ours, or the reloaded model answers differently.
     """
     if holds_classifier(run):
-        publish_classifier(run, out, force=force, license=license, push=push, private=private, dry_run=dry_run)
+        publish_classifier(
+            run, out, force=force, license=license, measured=measured, push=push, private=private, dry_run=dry_run
+        )
         return
     encoder = load_encoder(run)
     if not isinstance(encoder, ModelEncoder):
@@ -122,16 +103,15 @@ def publish(
         check_out(out, force)
     if push is not None and not dry_run:
         hub.check_push(push, _sources(encoder.model), private=private, force=force)
-    records = next((place for place in (run, run.resolve().parent) if (place / "recipe.json").is_file()), run)
+    records = run_of(run) or run
     license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
     if not done:
         with tempfile.TemporaryDirectory() if dry_run else beside(out) as place:
             part = Path(place)
             curves = draw_losses(records / "loss.jsonl", part / CURVES)
-            card = write_card(
-                encoder, records, license=license, name=push or out.resolve().name, curves=curves,
-                results=results or records / "probe",
-            )  # fmt: skip
+            probed = NOT_PROBED if measured is None else measured.probed(records, weights_hash(encoder))
+            name = push or out.resolve().name
+            card = write_card(encoder, records, license=license, name=name, curves=curves, probed=probed)
             _write(encoder.model, part, card, shard_size)
             if dry_run:
                 _list(part, out, push, private)
@@ -169,7 +149,8 @@ def _rename(card: Path, old: str, new: str) -> None:
     text = card.read_text(encoding="utf-8")
     for door in ("from_pretrained", "load_encoder"):
         text = text.replace(f'{door}("{old}"', f'{door}("{new}"')
-    card.write_text(text, encoding="utf-8")
+    with written(card) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _list(folder: Path, out: Path, push: str | None, private: bool) -> None:
@@ -199,7 +180,7 @@ def verify(encoder: ModelEncoder, folder: Path) -> float:
     inputs = _random_audio(encoder)
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "inputs.pt", Path(place) / "outputs.pt"
-        torch.save(inputs, source)
+        save_inputs(inputs, source)
         # a code cache of its own: an older version of the remote code must not answer in its place
         environment = os.environ | {"HF_MODULES_CACHE": f"{place}/modules", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-I", str(HERE / "reload.py"), str(folder.resolve()), str(source), str(target)]

@@ -28,37 +28,26 @@ FLOOR = -40.0
 
 
 class MelQuantizerConfig(PretrainedConfig):
-    """Configuration of :class:`MelQuantizer`.
-
-    Args:
-        sample_rate: Hz.
-        hop: samples per encoder frame.
-        stack: log-mel frames per encoder frame; the mel hop is hop / stack.
-        mels: mel bins, 0 Hz to half the sample rate, HTK scale.
-        window: samples of the Hann window (and FFT).
-        latent: width of the quantised space.
-        codebooks: quantisers in the residual chain.
-        codebook_size: codes in each.
-
-    """
+    """Configuration of :class:`MelQuantizer`."""
 
     model_type = "groundbass_mel_quantizer"
 
-    def __init__(
-        self,
-        sample_rate: int = 24_000,
-        hop: int = 960,
-        stack: int = 4,
-        mels: int = 128,
-        window: int = 2048,
-        latent: int = 64,
-        codebooks: int = 8,
-        codebook_size: int = 1024,
-        **kwargs: Any,
-    ) -> None:
-        self.sample_rate, self.hop, self.stack, self.mels, self.window = sample_rate, hop, stack, mels, window
-        self.latent, self.codebooks, self.codebook_size = latent, codebooks, codebook_size
-        super().__init__(**kwargs)
+    sample_rate: int = 24_000
+    """Hz."""
+    hop: int = 960
+    """Samples per encoder frame."""
+    stack: int = 4
+    """Log-mel frames per encoder frame; the mel hop is hop / stack."""
+    mels: int = 128
+    """Mel bins, 0 Hz to half the sample rate, HTK scale."""
+    window: int = 2048
+    """Samples of the Hann window (and FFT)."""
+    latent: int = 64
+    """Width of the quantised space."""
+    codebooks: int = 8
+    """Quantisers in the residual chain."""
+    codebook_size: int = 1024
+    """Codes in each."""
 
 
 class StackedMel(nn.Module):
@@ -194,8 +183,9 @@ class MelQuantizer(PreTrainedModel):
     def _quantize(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [batch, frames, codebooks] and quantised frames [batch, frames, latent], float32 whatever the dtype."""
         features: Tensor = self.features(waveform)
-        # torch.export can't take autocast around the quantiser's no_grad; and it has no autocast to switch off
-        exporting = torch.compiler.is_exporting()
+        # torch.export can't take autocast around the quantiser's no_grad; and it has no autocast to switch off.
+        # torch.compile, which calls itself exporting too, takes it and needs it off.
+        exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         with nullcontext() if exporting else torch.autocast(waveform.device.type, enabled=False):
             latent = F.linear(features, self.project.weight.float(), self.project.bias.float())
             codes, quantised, _ = self.quantizer.quantize(latent.flatten(0, 1))
@@ -221,42 +211,30 @@ class MelQuantizer(PreTrainedModel):
 
 
 class MuqQuantizerConfig(PretrainedConfig):
-    """Configuration of :class:`MuqQuantizer`; the defaults are MuQ's.
-
-    Args:
-        sample_rate: Hz.
-        hop: samples per encoder frame.
-        stack: log-mel frames per encoder frame; the mel hop is hop / stack.
-        mels: mel bins, 0 Hz to half the sample rate, HTK scale.
-        window: samples of the Hann window (and FFT).
-        mel_mean: dB subtracted, one number for all bins.
-        mel_std: dB divided by.
-        latent: width of a codebook's space.
-        codebooks: quantisers in the residual chain.
-        codebook_size: codes in each.
-
-    """
+    """Configuration of :class:`MuqQuantizer`; the defaults are MuQ's."""
 
     model_type = "groundbass_muq_quantizer"
 
-    def __init__(
-        self,
-        sample_rate: int = 24_000,
-        hop: int = 960,
-        stack: int = 4,
-        mels: int = 128,
-        window: int = 2048,
-        mel_mean: float = 6.7684,
-        mel_std: float = 18.4179,
-        latent: int = 16,
-        codebooks: int = 8,
-        codebook_size: int = 1024,
-        **kwargs: Any,
-    ) -> None:
-        self.sample_rate, self.hop, self.stack, self.mels, self.window = sample_rate, hop, stack, mels, window
-        self.mel_mean, self.mel_std = mel_mean, mel_std
-        self.latent, self.codebooks, self.codebook_size = latent, codebooks, codebook_size
-        super().__init__(**kwargs)
+    sample_rate: int = 24_000
+    """Hz."""
+    hop: int = 960
+    """Samples per encoder frame."""
+    stack: int = 4
+    """Log-mel frames per encoder frame; the mel hop is hop / stack."""
+    mels: int = 128
+    """Mel bins, 0 Hz to half the sample rate, HTK scale."""
+    window: int = 2048
+    """Samples of the Hann window (and FFT)."""
+    mel_mean: float = 6.7684
+    """dB subtracted, one number for all bins."""
+    mel_std: float = 18.4179
+    """dB divided by."""
+    latent: int = 16
+    """Width of a codebook's space."""
+    codebooks: int = 8
+    """Quantisers in the residual chain."""
+    codebook_size: int = 1024
+    """Codes in each."""
 
 
 class FactorisedCodebook(nn.Module):

@@ -12,6 +12,7 @@ norm; this is CLMR's checkpoint layout without its leading `encoder.`. CLMR's `f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,48 +34,39 @@ WINDOWS_AT_ONCE = 64  # in evaluation; 64 full-width windows hold about 1.3 GB o
 class SampleCNNConfig(PretrainedConfig):
     """Everything that fixes a SampleCNN; the defaults are CLMR's network, 2,368,512 weights.
 
-    Args:
-        sample_rate: Hz of the waveform; one of 22050, 16000, 8000 unless `strides` are given.
-        strides: kernel and pool size of the inner blocks (both, as published); None takes the list of `sample_rate`.
-        channels: output channels of all blocks, two more than `strides`, before `width`.
-        width: multiplies `channels` (at least 4 remain), for small machines.
-        excitation: hidden units of the squeeze-and-excitation per channel (published: 16); 0 leaves it out.
-        init: "torch" (CLMR v2: PyTorch's defaults) or "kaiming" (CLMR v1: Kaiming-uniform convolutions).
-        classes: outputs of a head that was fitted on the frozen embedding (see `logits`); 0: none.
-        head_hidden: hidden units of that head; 0: it is linear.
-
     Raises:
         ValueError: lists that don't fit together, or strides that don't reduce a window to one frame.
     """
 
     model_type = "groundbass_samplecnn"
 
-    def __init__(
-        self,
-        sample_rate: int = 22050,
-        strides: list[int] | tuple[int, ...] | None = None,
-        channels: list[int] | tuple[int, ...] = CHANNELS,
-        width: float = 1.0,
-        excitation: float = 0.0,
-        init: str = "torch",
-        classes: int = 0,
-        head_hidden: int = 0,
-        **kwargs: Any,
-    ) -> None:
-        if strides is None and sample_rate not in STRIDES:
+    sample_rate: int = 22050
+    """Hz of the waveform; one of 22050, 16000, 8000 unless `strides` are given."""
+    strides: Sequence[int] = ()
+    """Kernel and pool size of the inner blocks (both, as published); by default the list of `sample_rate`."""
+    channels: Sequence[int] = CHANNELS
+    """Output channels of all blocks, two more than `strides`, before `width`."""
+    width: float = 1.0
+    """Multiplies `channels` (at least 4 remain), for small machines."""
+    excitation: float = 0.0
+    """Hidden units of the squeeze-and-excitation per channel (published: 16); 0 leaves it out."""
+    init: str = "torch"
+    """"torch" (CLMR v2: PyTorch's defaults) or "kaiming" (CLMR v1: Kaiming-uniform convolutions)."""
+    classes: int = 0
+    """Outputs of a head that was fitted on the frozen embedding (see `logits`); 0: none."""
+    head_hidden: int = 0
+    """Hidden units of that head; 0: it is linear."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if not self.strides and self.sample_rate not in STRIDES:
             raise ValueError(
-                f"SampleCNN has no published strides for {sample_rate} Hz, only for {sorted(STRIDES)} Hz; "
+                f"SampleCNN has no published strides for {self.sample_rate} Hz, only for {sorted(STRIDES)} Hz; "
                 "choose one of these rates or give `strides`."
             )
-        self.sample_rate = sample_rate
-        self.strides = list(STRIDES[sample_rate] if strides is None else strides)
-        self.channels = list(channels)
-        self.width = width
-        self.excitation = excitation
-        self.init = init
-        self.classes, self.head_hidden = classes, head_hidden
+        self.strides = list(self.strides or STRIDES[self.sample_rate])
+        self.channels = list(self.channels)
         self._check()
-        super().__init__(**kwargs)
 
     def _check(self) -> None:
         if len(self.channels) != len(self.strides) + 2:
@@ -128,6 +120,11 @@ class Excitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean(dim=-1)))))
         return x * gate.unsqueeze(-1)
+
+
+def _exporting() -> bool:
+    """Whether torch.export traces. Inside torch.compile `is_exporting` is true as well (PyTorch 2.11)."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def _block(
@@ -261,7 +258,7 @@ class SampleCNNModel(PreTrainedModel):
     def _windows(self, waveform: Tensor) -> Tensor:
         """[batch, samples] -> [batch, windows, window]: whole windows, at least one."""
         window, samples = self.config.window, waveform.shape[1]
-        if torch.compiler.is_exporting():  # a graph takes every length by the same steps
+        if _exporting():  # a graph takes every length by the same steps
             count = torch.sym_max(1, samples // window)
             padded = nn.functional.pad(waveform, (0, window))
             return padded[:, : count * window].reshape(-1, count, window)
@@ -273,7 +270,7 @@ class SampleCNNModel(PreTrainedModel):
         """[windows, 1, samples] -> [windows, dim]; a long track goes in portions, unless in training."""
         # batch norm must see all windows of a batch at once while it trains or is calibrated
         frozen = not torch.is_grad_enabled() and not any(module.training for module in self.modules())
-        frozen = frozen and not torch.compiler.is_exporting()  # a graph knows no number of windows
+        frozen = frozen and not _exporting()  # a graph knows no number of windows
         portions = windows.split(WINDOWS_AT_ONCE) if frozen else (windows,)
         dtype = next(self.sequential.parameters()).dtype
         return torch.cat([self.sequential(portion.to(dtype)).flatten(1) for portion in portions])

@@ -27,67 +27,58 @@ EPS = 1e-6  # of the blocks; the head's is PyTorch's 1e-5
 class SpectrogramTransformerConfig(PretrainedConfig):
     """Everything that fixes an AST; the defaults are the published one's for AudioSet.
 
-    Args:
-        classes: outputs.
-        hidden_size: width.
-        num_hidden_layers: blocks.
-        num_attention_heads: per block.
-        spectra: time steps that the positions are for: 1,024 for 10 s, 512 for ESC-50's 5 s, 128 for a spoken word.
-        stride: steps from one patch to the next, in time and in frequency; 10 in the best published model.
-        mean: of the log-mel energies, taken off.
-        std: of them; twice this divides.
-        sample_rate: Hz of the waveform.
-        window_samples: crop that the network answers on; None: `spectra` spectra of 10 ms, rounded down to half
-            seconds (10 s for 1,024).
-        window_frames: hidden states per window; None: one per patch in time.
-        windows: "row": one after the other; "even": `window_count` windows spread evenly over a track.
-        window_count: of "even".
-        aggregation: of windows: the mean of "probabilities" or "logits".
-
     Raises:
         ValueError: sizes that don't fit together.
     """
 
     model_type = "groundbass_spectrogram_transformer"
 
-    def __init__(
-        self,
-        classes: int = 527,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        spectra: int = 1024,
-        stride: int = 10,
-        mean: float = -4.2677393,
-        std: float = 4.5689974,
-        sample_rate: int = 16_000,
-        window_samples: int | None = None,
-        window_frames: int | None = None,
-        windows: str = "row",
-        window_count: int = 16,
-        aggregation: str = "probabilities",
-        **kwargs: Any,
-    ) -> None:
-        self.classes, self.hidden_size = classes, hidden_size
-        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
-        self.spectra, self.stride, self.mean, self.std = spectra, stride, mean, std
-        self.sample_rate = sample_rate
-        half_seconds = max(1, spectra // 50)
-        self.window_samples = sample_rate * half_seconds // 2 if window_samples is None else window_samples
-        hop = sample_rate // 100
-        columns = min(self.columns, max(1, self.window_samples // (hop * stride)))
-        self.window_frames = columns if window_frames is None else window_frames
-        self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
-        check_windows(self)
-        if hidden_size % num_attention_heads:
-            raise ValueError(f"{hidden_size} channels don't divide among {num_attention_heads} heads.")
-        if spectra < PATCH or self.window_samples > (spectra - 1) * hop + sample_rate // 40:
-            raise ValueError(
-                f"A window of {self.window_samples} samples at {sample_rate} Hz doesn't fit into {spectra} spectra of "
-                f"10 ms (at least {PATCH}): shorten window_samples or raise `spectra`."
-            )
+    classes: int = 527
+    """Outputs."""
+    hidden_size: int = 768
+    """Width."""
+    num_hidden_layers: int = 12
+    """Blocks."""
+    num_attention_heads: int = 12
+    """Per block."""
+    spectra: int = 1024
+    """Time steps that the positions are for: 1,024 for 10 s, 512 for ESC-50's 5 s, 128 for a spoken word."""
+    stride: int = 10
+    """Steps from one patch to the next, in time and in frequency; 10 in the best published model."""
+    mean: float = -4.2677393
+    """Of the log-mel energies, taken off."""
+    std: float = 4.5689974
+    """Of them; twice this divides."""
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    window_samples: int = 0
+    """Crop that the network answers on; 0: `spectra` spectra of 10 ms, rounded down to half seconds (10 s for
+    1,024)."""
+    window_frames: int = 0
+    """Hidden states per window; 0: one per patch in time."""
+    windows: str = "row"
+    """"row": one after the other; "even": `window_count` windows spread evenly over a track."""
+    window_count: int = 16
+    """Of "even"."""
+    aggregation: str = "probabilities"
+    """Of windows: the mean of "probabilities" or "logits"."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("problem_type", "multi_label_classification")
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
+        half_seconds = max(1, self.spectra // 50)
+        self.window_samples = self.window_samples or self.sample_rate * half_seconds // 2
+        hop = self.sample_rate // 100
+        columns = min(self.columns, max(1, self.window_samples // (hop * self.stride)))
+        self.window_frames = self.window_frames or columns
+        check_windows(self)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.hidden_size} channels don't divide among {self.num_attention_heads} heads.")
+        if self.spectra < PATCH or self.window_samples > (self.spectra - 1) * hop + self.sample_rate // 40:
+            raise ValueError(
+                f"A window of {self.window_samples} samples at {self.sample_rate} Hz doesn't fit into {self.spectra} "
+                f"spectra of 10 ms (at least {PATCH}): shorten window_samples or raise `spectra`."
+            )
 
     @property
     def rows(self) -> int:

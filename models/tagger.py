@@ -173,6 +173,11 @@ def average(logits: Tensor, aggregation: str, problem: str | None) -> Tensor:
     return logit(logits.sigmoid().mean(dim=1))
 
 
+def _exporting() -> bool:
+    """Whether torch.export traces. Inside torch.compile `is_exporting` is true as well (PyTorch 2.11)."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def starts(samples: int, window: int, windows: str, count: int) -> list[int]:
     """Where the windows of a track begin, in samples; a track within one window gives one.
 
@@ -335,7 +340,7 @@ class Tagger:
         """Frames of [batch, samples]; its windows [batch · windows, window_samples]; samples of sound in each."""
         size, per_window = self.config.window_samples, self.config.window_frames
         batch, samples = waveform.shape
-        exporting = torch.compiler.is_exporting()  # a graph takes every length by the same steps
+        exporting = _exporting()  # a graph takes every length by the same steps
         frames: Any = torch.sym_max(1, samples * per_window // size)
         count = (frames + per_window - 1) // per_window
         if exporting:
@@ -350,7 +355,7 @@ class Tagger:
     def _portions(self, windows: Tensor, counted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """A long track in portions, unless in training, where batch norm must see all windows of a batch at once."""
         training = torch.is_grad_enabled() or any(module.training for module in self.network.modules())
-        if training or torch.compiler.is_exporting():  # a graph knows no number of windows
+        if training or _exporting():  # a graph knows no number of windows
             yield windows, counted
         else:
             size = max(1, SAMPLES_AT_ONCE // self.config.window_samples)

@@ -127,7 +127,7 @@ def _music(path: Path, weights: Weights) -> Tagged:
     sizes: dict[str, Any] = {}
     if network == "musicnn":
         sizes = {"back_end": _rows(weights, "layer1.conv.weight"), "hidden": _rows(weights, "dense1.weight")}
-    model = MusicTaggerModel(MusicTaggerConfig(network, classes, **sizes))
+    model = MusicTaggerModel(MusicTaggerConfig(network=network, classes=classes, **sizes))
     spectrum = getattr(model.network, "spec", None)
     stored = {"spec.spectrogram.window": hann(512), "hstft.spec.window": hann(512)}
     if spectrum is not None:
@@ -139,8 +139,8 @@ def _mtt(path: Path, weights: Weights) -> Tagged:
     blocks = _count(weights, r"transformer\.layers\.(\d+)\.")
     model = TaggingTransformerModel(
         TaggingTransformerConfig(
-            _rows(weights, "mlp_head.1.weight"), _rows(weights, "frontend.fc.weight"),
-            _rows(weights, "frontend.layer1.conv_1.weight"), blocks,
+            classes=_rows(weights, "mlp_head.1.weight"), hidden_size=_rows(weights, "frontend.fc.weight"),
+            channels=_rows(weights, "frontend.layer1.conv_1.weight"), num_hidden_layers=blocks,
         )
     )  # fmt: skip
     stored = {"spec.spectrogram.window": hann(1024), "spec.mel_scale.fb": model.network.spec.filters}
@@ -166,7 +166,7 @@ def _panns(path: Path, weights: Weights, network: str | None) -> Tagged:
     if network is not None and network not in allowed:
         raise ValueError(f"{path} holds {found}, not {network}; --network may be {' or '.join(sorted(allowed))}.")
     kernels = weights.get("spectrogram_extractor.stft.conv_real.weight")
-    rates = {1024: PannsConfig, 512: PannsConfig.at_16k, 256: PannsConfig.at_8k}
+    rates: dict[int, Callable[..., PannsConfig]] = {1024: PannsConfig, 512: PannsConfig.at_16k, 256: PannsConfig.at_8k}
     size = 1024 if kernels is None else kernels.shape[-1]
     if size not in rates:
         raise ValueError(
@@ -215,7 +215,10 @@ def _ast(path: Path, weights: Weights) -> Tagged:
     mean, std = STATISTICS.get(classes, (-4.2677393, 4.5689974))
     for stride in (10, 12, 14, 16):
         for spectra in (1024, 512, 128):
-            config = SpectrogramTransformerConfig(classes, dim, blocks, heads, spectra, stride, mean, std)
+            config = SpectrogramTransformerConfig(
+                classes=classes, hidden_size=dim, num_hidden_layers=blocks, num_attention_heads=heads, spectra=spectra,
+                stride=stride, mean=mean, std=std,
+            )  # fmt: skip
             if config.rows * config.columns == tokens:
                 model = SpectrogramTransformerModel(config)
                 remarks = [

@@ -23,57 +23,49 @@ POSITIONS = 513  # of the class token and 512 others: 47.5 s
 class TaggingTransformerConfig(PretrainedConfig):
     """Everything that fixes a Music Tagging Transformer; the defaults are the published teacher's.
 
-    Args:
-        classes: outputs.
-        hidden_size: width of the transformer; the student's is 64.
-        channels: of the convolutions.
-        num_hidden_layers: transformer blocks.
-        num_attention_heads: per block.
-        sample_rate: Hz of the waveform.
-        window_samples: crop that the network answers on; the published training takes 10 s, and longer input would
-            meet positions that were never trained.
-        window_frames: hidden states per window; None: one per token.
-        windows: "even": `window_count` windows spread evenly over a track; "row": one after the other.
-        window_count: of "even"; eight were meant in the published evaluation.
-        aggregation: of windows: the mean of "probabilities" (published) or "logits".
-
     Raises:
         ValueError: sizes that don't fit together.
     """
 
     model_type = "groundbass_tagging_transformer"
 
-    def __init__(
-        self,
-        classes: int = 50,
-        hidden_size: int = 256,
-        channels: int = 128,
-        num_hidden_layers: int = 4,
-        num_attention_heads: int = 8,
-        sample_rate: int = 22_050,
-        window_samples: int = 220_500,
-        window_frames: int | None = None,
-        windows: str = "even",
-        window_count: int = 8,
-        aggregation: str = "probabilities",
-        **kwargs: Any,
-    ) -> None:
-        self.classes, self.hidden_size, self.channels = classes, hidden_size, channels
-        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
-        self.sample_rate, self.window_samples = sample_rate, window_samples
-        tokens = (window_samples // 512 + 1) // 4
-        self.window_frames = tokens if window_frames is None else window_frames
-        self.windows, self.window_count, self.aggregation = windows, window_count, aggregation
+    classes: int = 50
+    """Outputs."""
+    hidden_size: int = 256
+    """Width of the transformer; the student's is 64."""
+    channels: int = 128
+    """Of the convolutions."""
+    num_hidden_layers: int = 4
+    """Transformer blocks."""
+    num_attention_heads: int = 8
+    """Per block."""
+    sample_rate: int = 22_050
+    """Hz of the waveform."""
+    window_samples: int = 220_500
+    """Crop that the network answers on; the published training takes 10 s, and longer input would meet positions that
+    were never trained."""
+    window_frames: int = 0
+    """Hidden states per window; 0: one per token."""
+    windows: str = "even"
+    """"even": `window_count` windows spread evenly over a track; "row": one after the other."""
+    window_count: int = 8
+    """Of "even"; eight were meant in the published evaluation."""
+    aggregation: str = "probabilities"
+    """Of windows: the mean of "probabilities" (published) or "logits"."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("problem_type", "multi_label_classification")
+        super().__post_init__(**kwargs)
+        tokens = (self.window_samples // 512 + 1) // 4
+        self.window_frames = self.window_frames or tokens
         check_windows(self)
-        if hidden_size % num_attention_heads:
-            raise ValueError(f"{hidden_size} channels don't divide among {num_attention_heads} heads.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.hidden_size} channels don't divide among {self.num_attention_heads} heads.")
         if tokens >= POSITIONS:
             raise ValueError(
-                f"A window of {window_samples} samples makes {tokens} tokens, and there are positions for "
+                f"A window of {self.window_samples} samples makes {tokens} tokens, and there are positions for "
                 f"{POSITIONS - 1}: choose a shorter window."
             )
-        kwargs.setdefault("problem_type", "multi_label_classification")
-        super().__init__(**kwargs)
 
 
 class PooledBlock(nn.Module):

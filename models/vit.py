@@ -30,73 +30,58 @@ LOG_FLOOR = torch.finfo(torch.float32).eps
 
 
 class ViTConfig(PretrainedConfig):
-    """Configuration of `ViTModel`; the defaults are M2D's and MATPAC++'s: 85,254,144 parameters.
-
-    Args:
-        sample_rate: Hz of the waveform.
-        frontend: "mel", natural-log mel of Slaney's filters (M2D, MATPAC); "kaldi", Kaldi's filter bank with a Hann
-            window on the unscaled waveform (EAT).
-        mel_bins: filters; a multiple of patch_bins.
-        low_frequency: Hz of the lowest filter's lower corner; 50 (M2D), 20 (Kaldi).
-        frame_samples: samples of a filter bank's frame.
-        shift_samples: samples from one to the next.
-        fbank_mean: subtracted from the log energies.
-        fbank_std: they are divided by this.
-        patch_frames: filter-bank frames of a patch.
-        patch_bins: mel bins of a patch.
-        hidden_size: width of the hidden states; a multiple of 4.
-        num_hidden_layers: blocks.
-        num_attention_heads: heads per block.
-        intermediate_size: width of the feed-forward layers.
-        norm_first: pre-LN blocks.
-        hidden_dropout: of the blocks' outputs.
-        attention_dropout: of the attention weights.
-        layer_norm_eps: of all layer norms.
-        initializer_range: standard deviation of the linear layers' initial weights; None: Xavier's uniform.
-        class_token_std: standard deviation of the first class token.
-        stretch: time steps that are heard at once; longer clips are cut.
-        bands: "side_by_side", a frame is the patches of a time step one after the other; "mean", their mean.
-        kwargs: what every Hugging Face configuration takes.
-    """
+    """Configuration of `ViTModel`; the defaults are M2D's and MATPAC++'s: 85,254,144 parameters."""
 
     model_type = "groundbass_vit"
 
-    def __init__(
-        self,
-        sample_rate: int = 16_000,
-        frontend: Literal["mel", "kaldi"] = "mel",
-        mel_bins: int = 80,
-        low_frequency: float = 50.0,
-        frame_samples: int = 400,
-        shift_samples: int = 160,
-        fbank_mean: float = -7.056,
-        fbank_std: float = 4.193,
-        patch_frames: int = 16,
-        patch_bins: int = 16,
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        norm_first: bool = True,
-        hidden_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        layer_norm_eps: float = 1e-6,
-        initializer_range: float | None = None,
-        class_token_std: float = 0.02,
-        stretch: int = 38,
-        bands: Literal["side_by_side", "mean"] = "side_by_side",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.sample_rate, self.frontend, self.mel_bins = sample_rate, frontend, mel_bins
-        self.low_frequency, self.frame_samples, self.shift_samples = low_frequency, frame_samples, shift_samples
-        self.fbank_mean, self.fbank_std = fbank_mean, fbank_std
-        self.patch_frames, self.patch_bins = patch_frames, patch_bins
-        self.hidden_size, self.num_hidden_layers = hidden_size, num_hidden_layers
-        self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
-        self.norm_first, self.hidden_dropout, self.attention_dropout = norm_first, hidden_dropout, attention_dropout
-        self.layer_norm_eps, self.initializer_range = layer_norm_eps, initializer_range
-        self.class_token_std, self.stretch, self.bands = class_token_std, stretch, bands
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    frontend: Literal["mel", "kaldi"] = "mel"
+    """"mel", natural-log mel of Slaney's filters (M2D, MATPAC); "kaldi", Kaldi's filter bank with a Hann window on the
+    unscaled waveform (EAT)."""
+    mel_bins: int = 80
+    """Filters; a multiple of patch_bins."""
+    low_frequency: float = 50.0
+    """Hz of the lowest filter's lower corner; 50 (M2D), 20 (Kaldi)."""
+    frame_samples: int = 400
+    """Samples of a filter bank's frame."""
+    shift_samples: int = 160
+    """Samples from one to the next."""
+    fbank_mean: float = -7.056
+    """Subtracted from the log energies."""
+    fbank_std: float = 4.193
+    """They are divided by this."""
+    patch_frames: int = 16
+    """Filter-bank frames of a patch."""
+    patch_bins: int = 16
+    """Mel bins of a patch."""
+    hidden_size: int = 768
+    """Width of the hidden states; a multiple of 4."""
+    num_hidden_layers: int = 12
+    """Blocks."""
+    num_attention_heads: int = 12
+    """Heads per block."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layers."""
+    norm_first: bool = True
+    """Pre-LN blocks."""
+    hidden_dropout: float = 0.0
+    """Of the blocks' outputs."""
+    attention_dropout: float = 0.0
+    """Of the attention weights."""
+    layer_norm_eps: float = 1e-6
+    """Of all layer norms."""
+    initializer_range: float | None = None
+    """Standard deviation of the linear layers' initial weights; None: Xavier's uniform."""
+    class_token_std: float = 0.02
+    """Standard deviation of the first class token."""
+    stretch: int = 38
+    """Time steps that are heard at once; longer clips are cut."""
+    bands: Literal["side_by_side", "mean"] = "side_by_side"
+    """"side_by_side", a frame is the patches of a time step one after the other; "mean", their mean."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
@@ -334,7 +319,8 @@ class ViTModel(PreTrainedModel):
         valid = torch.full((batch,), input_values.shape[1], device=tokens.device)
         if attention_mask is not None:
             valid = attention_mask.long().sum(-1)
-        exporting = torch.compiler.is_exporting()
+        # the second is torch.compile, which calls itself exporting too
+        exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
         if exporting or times > stretch:  # a graph knows no length: there, always whole stretches, and one of silence
             tokens = F.pad(tokens, (0, 0, 0, stretch * rows - (0 if exporting else 1)))
             tokens = tokens[:, : tokens.shape[1] // (stretch * rows) * (stretch * rows)]

@@ -119,7 +119,11 @@ def safe_load(path: Path) -> Any:
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError where it is truncated or damaged."""
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: it is truncated or damaged.
+    """
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from ..data.collections import mixed as mixture
-from ..data.storage.hf_dataset import is_dataset
-from ..data.storage.shards import is_sharded, open_data
-from ..data.track import metadata_of, place_from
 from . import distributed
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
-from .run.record import manifest_hash, write_json
+from .run.heard import avoiding, mixture_of
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -45,9 +39,10 @@ class Options:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     """what is learned"""
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DATA[=WEIGHT]")] = ()
-    """a manifest (Parquet), a folder of shards, a data set of the library `datasets` (saved to disk, Parquet with a
-    column of audio, WebDataset), or a folder of audio, which is scanned into RUN/manifest.parquet; or several
-    manifests with weights, as in music.parquet=2 speech.parquet=0.5: how often each is heard for its length"""
+    """a manifest (.parquet), a folder or URL of shards, a data set of the library `datasets` (saved to disk, Parquet
+    with a column of audio, WebDataset); or a file or folder of audio, a .csv with a column `path`, CORPUS:ROOT, which
+    are read into RUN/manifest.parquet; or several with weights, as in music.parquet=2 speech.parquet=0.5: how often
+    each is heard for its length"""
     same: Literal["bytes", "sound"] = "bytes"
     """what several manifests share is heard once: files of the same bytes, or the same sound (found by fingerprints,
     re-encoded or cut)"""
@@ -56,7 +51,7 @@ class Options:
     root: Path | None = None
     """where the manifest's paths begin, if the audio has moved"""
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
-    """leave out recordings that B holds too, found by their sound: a manifest, a folder, or CORPUS:ROOT such as
+    """leave out recordings that B holds too, found by their sound: whatever --data takes, such as
     gtzan:~/data/gtzan (or gtzan, in $GROUNDBASS_DATA); may be given several times"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
@@ -92,7 +87,7 @@ def main(argv: list[str]) -> int:
 def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
     manifest = mixture_of(options.data, run, options.same)
     if options.avoid:
-        manifest = avoiding(manifest, options.avoid, run, options.root)
+        manifest = str(avoiding(manifest, options.avoid, run, options.root))
     overrides = list(_overrides(words))
     steps = train(options.recipe, manifest, run, root=options.root, address=address, overrides=overrides)
     if steps < options.recipe.steps:
@@ -133,112 +128,6 @@ def _overrides(words: list[str]) -> Iterator[str]:
             skip = word.partition("=")[0].replace("_", "-") in PLACES
         if not skip:
             yield word
-
-
-def scanned_once(data: Path, run: Path) -> Path:
-    """The manifest; a folder of audio is scanned into the run first, once; shards and data sets are manifests."""
-    if not data.is_dir() or is_sharded(data) or is_dataset(data):
-        return data
-    found = run / "manifest.parquet"
-    distributed.join()
-    with distributed.main_first():
-        if found.exists() and (begun := folder_of(found)) != data.resolve():
-            raise ValueError(
-                f"{run} was begun on the audio in {begun}; it can't go on with {data}. Give the same --data, or "
-                f"another --run; where the audio has moved, --data {found} --root {data}."
-            )
-        if not found.exists():
-            from ..data.collections.scan import scan
-
-            run.mkdir(parents=True, exist_ok=True)
-            with redirect_stdout(sys.stderr):
-                scan(data, found)
-    return found
-
-
-def folder_of(manifest: Path) -> Path:
-    """The folder whose audio a manifest lists."""
-    return Path(place_from(str(metadata_of(manifest).get("root", ".")), manifest)).resolve()
-
-
-def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] = "bytes") -> Path | str:
-    """The one manifest, or several with their weights as RUN/manifest.mixed.parquet; made once.
-
-    What was left out since an earlier manifest holds it too is counted in RUN/mixture.json, and a run that goes on must
-    mix the same.
-    """
-    urls = [word for word in data if "://" in word]
-    if urls and len(data) > 1:
-        raise ValueError(f"{urls[0]} is a URL of shards: give it alone, or mix manifests before they are packed.")
-    if urls:
-        return urls[0]
-    parts = [mixture.parse(word) for word in data]
-    if len(parts) == 1:
-        return scanned_once(parts[0].path, run)
-    for part in parts:
-        if part.path.is_dir():
-            raise ValueError(f"{part.path} is a folder: several --data are manifests (groundbass data scan makes one).")
-    made, listed = run / "manifest.mixed.parquet", run / "mixture.json"
-    asked = {"data": list(data), "same": same}
-    distributed.join()
-    with distributed.main_first():
-        if made.exists():
-            told = json.loads(listed.read_text(encoding="utf-8"))
-            if {name: told[name] for name in asked} != asked:
-                raise ValueError(
-                    f"{run} was begun on {' '.join(told['data'])} (--same {told['same']}); it can't go on with other "
-                    "manifests or weights. Give the same, or another --run."
-                )
-            return made
-        run.mkdir(parents=True, exist_ok=True)
-        manifest, left_out = mixture.mixed(parts, by_sound=same == "sound")
-        write_json(listed, asked | {"left_out": left_out})
-        manifest.write(made)
-        print(
-            f"--data: {len(manifest)} tracks of {len(parts)} manifests; {sum(left_out.values())} that an earlier one "
-            f"holds too were left out, see {listed}",
-            file=sys.stderr,
-        )
-    return made
-
-
-def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path | None = None) -> Path:
-    """The manifest without the recordings that are in `avoid` too, as RUN/manifest.avoiding.parquet; made once.
-
-    What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.
-    """
-    from ..data.collections import overlap
-
-    kept, listed = run / "manifest.avoiding.parquet", run / "avoided.json"
-    distributed.join()
-    with distributed.main_first():
-        whole = open_data(manifest, root)
-        if kept.exists():
-            told = json.loads(listed.read_text(encoding="utf-8"))
-            if told["avoid"] != list(avoid):
-                raise ValueError(
-                    f"{run} was begun avoiding {', '.join(told['avoid'])}; it can't go on avoiding {', '.join(avoid)}. "
-                    "Give the same --avoid, or another --run."
-                )
-            if told.get("of", manifest_hash(whole)) != manifest_hash(whole):
-                raise ValueError(
-                    f"{run} was begun on {told['data']}, and {manifest} holds other tracks; give the same --data, or "
-                    "another --run."
-                )
-            return kept
-        run.mkdir(parents=True, exist_ok=True)
-        hits = [hit for place in avoid for hit in overlap.find_overlap(whole, overlap.manifest_at(place)).hits]
-        rest = overlap.without(whole, hits)
-        if not len(rest):
-            raise ValueError(f"Every track of {manifest} is in {', '.join(avoid)}: nothing is left to train on.")
-        beside = listed.with_name(f".{listed.name}")
-        content: dict[str, Any] = {"avoid": list(avoid), "data": str(manifest), "of": manifest_hash(whole)}
-        content["hits"] = [asdict(hit) for hit in hits]
-        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        beside.replace(listed)
-        rest.write(kept)
-        print(f"--avoid: {len(whole) - len(rest)} of {len(whole)} tracks left out, see {listed}", file=sys.stderr)
-    return kept
 
 
 def _plan(address: str, recipe: Recipe) -> str:

@@ -11,10 +11,11 @@ from typing import Literal
 
 import tyro
 
+from ..models.writing import beside, replace_folder
 from . import distributed
-from .command import scanned_once
 from .distributed import STOPPED
 from .recipe import Recipe, find
+from .run.heard import kept_manifest
 from .train import train
 
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
 def iterate(
     size: tyro.conf.Positional[Literal["base", "small", "tiny", "debug"]],
     *,
-    data: Path,
+    data: str,
     run: Path,
     iterations: int = 2,
     root: Path | None = None,
@@ -42,7 +43,7 @@ def iterate(
 
     Args:
         size: whose recipes: tokens.beats_iter1_SIZE, …iter2_SIZE, tokenizer.beats_tokenizer_SIZE (base: no suffix).
-        data: a manifest (Parquet), or a folder of audio, which is scanned first.
+        data: as `groundbass pretrain --data` takes it: a folder of audio, a manifest, shards, CORPUS:ROOT …
         run: the folder of the loop.
         iterations: encoders to train.
         root: where the manifest's paths begin, if the audio has moved.
@@ -58,10 +59,10 @@ def iterate(
 
 
 def _iterate(
-    size: str, data: Path, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
+    size: str, data: str, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
     tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
 ) -> int:  # fmt: skip
-    manifest = scanned_once(data, run)
+    manifest = kept_manifest(data, run)
     stages = [encoder_stage(size, run, 1)]
     for number in range(2, iterations + 1):
         stages += [tokenizer_stage(size, run, number), encoder_stage(size, run, number)]
@@ -123,15 +124,10 @@ def tokenizer_stage(size: str, run: Path, number: int) -> Stage:
 
 
 def _publish_last(run: Path, last: Path) -> None:
-    """RUN/encoder: a copy of the last encoder, written beside and renamed."""
-    part, old = run / ".encoder.part", run / ".encoder.old"
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(last, part)
-    if (run / "encoder").exists():
-        (run / "encoder").rename(old)
-    part.rename(run / "encoder")
-    shutil.rmtree(old, ignore_errors=True)
+    """RUN/encoder: a copy of the last encoder."""
+    with beside(run / "encoder") as part:
+        shutil.copytree(last, part, dirs_exist_ok=True)
+        replace_folder(run / "encoder", part)
 
 
 def _silent(*_: object) -> None:

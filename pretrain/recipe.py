@@ -157,7 +157,8 @@ FREE = frozenset(
 def find(address: str) -> Recipe:
     """The recipe at `address`, e.g. ``contrastive.clmr_tiny``.
 
-    Raises ValueError, naming the nearest addresses, where there is none.
+    Raises:
+        ValueError: there is none; the sentence names the nearest addresses.
     """
     known = addresses()
     if address not in known:

@@ -67,7 +67,8 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     known only after the last micro-batch; until then the first one's stands in for all, and the gradient is corrected
     at the end (by exactly 1 where weights are equal, as they are without padding).
 
-    Raises TrainingStopped where the loss or the gradient is no number, unless the recipe says to skip such steps.
+    Raises:
+        TrainingStopped: the loss or the gradient is no number, unless the recipe says to skip such steps.
     """
     recipe, accelerator = training.recipe, training.accelerator
     accumulation = recipe.accumulation(accelerator.num_processes)

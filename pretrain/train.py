@@ -41,14 +41,16 @@ from ..data.batch import Batch
 from ..data.crops import Crops
 from ..data.draws import draw_seed
 from ..data.loader import loader
-from ..data.storage.shards import open_data
+from ..data.open import open_sound
 from ..data.track import Manifest
-from ..models.published import holds_weights, remove_leftovers, write_encoder
+from ..models.published import holds_weights, write_encoder
+from ..models.writing import remove_leftovers
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective
 from .recipe import Recipe
 from .run import checkpoint
+from .run.heard import kept_manifest
 from .run.init_weights import start_from
 from .run.judge import Judge
 from .run.log import Log
@@ -68,7 +70,7 @@ def train(
     address: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
-    """Train `recipe` on the manifest `data` in the folder `run`; a run that is there already goes on.
+    """Train `recipe` on the sound `data` (see `open_sound`) in the folder `run`; a run that is there already goes on.
 
     root: where the manifest's paths begin, if not where the manifest says.
     address, overrides: how the recipe was named on the command line, for recipe.json.
@@ -91,7 +93,8 @@ def _train(
     recipe.accumulation(processes.num_processes)  # refuses a batch that they can't share
 
     # 2. What is heard.
-    manifest = open_data(data, root)
+    data = kept_manifest(data, run)
+    manifest = open_sound(data, root)
     if not len(manifest):
         raise ValueError(
             f"The manifest {data} holds no track; scan a folder with audio: groundbass data scan FOLDER OUT."

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ..data import corpora
+from ..data.open import open_sound
 from ..data.track import Manifest
 from . import tasks
 from .task import Question, Task
@@ -34,7 +35,7 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
     if name == "folder":
         if not place:
             raise ValueError("folder: needs a path, for example folder:my_music --label genre.")
-        return folder_tasks(Path(place), label, store)
+        return folder_tasks(place if "://" in place else str(Path(place)), label, store)
     known = questions()
     chosen = [known[name]] if name in known else [q for q in known.values() if q.corpus == name]
     if not chosen:
@@ -43,7 +44,7 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
             f"There is no task {name!r}. Near or known: {', '.join(near)}. Your own labels: folder:PATH --label NAME."
         )
     where = Path(place) if place else corpora.place_of(chosen[0].corpus)
-    manifest = _open(chosen[0].corpus, where)
+    manifest = open_sound(f"{chosen[0].corpus}:{where}")
     return [_checked(question, question.meet(manifest, f"{question.name}:{where}"), manifest) for question in chosen]
 
 
@@ -68,16 +69,6 @@ def _source(corpus: str, place: Path) -> str:
         return f"`groundbass data synth {place}` makes it."
     known = corpora.corpus(corpus)
     return f"{known.source} Licence: {known.licence}"
-
-
-def _open(corpus: str, path: Path) -> Manifest:
-    """A manifest file, the manifest in the folder, or what the corpus's reader finds in the folder."""
-    manifest = path / "manifest.parquet" if path.is_dir() else path
-    if manifest.is_file():
-        return Manifest.open(manifest)
-    if corpus in corpora.names():
-        return corpora.manifest(corpus, path)
-    raise FileNotFoundError(f"There is no manifest {manifest}; make it with `groundbass data synth {path}`.")
 
 
 def _checked(question: Question, task: Task, manifest: Manifest) -> Task:

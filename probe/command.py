@@ -85,7 +85,11 @@ class Options:
     trust_remote_code: bool = False
 
     def settings(self) -> Settings:
-        """How to ask. Raises ValueError for options that contradict each other or mean nothing."""
+        """How to ask.
+
+        Raises:
+            ValueError: options that contradict each other or mean nothing.
+        """
         pooling = "mean" if self.units and self.pooling == "auto" else self.pooling
         if self.units and pooling != "mean":
             raise ValueError(f"--units needs --pooling mean, not {pooling}: a single frame has no deviation.")
@@ -139,7 +143,11 @@ def probe(options: Options) -> None:
 
 
 def _load(options: Options, device: str) -> Encoder:
-    """The encoder. Raises ValueError where it breaks the contract, or lacks layers that are asked for."""
+    """The encoder.
+
+    Raises:
+        ValueError: it breaks the contract, or lacks layers that are asked for.
+    """
     encoder = load_encoder(options.encoder, device=device, trust_remote_code=options.trust_remote_code)
     if wrong := attributes(encoder).failed:
         raise ValueError(f"{options.encoder} breaks the encoder's contract: {'; '.join(wrong)}.")

@@ -29,14 +29,17 @@ if TYPE_CHECKING:
     from ..models.heads import Head
 
 FRAME_BYTES = 4_000_000_000  # where the frames of all layers take more, few tracks say which layers are kept
-Baseline = Literal["random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "lecture", "constant"]
+Baseline = Literal[
+    "random", "log_mel", "mfcc", "chroma", "log_cqt", "nnaudio_cqt", "tzanetakis", "all_crafted", "lecture", "constant"
+]  # fmt: skip
 BASELINES: tuple[Baseline, ...] = (
     "random", "log_mel", "mfcc", "chroma", "log_cqt", "tzanetakis", "all_crafted", "constant",
 )  # fmt: skip
 CRAFTED: dict[str, Callable[[], Encoder]] = {
     "log_mel": simple.LogMelBaseline, "mfcc": Mfcc, "chroma": Chroma, "log_cqt": simple.LogCqtBaseline,
 }  # fmt: skip
-FRAME_BASELINES = ("random", *CRAFTED, "constant")
+ALONE: dict[str, Callable[[], Encoder]] = {"nnaudio_cqt": simple.NnAudioCqtBaseline}  # no part of `all_crafted`
+FRAME_BASELINES = ("random", *CRAFTED, *ALONE, "constant")
 AskedPooling = Literal["auto", "mean", "mean+std", "mean+std+change"]
 Damage = str  # one of `robustness.LEVELS`
 
@@ -66,7 +69,7 @@ class Settings:
         pooling = self.pooling if self.pooling != "auto" or protocol == "linear" else "mean"
         return replace(self, protocol=protocol, head_seeds=seeds, pooling=pooling)
 
-    def and_what(self, shots: Sequence[int], damages: Sequence[Damage], units: bool) -> Settings:
+    def and_curves(self, shots: Sequence[int], damages: Sequence[Damage], units: bool) -> Settings:
         """With the curves that a result has already, so that they aren't lost when others are asked for."""
         return replace(
             self,
@@ -87,8 +90,8 @@ class Evaluation:
     others: dict[str, list[Outcome]]
     features: npt.NDArray[np.float32] | None = None
     few_shot: list[few_shot.Point] = field(default_factory=list)
-    robustness: dict[str, Any] | None = None
-    units: list[dict[str, Any]] = field(default_factory=list)
+    robustness: robustness.Robustness | None = None
+    units: list[pieces.PieceScore] = field(default_factory=list)
     importance: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kept: tuple[Head, HeadFacts] | None = None
@@ -189,7 +192,7 @@ class TaskProbe:
                 return {name: [self._crafted(name, Lecture(), self._lecture_settings())]}
             case _:
                 linear = replace(self.settings, pooling="auto", protocol="linear")
-                return {name: [self._crafted(name, CRAFTED[name](), linear)]}
+                return {name: [self._crafted(name, (CRAFTED | ALONE)[name](), linear)]}
 
     def _crafted(self, name: str, encoder: Encoder, settings: Settings) -> Outcome:
         return self._probe(encoder, [0], f"{name} for {self.task.name}", settings)[0]

@@ -6,19 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ..models.encoder import Encoder
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
-from .heads.keep import PROTOCOLS, is_kept, write_kept
+from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
 from .listen.features import FeatureStore, digest, identity
 from .report import long_table, result, tables
+from .report.result import Result, plain
+from .report.scoring import predictions, result_of
 from .task import Task
 
 PROTOCOL = "version 4"
-Record = dict[str, Any]
 
 
 class Session:
@@ -43,13 +43,13 @@ class Session:
         self.about = identity(encoder)
         self.copies = RandomCopies(encoder, store.device)
 
-    def run(self, tasks: Sequence[Task]) -> list[Record]:
+    def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Probe every task, print the table; returns the results in the same order, without tasks that were left out.
 
         Raises:
             ValueError: tasks failed; all others are done before it is raised.
         """
-        results: list[Record] = []
+        results: list[Result] = []
         failed: list[str] = []
         for task in tasks:
             try:
@@ -68,18 +68,18 @@ class Session:
             raise ValueError(f"{len(failed)} of {len(tasks)} tasks could not be probed:\n" + "\n".join(failed))
         return results
 
-    def probe(self, task: Task) -> Record | None:
+    def probe(self, task: Task) -> Result | None:
         """A task's result, from the disk where it is whole; None where the encoder is too slow for the task."""
         settings = self.settings.on(task)
         path = self.folder / f"{result.file_name(task.name, settings.protocol)}.json"
         key = self._key(task, settings)
         old = result.read(path)
-        if old is not None and old.get("key") == key:
+        if old is not None and old.key == key:
             shots, damages, units = curves_of(old)
             if self._is_whole(path, settings) and _has(settings, shots, damages, units):
                 say(f"{task.name}: already done, see {path}")
                 return old
-            settings = settings.and_what(shots, damages, units)
+            settings = settings.and_curves(shots, damages, units)
         if self.encoder.frame_rate < (slowest := task.label_kind.slowest):
             say(
                 f"{task.name}: left out, it needs {slowest:g} frames per second and the encoder has "
@@ -101,28 +101,32 @@ class Session:
         """Whether the head of a result is there, where one is to be kept."""
         return not self.heads or settings.protocol not in PROTOCOLS or is_kept(self.folder, path.stem)
 
-    def _write(self, task: Task, found: Evaluation, key: str, settings: Settings) -> Record:
+    def _write(self, task: Task, found: Evaluation, key: str, settings: Settings) -> Result:
         """The result, its predictions and its head on the disk; returns the result as it is read from there."""
-        record = result.result_json(
-            task, self.name, self.about, key, found.trained, found.others, found.features, found.notes,
-            settings.protocol,
-        )  # fmt: skip
-        record["pooling"], record["window_seconds"] = found.trained.pooling, self.store.window_seconds
-        record["few_shot"] = [point.to_json() for point in found.few_shot]
-        record["robustness"] = found.robustness
-        record["importance"], record["units"] = found.importance, found.units
-        path = result.write(self.folder, record, result.predictions(task, found.trained, found.others))
-        written = result.read(path) or record
+        made = result_of(
+            task, found, self.name, self.about, settings.protocol, key=key, window_seconds=self.store.window_seconds
+        )
+        path = result.write(self.folder, made, predictions(task, found.trained, found.others))
+        written = result.read(path) or made
         if self.heads and found.kept is not None:
-            write_kept(self.folder, path.stem, *found.kept, task, written, self.name)
+            write_kept(self.folder, path.stem, *found.kept, _origin(written))
         return written
 
 
-def curves_of(record: Record) -> tuple[list[int], list[str], bool]:
+def _origin(found: Result) -> Origin:
+    """What a head's file says of where the head comes from: the first fold of this result."""
+    names = ("task", "version", "question", "kind", "corpus", "fingerprint", "protocol")
+    task = {name: getattr(found, name) for name in names}
+    chosen = {"folds": found.counts.folds, "fold": 0, **plain(found.folds[0])}
+    baselines = {name: one.score.value for name, one in found.baselines.items()}
+    scores = {**found.metrics, "metric": found.metric, **found.score.to_json(), "baselines": baselines}
+    return Origin(found.encoder, found.weights_hash, found.window_seconds, task | chosen, plain(scores))
+
+
+def curves_of(found: Result) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
     """What stands beside a result's score: few-shot numbers, kinds of damage, whether units are compared."""
-    damages = record.get("robustness") or {}
-    tried = [*(damages.get("kinds") or {}), *damages.get("left_out", ())]
-    return [point["shots"] for point in record.get("few_shot") or []], tried, bool(record.get("units"))
+    damages = found.robustness.tried if found.robustness else ()
+    return tuple(point.shots for point in found.few_shot), damages, bool(found.units)
 
 
 def _has(settings: Settings, shots: Sequence[int], damages: Sequence[str], units: bool) -> bool:
@@ -130,13 +134,13 @@ def _has(settings: Settings, shots: Sequence[int], damages: Sequence[str], units
     return set(settings.few_shot) <= set(shots) and set(settings.robustness) <= set(damages) and settings.units <= units
 
 
-def show(results: Sequence[Record], folder: Path) -> None:
+def show(results: Sequence[Result], folder: Path) -> None:
     """Print the table and the sentences under it."""
     console = Console()
-    console.print(tables.table(results, console.width))
-    for record in results:
-        if record.get("units"):
-            console.print(tables.units(dict(record)))
+    console.print(tables.terminal(results, console.width).terminal())
+    for found in results:
+        if found.units:
+            console.print(tables.units(found).terminal())
     for note, names in tables.said(results).items():
         console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
     console.print(

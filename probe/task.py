@@ -75,7 +75,7 @@ class Task:
 
     @cached_property
     def hashes(self) -> list[str]:
-        return [track.hash for track in self.manifest]
+        return self.manifest.hashes()
 
     @cached_property
     def groups(self) -> list[str]:

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -23,40 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-from hypothesis import HealthCheck, given, settings
+from fuzz import damage, damaged, few_and_many, within
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.scan import Skipped, examine, scan, scan_folder
 from groundbass.data.labels.lookup import guess
-from groundbass.data.storage.shards import open_data
+from groundbass.data.open import open_sound
 from groundbass.data.track import FIELDS, METADATA, Manifest, Track
 from groundbass.probe.tasks.folder import folder_tasks
 
 RATE = 24_000
-CALM = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
-
-
-def few_and_many(number: int) -> Any:
-    """`number` cases now, with recorded seeds; ten times as many in the soak."""
-    many = int(os.environ.get("GROUNDBASS_FUZZ", number))
-    return settings(max_examples=many, **CALM)
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Nothing hangs."""
-
-    def late(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def tone(seconds: float = 1.0, channels: int = 1, rate: int = RATE) -> np.ndarray[Any, Any]:
@@ -202,32 +175,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@st.composite
-def damage(draw: st.DrawFn, names: list[str]) -> tuple[str, list[Any]]:
-    """A file's name, and what is done to its bytes: places as shares of its length, early ones more often."""
-    kinds = st.sampled_from(["flip", "cut", "drop", "repeat", "number"])
-    places = st.one_of(st.floats(0, 1), st.floats(0, 0.05))
-    steps = st.tuples(kinds, places, st.integers(0, (1 << 32) - 1))
-    return draw(st.sampled_from(names)), draw(st.lists(steps, min_size=1, max_size=6))
-
-
-def damaged(content: bytes, steps: list[Any]) -> bytes:
-    data = bytearray(content)
-    for kind, share, number in steps:
-        place = min(int(share * len(data)), max(0, len(data) - 1))
-        if kind == "flip" and data:
-            data[place] ^= 1 << number % 8
-        elif kind == "cut":
-            del data[place:]
-        elif kind == "drop":
-            del data[place : place + number % 64]
-        elif kind == "repeat":
-            data[place:place] = data[place : place + number % 512]
-        elif kind == "number":
-            data[place : place + 4] = struct.pack("<I" if number % 2 else ">I", number)
-    return bytes(data)
-
-
 NAMES = sorted([f"x{suffix}" for suffix in SUFFIXES] + ["float.wav"])
 
 
@@ -323,7 +270,7 @@ def test_damaged_manifests_open_or_are_refused(tmp_path_factory: pytest.TempPath
     (folder / "x.parquet").write_bytes(damaged((folder / "whole.parquet").read_bytes(), steps[1]))
     with within(20):
         try:
-            manifest = open_data(folder / "x.parquet")
+            manifest = open_sound(folder / "x.parquet")
             assert [track.seconds >= 0 for track in manifest] == [True] * len(manifest)
         except (ValueError, FileNotFoundError) as error:
             assert len(str(error)) > 20
@@ -344,16 +291,19 @@ def test_manifests_may_say_anything_about_themselves(tmp_path_factory: pytest.Te
     table = pq.read_table(manifest_with(folder / "x.parquet"))
     pq.write_table(table.replace_schema_metadata({METADATA: metadata}), folder / "x.parquet")
     try:
-        open_data(folder / "x.parquet")
+        open_sound(folder / "x.parquet")
     except (ValueError, FileNotFoundError) as error:
         assert len(str(error)) > 20
 
 
+FUZZED = ("test_data_hostile.py", "test_probe_hostile.py", "test_models_hostile.py")
+
+
 @pytest.mark.soak
 def test_two_thousand_more_cases() -> None:
-    """The same, ten times over and from other seeds: what they find is recorded above."""
-
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "not thousand"]
+    """The fuzz tests of all files with 400 cases each: what they find is recorded above."""
+    files = [str(Path(__file__).with_name(name)) for name in FUZZED]
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", "any or damaged"]
     done = subprocess.run(words, env=os.environ | {"GROUNDBASS_FUZZ": "400"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
 

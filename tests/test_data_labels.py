@@ -1,6 +1,7 @@
 """Kinds of labels: files beside audio, rows with onsets, events by hand, a stranger's kind from folder to page."""
 
 import csv
+import json
 import sys
 
 import numpy as np
@@ -12,8 +13,12 @@ from groundbass.data.labels.annotations import read_annotation
 from groundbass.data.labels.folder import read_folder
 from groundbass.data.labels.kind import best_thresholds
 from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
-from groundbass.models.heads import HEADS, ClassesHead, HeadConfig
+from groundbass.models.head_files import read_head
+from groundbass.models.heads import HEADS, ClassesHead
 from groundbass.probe.addresses import find_tasks
+from groundbass.probe.apply.classify import Classifier, OnEncoder
+from groundbass.probe.apply.predict import Options, write_results
+from groundbass.probe.apply.predict_page import write_page
 from groundbass.probe.baselines.simple import LogMelBaseline
 from groundbass.probe.evaluation import Settings
 from groundbass.probe.listen.features import FeatureStore
@@ -31,6 +36,10 @@ class Grade(Classes):
     metrics = {"near": "right or half right", "accuracy": "accuracy"}
     related = True
     rank = 200
+    jams = "grade_open"
+
+    def jams_value(self, name):
+        return f"grade {name}"
 
     def gains(self, names):
         steps = np.abs(np.subtract.outer([int(n) for n in names], [int(n) for n in names]))
@@ -92,13 +101,23 @@ def test_a_new_kind_is_one_file_on_each_side(grades, tmp_path):
         FeatureStore(tmp_path / "store", quiet=True),
         Settings(baselines=("constant",)),
     ).run([task])
-    assert record["metric_name"] == "right or half right" and record["confusion"]["classes"] == ["1", "2", "3"]
-    assert record["baselines"]["constant"]["value"] == pytest.approx(4 / 6)  # 2: half of 1 and 3, all of 2
-    assert record["score"]["value"] > 0.8  # pitch rises with the grade
+    assert record.metric_name == "right or half right" and record.confusion.classes == ("1", "2", "3")
+    assert record.baselines["constant"].score.value == pytest.approx(4 / 6)  # 2: half of 1 and 3, all of 2
+    assert record.score.value > 0.8  # pitch rises with the grade
     report((out,), out=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "right or half right" in page and "music_level" in page
-    assert HeadConfig("grade", task.classes, 4).build().kind == "grade"
+    head, facts = read_head(out / "heads", "music_level")  # and whoever asks the head asks the kind
+    classifier = Classifier(OnEncoder(LogMelBaseline(), [("level", head, facts)]), "graded")
+    heard = {str(music / f"{n}.wav"): classifier.hear(music / f"{n}.wav") for n in (0, 23)}
+    low, high = (found["level"] for found in heard.values())
+    assert (low.kind, low.label, high.label) == ("grade", "1", "3")
+    write_page(tmp_path / "heard.html", heard)
+    assert "<em>level</em> 1 (" in (tmp_path / "heard.html").read_text()
+    write_results(tmp_path / "heard.jams", heard, Options("track", None, None, None, None))
+    told = json.loads((tmp_path / "heard.jams" / "23.jams").read_text())["annotations"][0]
+    assert (told["namespace"], told["data"][0]["value"]) == ("grade_open", "grade 3")
+    assert (head.problem, head.kind, kind_of("grade").head) == ("single_label_classification", "grade", "grade")
 
 
 def test_labels_over_time_from_files_beside_the_audio(tmp_path):

@@ -133,7 +133,7 @@ def test_ctrl_c_to_the_whole_group_ends_all_of_it(tmp_path: Path) -> None:
         process.stdout.readline()
         time.sleep(wait)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=200)
         assert process.returncode == 130 and "Traceback" not in said, said
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)

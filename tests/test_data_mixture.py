@@ -30,9 +30,9 @@ def folder(place: Path, seeds: list[int], seconds: float = 6.0) -> Path:
 
 
 def test_words() -> None:
-    assert parse("a.parquet") == Part(Path("a.parquet"))
-    assert parse("a=b/c.parquet=2.5") == Part(Path("a=b/c.parquet"), 2.5)
-    assert parse("a=b.parquet") == Part(Path("a=b.parquet"))
+    assert parse("a.parquet") == Part("a.parquet")
+    assert parse("a=b/c.parquet=2.5") == Part("a=b/c.parquet", 2.5)
+    assert parse("a=b.parquet") == Part("a=b.parquet")
     with pytest.raises(ValueError, match="above 0"):
         parse("a.parquet=0")
 
@@ -88,5 +88,5 @@ def test_a_run_on_two_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert main([*words, "--steps", "3", "--data", str(a), f"{b}=2"]) == 0
     with pytest.raises(ValueError, match="can't go on with other manifests or weights"):
         main([*words, "--data", str(a), f"{b}=3"])
-    with pytest.raises(ValueError, match="several --data are manifests"):
-        main([*words, "--data", str(a), str(tmp_path / "b")])
+    with pytest.raises(ValueError, match=r"memory://b \(a URL\) is given with others: give it alone"):
+        main([*words, "--data", str(a), "memory://b"])

@@ -13,12 +13,13 @@ import soxr
 from groundbass.cli import main
 from groundbass.data.audio import read as audio
 from groundbass.data.collections.fingerprints import RATE, SHIFTS, Index, Prints, fingerprint, peaks
-from groundbass.data.collections.overlap import find_overlap, manifest_at, without
+from groundbass.data.collections.overlap import find_overlap, without
 from groundbass.data.collections.scan import scan_folder
+from groundbass.data.open import open_sound
 from groundbass.data.storage.sharding import write_shards
-from groundbass.data.storage.shards import Shards, open_data
+from groundbass.data.storage.shards import Shards
 from groundbass.data.track import Manifest
-from groundbass.pretrain.command import avoiding
+from groundbass.pretrain.run.heard import avoiding
 
 HIGH = 24_000
 
@@ -219,8 +220,8 @@ def test_command_reports_writes_and_excludes(library, tmp_path, capsys):
     with pytest.raises(SystemExit) as wrong:
         main([*words, "--out", "hits.txt"])
     assert wrong.value.code == 2 and ".parquet, .csv or .json" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match="no CORPUS:ROOT"):
-        manifest_at("gtzam:/data")
+    with pytest.raises(FileNotFoundError, match=r"CORPUS:ROOT with one of .*gtzan"):
+        open_sound("gtzam:/data")
 
 
 def test_corpora_by_their_names(tmp_path, monkeypatch):
@@ -229,10 +230,10 @@ def test_corpora_by_their_names(tmp_path, monkeypatch):
         audio.write(tmp_path / place / "genres/jazz/jazz.00003.wav", piece(3, 2.0), HIGH)
     monkeypatch.setenv("GROUNDBASS_DATA", str(tmp_path))
     for address in ("gtzan", f"gtzan:{tmp_path / 'elsewhere'}"):
-        assert manifest_at(address).column("key").tolist() == ["jazz.00003"]
+        assert open_sound(address).column("key").tolist() == ["jazz.00003"]
     monkeypatch.delenv("GROUNDBASS_DATA")
     with pytest.raises(ValueError, match="set GROUNDBASS_DATA"):
-        manifest_at("gtzan")
+        open_sound("gtzan")
 
 
 def test_training_avoids_what_is_tested_on(library, tmp_path, capsys):
@@ -270,10 +271,10 @@ def test_shards_and_data_sets_are_searched_too(library, tmp_path, capsys):
         assert left.value.code == 0
         found = json.loads(capsys.readouterr().out)
         assert [item["a"] for item in found["hits"]] == [hit] and found["kept"] == count - 1
-        kept = open_data(rest)
-        assert type(kept) is type(open_data(tmp_path / place)) and hit not in kept.column("key")
+        kept = open_sound(rest)
+        assert type(kept) is type(open_sound(tmp_path / place)) and hit not in kept.column("key")
         assert len(kept.read(count - 2, HIGH, 100, 500)) == 500
     run = tmp_path / "run"
     kept = avoiding(tmp_path / "shards", [str(tmp_path / "test")], run)
     assert "1 of 12 tracks left out" in capsys.readouterr().err
-    assert isinstance(open_data(kept), Shards) and len(open_data(kept)) == 11
+    assert isinstance(open_sound(kept), Shards) and len(open_sound(kept)) == 11

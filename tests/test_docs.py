@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import groundbass_on_path
 
 from groundbass import cli
 from groundbass.pretrain.recipe import addresses, find
@@ -24,12 +25,13 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text()
     blocks = re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)
     assert len(blocks) > 7
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "120"}
-    environment |= {"GROUNDBASS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
-    for kind, code in blocks:
-        line = ["bash", "-euo", "pipefail", "-c", code] if kind == "bash" else [sys.executable, "-c", code]
-        done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    with groundbass_on_path() as path:
+        for kind, code in blocks:
+            line = ["bash", "-euo", "pipefail", "-c", code] if kind == "bash" else [sys.executable, "-c", code]
+            done = subprocess.run(
+                line, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1200
+            )
+            assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     for made in ("runs/first/recipe.json", "report.html", "my-encoder/README.md", "vectors.parquet", "near.html"):
         assert (tmp_path / made).is_file(), made
 

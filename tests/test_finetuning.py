@@ -14,10 +14,11 @@ from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
 from groundbass.models.head_files import HeadFacts, write_head
 from groundbass.models.heads import HeadConfig
-from groundbass.models.published import publish, write_encoder
+from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import load_classifier
+from groundbass.publishing import publish
 
 RATE = 24_000
 

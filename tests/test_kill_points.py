@@ -10,10 +10,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import os
+import shlex
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forks import FSDP_ON_CPU, Ended, launched, warm
 
 from groundbass.data.audio.read import write
 from groundbass.pretrain.launch import environment as launch_environment
 
-TESTS = Path(__file__).parent
 RATE = 24_000
 TIMES = ("*timing.jsonl", "*/trackers/*", "*/log.txt", "*alarms.jsonl", "*.lock", "*/lock")  # what depends on the clock
 DEBUG = ["--trackers", "--log-every", "1", "--workers", "0", "--checkpoint-every", "2", "--steps", "4"]
@@ -83,6 +81,14 @@ COMMANDS = {
     "probe": Row("probe run folder:music --label kind --out probed --store store --baselines constant mfcc random"),
     "publish": Row("publish run out", said=("exists and isn't empty; choose another folder, or replace it",)),
     "publish_force": Row("publish run run_published --force"),
+    "degrade": Row("data degrade music worse --chain phone --workers 1", said=("worse is in use; choose another",)),
+    "codes": Row("data codes music.parquet codes --codec encodec --codebooks 2"),
+    "import": Row("import clmr.pt imported", said=("exists and isn't empty; choose another folder, or replace it",)),
+    "finetune": Row(
+        "finetune run --data folder:music --label kind --run made --steps 4 --batch-size 4 --crop-seconds 2.7 "
+        "--validate-every 2 --workers 0 --store store"
+    ),
+    "predict": Row("predict music --out said.json --out said.csv --page page.html --workers 1"),
     "export": Row("export run program.pt2", said=("exists; choose another name, or replace it",)),
     "report": Row("report probed_before --out page.html"),
     "two_ranks": Row(pretrain("contrastive.clmr_debug"), ranks=2),
@@ -91,115 +97,45 @@ COMMANDS = {
     "zero1": Row(pretrain("latent.eat_debug"), ranks=2, strategy="zero1"),
     "zero3": Row(pretrain("latent.eat_debug"), ranks=2, strategy="zero3"),
 }
+# Files that commands begin with and groundbass itself doesn't write.
+STRANGERS = """
+import torch
+from transformers import EncodecConfig, EncodecModel
+from test_models_importers import clmr_weights
+torch.manual_seed(0)
+small = EncodecConfig(num_filters=4, hidden_size=16, codebook_dim=16, codebook_size=64, num_lstm_layers=1,
+                      target_bandwidths=[0.9, 1.8], upsampling_ratios=[8, 5, 4, 2])
+EncodecModel(small).save_pretrained("encodec")
+torch.save(clmr_weights(), "clmr.pt")
+"""
 # Where a run may wait for ranks: the sharded forms are written in parts that are not byte-equal (pickled metadata).
 SHARDED = ("*/sharded/*", "*/checkpoint.json")
 
-FEW = {"scan": 2, "shard": 3, "contrastive": 4, "mert": 3, "iterate": 3, "embed": 3, "probe": 2, "publish_force": 2}
+FEW = {"scan": 2, "contrastive": 2, "mert": 2, "iterate": 1, "embed": 2, "publish_force": 1}
+
+FSDP2 = FSDP_ON_CPU + "from groundbass.cli import main\nmain()"
 
 
-# One process that has imported everything forks the command again and again: [{"kill", "words", "ranks"}] on stdin.
-SERVER = """
-import json, os, sys, time
-import sitecustomize
-import torch, transformers, sklearn, matplotlib, accelerate
-import groundbass.cli as cli
-import groundbass.pretrain.train, groundbass.pretrain.command, groundbass.pretrain.iterate, groundbass.probe.command
-import groundbass.probe.report.command, groundbass.probe.apply.embed, groundbass.models.published
-torch.set_num_threads(1)
+class Runner:
+    """Runs commands of groundbass in the folder `place`/work, with temporary files of their own beside it."""
 
-def child(asked, rank):
-    os.chdir(asked["folder"])
-    said = os.open("../said.%d" % rank, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 1); os.dup2(said, 2)
-    if asked["ranks"] > 1:
-        os.environ.update(asked["environment"], RANK=str(rank), LOCAL_RANK=str(rank))
-        if asked["strategy"] == "fsdp2":
-            from accelerate import PartialState
-            from accelerate.utils import DistributedType
-            from groundbass.pretrain import distributed
-            real = distributed.join
-            def join():
-                state = real()
-                PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-                return state
-            distributed.join = join
-    if asked["kill"] is not None and rank == 0:
-        sitecustomize.arm(asked["kill"], asked["told"])
-    code = 70
-    try:
-        cli.main(asked["words"])
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(); sys.stderr.flush()
-        os._exit(code)
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    began = time.monotonic()
-    children = []
-    for rank in range(asked["ranks"]):
-        pid = os.fork()
-        if pid == 0:
-            child(asked, rank)
-        children.append(pid)
-    codes, waiting = {}, list(children)
-    while waiting and time.monotonic() - began < asked["seconds"]:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid in waiting:
-            waiting.remove(pid)
-            codes[pid] = -(status & 127) if status & 127 else status >> 8
-        elif not pid:
-            time.sleep(0.005)
-    for pid in waiting:
-        os.kill(pid, 9); os.waitpid(pid, 0); codes[pid] = "hangs"
-    said = [open(os.path.join(asked["folder"], "..", "said.%d" % rank), errors="replace").read()
-            for rank in range(asked["ranks"])]
-    print(json.dumps({"codes": [codes[pid] for pid in children], "said": said}), flush=True)
-"""
-
-
-class Server:
-    """Runs commands of groundbass in forks of one warm process, in the folder `place`/work."""
-
-    def __init__(self, place: Path, **environment: str) -> None:
-        self.place, self.work = place, place / "work"
-        told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        told |= {"OMP_NUM_THREADS": "1", "GROUNDBASS_CACHE": str(place / "work" / "cache"), "HF_HUB_OFFLINE": "1"}
-        told |= {"CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(place / "tmp")}
+    def __init__(self, place: Path, row: Row) -> None:
+        self.place, self.work, self.row = place, place / "work", row
         (place / "tmp").mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], env=os.environ | told | environment, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
-    def __call__(self, words: str, row: Row, kill: int | None = None, told: Path | None = None) -> dict[str, Any]:
-        """Codes and words of all ranks. kill: of rank 0, None counts nothing."""
-        import shlex
-
-        asked: dict[str, Any] = {"folder": str(self.work), "words": shlex.split(words), "ranks": row.ranks}
-        asked |= {"kill": kill, "told": None if told is None else str(told), "strategy": row.strategy, "seconds": 300}
+    def __call__(self, words: str, kill: int | None = None, told: Path | None = None) -> Ended:
+        """kill: of rank 0, None counts nothing. told: a file for its kill points."""
+        row, zero = self.row, self.row.strategy.startswith("zero")
+        own = {"TMPDIR": str(self.place / "tmp"), "GROUNDBASS_CACHE": str(self.work / "cache")}
+        own |= {"GIT_DIR": str(self.place / "none")}  # recipe.json tells the commit, which may change meanwhile
         if row.ranks > 1:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
-            asked["environment"] = launch_environment(row.strategy) | {
-                "WORLD_SIZE": str(row.ranks), "LOCAL_WORLD_SIZE": str(row.ranks), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port, "ACCELERATE_USE_CPU": str(not row.strategy.startswith("zero")).lower(),
-            }  # fmt: skip
-        assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+            own |= launch_environment(row.strategy) | {"ACCELERATE_USE_CPU": str(not zero).lower()}
+        line = ["-c", FSDP2] if row.strategy == "fsdp2" else ["-m", "groundbass.cli"]
+        server = warm("deepspeed") if zero else warm()
+        ranks = launched(row.ranks, **own) if row.ranks > 1 else [own]
+        return server(
+            [*line, *shlex.split(words)], ranks=ranks, folder=self.work, seconds=600, grace=60, kill=kill, told=told
+        )
 
 
 def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
@@ -234,7 +170,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(
             more / f"{number}.wav", (0.1 * np.random.default_rng(number).standard_normal(len(time_))).astype("f4"), RATE
         )
-    server = Server(place)
+    run = Runner(place, Row(""))
     for words in (
         "data scan music music.parquet --workers 1",
         "data scan more more.parquet --workers 1",
@@ -243,10 +179,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "publish run run_published",
         "probe run folder:music --label kind --out probed_before --store store_before --baselines constant",
     ):
-        done = server(words, Row(words))
-        assert done["codes"] == [0], done["said"]
-    server.close()
-    return place / "work"
+        done = run(words)
+        assert done.codes == [0], done.said
+    made = warm()(["-c", STRANGERS], folder=run.work)
+    assert made.codes == [0], made.said
+    return run.work
 
 
 def begin(template: Path, work: Path) -> None:
@@ -254,48 +191,36 @@ def begin(template: Path, work: Path) -> None:
     shutil.copytree(template, work)
 
 
-def sweep(name: str, template: Path, place: Path, few: int | None = None) -> Iterator[dict[str, Any]]:
+def sweep(name: str, template: Path, place: Path, few: int = 0) -> Iterator[dict[str, Any]]:
     """Every kill point of a command, or `few` of them: what was killed, and how the next start ended."""
     row = COMMANDS[name]
     passing = [*TIMES, *row.passing, *(SHARDED if row.strategy != "ddp" else ())]
-    extra = {"DS_ACCELERATOR": "cpu"} if row.strategy.startswith("zero") else {}
-    server = Server(place, GROUNDBASS_COLLECTIVE_MINUTES="0.5", **extra)
-    try:
-        begin(template, server.work)
-        told = place / "told"
-        quiet = server(row.words, row, 0, told)
-        assert quiet["codes"] == [0] * row.ranks, quiet["said"]
-        events = told.read_text().splitlines()
-        expected = state(server.work, passing)
-        points = range(1, len(events) + 1)
-        chosen = (
-            points if few is None else sorted({round(k * (len(events) - 1) / max(1, few - 1)) + 1 for k in range(few)})
-        )
-        for point in chosen:
-            begin(template, server.work)
-            killed = server(row.words, row, point, place / "again")
-            if killed["codes"][0] != -9:
-                yield {"row": name, "kill": point, "event": events[point - 1], "outcome": "not reached", "fine": False,
-                       "said": killed["said"]}  # fmt: skip
-                continue
-            left = sorted((place / "tmp").iterdir())
-            again = server(row.words, row)
-            yield {"row": name, "kill": point, "of": len(events), "event": events[point - 1], "left": len(left),
-                   **judged(again, server.work, expected, passing, row)}  # fmt: skip
-            for path in (place / "tmp").iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    finally:
-        server.close()
+    run = Runner(place, row)
+    begin(template, run.work)
+    quiet = run(row.words, 0, place / "told")
+    assert quiet.codes == [0] * row.ranks, quiet.said
+    events = (place / "told").read_text().splitlines()
+    expected = state(run.work, passing)
+    count = min(few or len(events), len(events))  # evenly spread
+    for point in sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)}):
+        begin(template, run.work)
+        killed = run(row.words, point, place / "again")
+        about = {"row": name, "kill": point, "of": len(events), "event": events[point - 1]}
+        if killed.codes[0] != -9:
+            yield about | {"outcome": "not reached", "fine": False, "said": killed.said}
+            continue
+        left = len(list((place / "tmp").iterdir()))
+        yield about | {"left": left, **judged(run(row.words), run.work, expected, passing, row)}
+        for path in (place / "tmp").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def judged(
-    again: dict[str, Any], work: Path, expected: dict[str, str], passing: Sequence[str], row: Row
-) -> dict[str, Any]:
+def judged(again: Ended, work: Path, expected: dict[str, str], passing: Sequence[str], row: Row) -> dict[str, Any]:
     """How the start after a kill ended: equal, said, or what is wrong."""
-    said = "\n".join(again["said"])
-    if set(again["codes"]) == {2} and "Traceback" not in said and any(words in said for words in row.said):
+    said = "\n".join(again.said)
+    if set(again.codes) == {2} and "Traceback" not in said and any(words in said for words in row.said):
         return {"outcome": "said", "fine": True}
-    if set(again["codes"]) != {0}:
+    if set(again.codes) != {0}:
         return {"outcome": f"ends with {again['codes']}", "fine": False, "said": said[-2000:]}
     found = state(work, passing)
     differ = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
@@ -305,7 +230,7 @@ def judged(
     return {"outcome": "equal", "fine": True}
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FEW))
 def test_a_start_after_a_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
     found = list(sweep(name, template, tmp_path, FEW[name]))
@@ -321,7 +246,7 @@ def test_a_start_after_any_kill_ends_alike(template: Path, tmp_path: Path, name:
     assert found and [line for line in found if not line["fine"]] == []
 
 
-if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME…]
+if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME | NAME=POINTS …]
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -332,12 +257,13 @@ if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME�
                 return Path(folder) / name
 
         start = template.__wrapped__(_Factory())  # type: ignore[attr-defined]
-        for chosen_row in sys.argv[1:] or COMMANDS:
+        for chosen_row, _, points in (word.partition("=") for word in sys.argv[1:] or COMMANDS):
             began = time.monotonic()
-            lines = list(sweep(chosen_row, start, Path(folder) / chosen_row))
+            lines = list(sweep(chosen_row, start, Path(folder) / chosen_row, int(points or 0)))
             bad = [line for line in lines if not line["fine"]]
             equal = sum(line["outcome"] == "equal" for line in lines)
-            print(f"| {chosen_row} | {len(lines)} | {equal} | {len(lines) - equal - len(bad)} | {len(bad)} | "
+            tried = f"{len(lines)} of {lines[0]['of']}"
+            print(f"| {chosen_row} | {tried} | {equal} | {len(lines) - equal - len(bad)} | {len(bad)} | "
                   f"{time.monotonic() - began:.0f} s |", flush=True)  # fmt: skip
             for line in bad:
                 print("   ", json.dumps(line, ensure_ascii=False), flush=True)

@@ -380,7 +380,7 @@ def test_tokenizer_folder_round_trip(tmp_path: Path) -> None:
         "patch_dim": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48,
         "conv_pos": 8, "conv_pos_groups": 4,
     }  # fmt: skip
-    tokenizer = BeatsQuantizer(BeatsQuantizerConfig(shape, codes=12, code_dim=6)).eval()
+    tokenizer = BeatsQuantizer(BeatsQuantizerConfig(encoder=shape, codes=12, code_dim=6)).eval()
     write_encoder(tokenizer, tmp_path / "t")
     again = BeatsQuantizer.from_pretrained(tmp_path / "t").eval()
     waveform = sound(2, 12_000)

@@ -33,7 +33,7 @@ def model(kind: str) -> torch.nn.Module:
     if kind == "clmr":  # CLMR's window of 59,049 samples is longer than a second
         return SampleCNNModel(SampleCNNConfig(width=0.03))
     if kind == "patch_codes":
-        return BeatsQuantizer(BeatsQuantizerConfig(BEATS))
+        return BeatsQuantizer(BeatsQuantizerConfig(encoder=BEATS))
     if kind == "mel_codes":
         return MelQuantizer(MelQuantizerConfig(latent=8, codebooks=2))
     if kind == "cpc":

@@ -18,6 +18,7 @@ from groundbass.models.frontends import (
     LogMel,
     MelFrontEnd,
     TimeGroupNorm,
+    TrainedLogMel,
     mel_filterbank,
     normalize_waveform,
 )
@@ -45,6 +46,18 @@ def test_mel_filters_refuse_what_they_cannot_be() -> None:
         mel_filterbank(16_000, 400, 40, high=9000.0)
     with pytest.raises(ValueError, match="'bark'"):
         mel_filterbank(16_000, 400, 40, scale="bark")  # type: ignore[arg-type]
+
+
+def test_trained_kernels_begin_as_the_fixed_ones() -> None:
+    """Until they learn, the same decibels; and each sample and each filter has a gradient, in silence too."""
+    waveform = 0.1 * torch.randn(2, 6000, generator=torch.Generator().manual_seed(0))
+    fixed, trained = LogMel(RATE, 512, 240, 40), TrainedLogMel(RATE, 512, 240, 40)
+    torch.testing.assert_close(trained(waveform), fixed(waveform), atol=1e-3, rtol=0)
+    waveform[1] = 0.0
+    trained(waveform).square().mean().backward()
+    for name, weight in trained.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all() and weight.grad.any(), name
+    assert trained.half()(waveform).dtype == torch.float32
 
 
 def test_log_mel_equals_torchaudio_s_of_the_zero_padded_clip() -> None:

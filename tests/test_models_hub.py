@@ -3,10 +3,7 @@
 import base64
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import Warm
 
 from groundbass.models.published import publish, write_encoder
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
@@ -25,11 +23,14 @@ TOKEN = "hf_secretsecretsecretsecretsecretsecret"
 class Hub:
     """Repositories in memory: {name: {"private", "files": {path: bytes}}}; `log` has every call."""
 
+    commands: Warm
+
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Any]] = {}
         self.stored: dict[str, bytes] = {}  # large files by sha256
         self.log: list[str] = []
         self.breaks = 0  # uploads of large files that break off
+        self.deaf = False  # hangs up on everybody
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,6 +38,12 @@ class Hub:
 
             def log_message(self, *_: Any) -> None:
                 pass
+
+            def handle_one_request(self) -> None:
+                if hub.deaf:
+                    self.close_connection = True
+                else:
+                    super().handle_one_request()
 
             def answer(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
                 body = json.dumps(content).encode()
@@ -135,11 +142,24 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
     stand_in = Hub()
+    told = {"HF_ENDPOINT": stand_in.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent"}
+    told |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": ""}
+    stand_in.commands = Warm(["groundbass.cli", "groundbass.models.published"], **told)
     yield stand_in
+    stand_in.commands.close()
     stand_in.server.shutdown()
+
+
+@pytest.fixture
+def hub(server: Hub) -> Hub:
+    """The stand-in, empty."""
+    for kept in (server.repositories, server.stored, server.log):
+        kept.clear()
+    server.breaks, server.deaf = 0, False
+    return server
 
 
 @pytest.fixture
@@ -151,13 +171,23 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def command(hub: Hub, *words: object, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "0", "HF_HOME": "/nonexistent", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    environment.pop("HF_TOKEN", None)
-    environment |= {"HF_TOKEN": token} if token else {}
-    line = [sys.executable, "-m", "groundbass.cli", "publish", *map(str, words)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+# What is uploaded is the point here; that it loads in a clean process is shown in test_models_published.py.
+PUBLISH = """
+import time
+from groundbass.models import published
+pause = time.sleep
+time.sleep = lambda seconds: pause(min(seconds, 0.05))  # huggingface_hub's patience, not ours
+published.verify = lambda *_: 0.0
+from groundbass.cli import main
+main()
+"""
+
+
+def command(hub: Hub, *words: object, token: str | None = TOKEN) -> tuple[int | str, str]:
+    """The code and the words of `groundbass publish WORDS`."""
+    line = ["-c", PUBLISH, "publish", *map(str, words)]
+    ended = hub.commands(line, ranks=[{"HF_TOKEN": token} if token else {}], seconds=300)
+    return ended.codes[0], ended.said[0]
 
 
 @pytest.mark.slow
@@ -165,9 +195,8 @@ def test_a_push_that_breaks_off_goes_on(hub: Hub, run: Path, tmp_path: Path) -> 
     """The repository is made private; the large file is sent again after a break; a second push sends nothing twice."""
     hub.breaks = 1
     out = tmp_path / "out"
-    done = command(hub, run, out, "--push", "our-lab/bass", "--private")
-    assert done.returncode == 0, done.stderr
-    assert f"{hub.url}/our-lab/bass" in done.stdout
+    code, said = command(hub, run, out, "--push", "our-lab/bass", "--private")
+    assert code == 0 and f"{hub.url}/our-lab/bass" in said, said
     assert hub.repositories["our-lab/bass"]["private"]
     files = hub.repositories["our-lab/bass"]["files"]
     assert {path: content for path, content in files.items() if path != ".gitattributes"} == {
@@ -175,10 +204,10 @@ def test_a_push_that_breaks_off_goes_on(hub: Hub, run: Path, tmp_path: Path) -> 
     }
     sent = hub.log.count("PUT")
     assert sent >= 2
-    again = command(hub, run, out, "--push", "our-lab/bass")
-    assert again.returncode == 0 and "uploaded as it is" in again.stdout, again.stderr
+    code, again = command(hub, run, out, "--push", "our-lab/bass")
+    assert code == 0 and "uploaded as it is" in again, again
     assert hub.log.count("PUT") == sent
-    for text in (done.stdout, done.stderr, again.stdout, again.stderr, *map(str, files.values())):
+    for text in (said, again, *map(str, files.values())):
         assert TOKEN not in text
 
 
@@ -191,13 +220,12 @@ def test_what_cannot_be_pushed_is_said_before_anything_is_made(hub: Hub, run: Pa
         ("google/bass", TOKEN, "me may write to me, our-lab, and google is someone else's"),
         ("bass", TOKEN, "a name on the Hub is ORG/NAME"),
     ):
-        done = command(hub, run, out, "--push", name, token=token)
-        assert done.returncode == 2 and sentence in done.stderr, done.stderr
-        assert "hf_" not in done.stderr and not out.exists()
-    hub.server.shutdown()
-    hub.server.server_close()
-    done = command(hub, run, out, "--push", "our-lab/bass")
-    assert done.returncode == 2 and re.search("can't be reached|doesn't answer", done.stderr), done.stderr
+        code, said = command(hub, run, out, "--push", name, token=token)
+        assert code == 2 and sentence in said, said
+        assert "hf_" not in said and not out.exists()
+    hub.deaf = True
+    code, said = command(hub, run, out, "--push", "our-lab/bass")
+    assert code == 2 and re.search("can't be reached|doesn't answer", said), said
     assert not hub.repositories
 
 
@@ -206,26 +234,26 @@ def test_another_model_is_not_written_over(hub: Hub, run: Path, tmp_path: Path) 
     """Our own earlier upload is; a repository of ours with something else in it only by --force."""
     theirs = {"config.json": b"{}", "pytorch_model.bin": b"1"}
     hub.repositories["our-lab/llama"] = {"private": False, "files": dict(theirs)}
-    done = command(hub, run, tmp_path / "out", "--push", "our-lab/llama")
-    assert done.returncode == 2 and "holds another model already (config.json" in done.stderr, done.stderr
+    code, said = command(hub, run, tmp_path / "out", "--push", "our-lab/llama")
+    assert code == 2 and "holds another model already (config.json" in said, said
     assert hub.repositories["our-lab/llama"]["files"] == theirs and not (tmp_path / "out").exists()
-    assert command(hub, run, tmp_path / "out").returncode == 0
+    assert command(hub, run, tmp_path / "out")[0] == 0
     assert 'from_pretrained("out"' in (tmp_path / "out" / "README.md").read_text()
     hub.repositories["our-lab/bass"] = {"private": False, "files": {"samplecnn.py": b"", "model.safetensors": b""}}
-    done = command(hub, run, tmp_path / "out", "--push", "our-lab/bass")
-    assert done.returncode == 0, done.stderr
+    code, said = command(hub, run, tmp_path / "out", "--push", "our-lab/bass")
+    assert code == 0, said
     assert b'from_pretrained("our-lab/bass"' in hub.repositories["our-lab/bass"]["files"]["README.md"]
-    done = command(hub, run, tmp_path / "secret", "--push", "our-lab/bass", "--private")
-    assert done.returncode == 2 and "is there and is public" in done.stderr, done.stderr
-    assert command(hub, run, tmp_path / "new", "--push", "our-lab/llama", "--force").returncode == 0
+    code, said = command(hub, run, tmp_path / "secret", "--push", "our-lab/bass", "--private")
+    assert code == 2 and "is there and is public" in said, said
+    assert command(hub, run, tmp_path / "new", "--push", "our-lab/llama", "--force")[0] == 0
 
 
 @pytest.mark.slow
 def test_an_upload_that_never_ends_keeps_the_folder(hub: Hub, run: Path, tmp_path: Path) -> None:
     hub.breaks = 1000
-    done = command(hub, run, tmp_path / "out", "--push", "me/bass")
-    assert done.returncode == 2 and "is complete, but uploading it to me/bass failed" in done.stderr, done.stderr
-    assert (tmp_path / "out" / "config.json").is_file() and TOKEN not in done.stderr
+    code, said = command(hub, run, tmp_path / "out", "--push", "me/bass")
+    assert code == 2 and "is complete, but uploading it to me/bass failed" in said, said
+    assert (tmp_path / "out" / "config.json").is_file() and TOKEN not in said
 
 
 def test_a_dry_run_lists_and_writes_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,12 @@
 """Published folders: written whole or not at all, loaded by strangers, described truthfully."""
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConf
 from groundbass.models.card import write_card
 from groundbass.models.encoder import load_encoder, weights_hash
 from groundbass.models.mert import MertConfig, MertModel
-from groundbass.models.published import publish, verify, write_encoder
+from groundbass.models.published import verify, write_encoder
 from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
+from groundbass.probe.report.bootstrap import Interval
+from groundbass.probe.report.result import Baseline, Counts, EncoderFacts, Result
+from groundbass.publishing import publish
 
 RELOAD = Path(groundbass.__file__).parent / "models" / "reload.py"
 
@@ -38,8 +43,11 @@ def samplecnn(seed: int = 0) -> SampleCNNModel:
     return model.eval()
 
 
-def interval(value: float, half: float = 0.05) -> dict[str, float]:
-    return {"value": value, "low": value - half, "high": value + half}
+def interval(value: float, half: float = 0.05) -> Interval:
+    return Interval(value, value - half, value + half)
+
+
+UNKNOWN = Interval.from_json(None)
 
 
 def run_folder(path: Path) -> Path:
@@ -60,28 +68,21 @@ def run_folder(path: Path) -> Path:
     lines = [{"step": 10, "loss": 3.5}, {"step": 400, "loss": 1.2345}]
     (path / "loss.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 41')
     (path / "probe").mkdir()
-    common = {
-        "schema": 1,
-        "metric": "accuracy",
-        "unit": "",
-        "counts": {"train": 60, "valid": 20, "test": 37},
-        "layer": 0,
-    }
-    better = interval(0.2, 0.1)
-    result = common | {
-        "task": "synth_style",
-        "weights_hash": weights_hash(ModelEncoder(model)),
-        "score": interval(0.7),
-        "baselines": {
-            "constant": interval(0.125, 0.02),
-            "log_mel": interval(0.6),
-            "chroma": interval(0.4),
-            "random": interval(0.5) | {"difference": better},
-        },
-    }
-    (path / "probe" / "synth_style.json").write_text(json.dumps(result))
-    stale = common | {"task": "synth_key", "weights_hash": "another", "score": interval(0.1, 0.02), "baselines": {}}
-    (path / "probe" / "synth_key.json").write_text(json.dumps(stale))
+    common: dict[str, Any] = {
+        "address": "synth:corpus", "kind": "classes", "encoder": "run", "metric": "accuracy", "unit": "clip",
+        "metric_name": "accuracy", "protocol": "linear", "fingerprint": "f", "counts": Counts(60, 20, 37), "layer": 0,
+        "about": EncoderFacts("ModelEncoder", "", 1000, 6.0, 8, 1), "versions": {"groundbass": "0.1.0"},
+        "layers": (0.6,),
+    }  # fmt: skip
+    beside = {"constant": interval(0.125, 0.02), "log_mel": interval(0.6), "chroma": interval(0.4)}
+    baselines = {name: Baseline(score, UNKNOWN) for name, score in beside.items()}
+    baselines["random"] = Baseline(interval(0.5), interval(0.2, 0.1))
+    weights = weights_hash(ModelEncoder(model))
+    for made in (
+        Result(task="synth_style", weights_hash=weights, score=interval(0.7), baselines=baselines, **common),
+        Result(task="synth_key", weights_hash="another", score=interval(0.1, 0.02), **common),
+    ):
+        (path / "probe" / f"{made.task}.json").write_text(json.dumps(made.to_json()))
     return path
 
 
@@ -212,10 +213,27 @@ def every_kind() -> dict[str, Any]:
         "conv": MertModel(MertConfig(do_normalize=True, **CONV)),
         "mel": MertModel(MertConfig(frontend="mel", positions="rotary", norm_first=True, **SMALL)),
         "patches": BeatsModel(BeatsConfig(classes=3, **TOKENS)),
-        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(TOKENS, 8, 4)),
+        "patch_codes": BeatsQuantizer(BeatsQuantizerConfig(encoder=TOKENS, codes=8, code_dim=4)),
         "mel_codes": MelQuantizer(MelQuantizerConfig(mels=16, window=1024, latent=4, codebooks=2, codebook_size=8)),
     }
     return {name: model.eval() for name, model in models.items()}
+
+
+@pytest.mark.slow
+def test_no_room_for_temporary_files_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full $TMPDIR, and none that can be used at all: nothing is published, nothing is left."""
+
+    def no_room(_self: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(OSError, match=r"can't be written \(No space left.*Name another folder .* with TMPDIR"):
+        publish(run_folder(tmp_path / "run"), tmp_path / "out")
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OSError, match="nowhere"):
+        publish(tmp_path / "run", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 @pytest.mark.slow

@@ -50,7 +50,9 @@ def test_front_ends_equal_torchaudios() -> None:
 @torch.no_grad()
 def test_ast_equals_that_of_transformers() -> None:
     """Small, with random weights and an eps of 1e-6; the padded part of short sound is that of its extractor."""
-    config = SpectrogramTransformerConfig(7, 32, 2, 4, spectra=128)
+    config = SpectrogramTransformerConfig(
+        classes=7, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, spectra=128
+    )
     model = SpectrogramTransformerModel(config).eval()
     theirs = ASTForAudioClassification(
         ASTConfig(
@@ -107,7 +109,7 @@ CLAP_NAMES = (
 def test_htsat_equals_claps_audio_tower() -> None:
     """Small, with random weights, shifted windows and biases that aren't zero."""
     depths, heads = (2, 2, 2, 1), (2, 2, 4, 4)
-    model = HtsatModel(HtsatConfig(5, 8, depths, heads, drop_path=0.0)).eval()
+    model = HtsatModel(HtsatConfig(classes=5, hidden_size=8, depths=depths, heads=heads, drop_path=0.0)).eval()
     theirs = ClapAudioModel(
         ClapAudioConfig(patch_embeds_hidden_size=8, depths=depths, num_attention_heads=heads, hidden_size=64)
     ).eval()
@@ -142,13 +144,19 @@ def tiny(name: str) -> Any:
     """Every network, narrow, with random statistics in its batch norms, so that nothing is standardised by chance."""
     torch.manual_seed(0)
     if name in SIZES:
-        model: Any = MusicTaggerModel(MusicTaggerConfig(name, 6, width=0.05, back_end=8, hidden=8))
+        model: Any = MusicTaggerModel(MusicTaggerConfig(network=name, classes=6, width=0.05, back_end=8, hidden=8))
     elif name == "mtt":
-        model = TaggingTransformerModel(TaggingTransformerConfig(6, 16, 4, 1, 4))
+        model = TaggingTransformerModel(
+            TaggingTransformerConfig(classes=6, hidden_size=16, channels=4, num_hidden_layers=1, num_attention_heads=4)
+        )
     elif name == "ast":
-        model = SpectrogramTransformerModel(SpectrogramTransformerConfig(6, 16, 2, 4, spectra=128))
+        model = SpectrogramTransformerModel(
+            SpectrogramTransformerConfig(
+                classes=6, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, spectra=128
+            )
+        )
     elif name == "htsat":
-        model = HtsatModel(HtsatConfig(6, 8, (1, 2, 1, 1), (2, 2, 2, 2)))
+        model = HtsatModel(HtsatConfig(classes=6, hidden_size=8, depths=(1, 2, 1, 1), heads=(2, 2, 2, 2)))
     else:
         model = PannsModel(PannsConfig.at_16k(network=name, classes=6, width=0.05, window_samples=48_000))
     for module in model.modules():
@@ -238,10 +246,10 @@ def test_layers_are_brought_to_one_rate() -> None:
 
 def test_what_is_refused() -> None:
     for make, words in (
-        (lambda: MusicTaggerConfig("resnet"), "no tagger 'resnet' here: choose one of fcn"),
-        (lambda: MusicTaggerConfig("fcn", classes=0), "at least one"),
-        (lambda: MusicTaggerConfig("fcn", aggregation="vote"), "probabilities"),
-        (lambda: PannsConfig("Cnn14", window_samples=9000), "needs 9920 samples"),
+        (lambda: MusicTaggerConfig(network="resnet"), "no tagger 'resnet' here: choose one of fcn"),
+        (lambda: MusicTaggerConfig(network="fcn", classes=0), "at least one"),
+        (lambda: MusicTaggerConfig(network="fcn", aggregation="vote"), "probabilities"),
+        (lambda: PannsConfig(network="Cnn14", window_samples=9000), "needs 9920 samples"),
         (lambda: HtsatConfig(window_samples=640_000), "the square takes 1024"),
         (lambda: HtsatConfig(hidden_size=90), "don't divide"),
         (lambda: TaggingTransformerConfig(window_samples=3_000_000), "positions for 512"),

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import groundbass
-from groundbass.data.storage.shards import open_data
+from groundbass.data.open import open_sound
 from groundbass.data.track import Manifest
 from groundbass.pretrain.command import main as pretrain
 from groundbass.pretrain.recipe import differences, find, resolved
 from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.report import result
 from groundbass.probe.report.command import report
 
 OLD = Path(__file__).parent / "old"
@@ -57,7 +58,7 @@ def test_a_published_folder_answers_as_it_did() -> None:
 
 
 def test_shards_hold_what_the_files_hold() -> None:
-    files, shards = Manifest.open(OLD / "music.parquet"), open_data(OLD / "shards", None)
+    files, shards = Manifest.open(OLD / "music.parquet"), open_sound(OLD / "shards", None)
     assert shards.column("key").tolist() == files.column("key").tolist()
     for row in range(len(files)):
         np.testing.assert_allclose(shards.read(row, 8000, 100, 5000), files.read(row, 8000, 100, 5000), atol=2e-5)
@@ -77,3 +78,14 @@ def test_results_are_reported(tmp_path: Path) -> None:
     page = (tmp_path / "page.md").read_text()
     value = json.loads((OLD / "probe" / "music_note.json").read_text())["score"]["value"]
     assert page.count(f"| {value:.3f} [") >= 3
+
+
+def test_results_mean_what_they_meant() -> None:
+    """Every field of an old result comes back as it stands in the file; what it lacks has a default."""
+    for path in (OLD / "probe" / "music_note.json", OLD / "probe" / "music_level.json"):
+        told, found = json.loads(path.read_text()), result.read(path)
+        assert found is not None and found.pooling == "mean" and found.units == ()
+        again = found.to_json()
+        for fold in again["folds"]:
+            assert fold.pop("pooling") == "mean"  # the only one there was
+        assert {name: again[name] for name in told} == told

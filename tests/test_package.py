@@ -1,9 +1,11 @@
 """The house itself: who imports whom, what the wheel holds, how fast the command answers."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -156,6 +158,29 @@ def test_published_files_import_only_torch_transformers_and_flat_siblings() -> N
                 assert (ROOT / (name.replace(".", "/") + ".py")).parent == ROOT / "models", f"{path.name}: {name}"
 
 
+def test_only_the_writing_modules_rename() -> None:
+    """`data/writing.py` and `models/writing.py` write beside and rename; elsewhere a half could be found."""
+    assert renamings(ast.parse("os.replace(a, b); c.rename(d); c.replace(d); os.rename(a, b); shutil.move(a, b)")) == 5
+    assert (
+        renamings(ast.parse("'a'.replace('b', 'c'); dataclasses.replace(a, b=1); replace(a, b=1); a.rename_it(b)")) == 0
+    )
+    writers = {ROOT / "data" / "writing.py", ROOT / "models" / "writing.py"}
+    files = [path for folder in FOLDERS for path in modules(folder)] + sorted(ROOT.glob("*.py"))
+    found = {path.relative_to(ROOT).as_posix(): renamings(ast.parse(path.read_text())) for path in files}
+    assert {name for name, count in found.items() if count} == {path.relative_to(ROOT).as_posix() for path in writers}
+
+
+def renamings(tree: ast.AST) -> int:
+    """Calls that give a file or folder another name. A `replace` of one argument is a path's, of two a string's."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    return sum(
+        name in ("rename", "renames", "move")
+        or (name == "replace" and not call.keywords and (len(call.args) == 1 or ast.unparse(owner) == "os"))
+        for call in calls
+        for name, owner in [(call.func.attr, call.func.value)]
+    )
+
+
 def tracked_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
@@ -187,6 +212,27 @@ def test_wheel_holds_every_file_of_the_four_folders(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert not expected - held
     assert not {name for name in held if name.startswith("tests/") or name.startswith("groundbass/tests/")}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    """What comes along with another package today may not tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {requirement_name(text) for text in project["dependencies"]}
+    extras = {requirement_name(text) for texts in project["optional-dependencies"].values() for text in texts}
+    provides = importlib.metadata.packages_distributions()
+    used: set[str] = set()
+    for path in [path for folder in FOLDERS for path in modules(folder)] + sorted(ROOT.glob("*.py")):
+        for name in {name.split(".")[0] for name, kind in imported(path) if kind == "outside"}:
+            if name not in sys.stdlib_module_names:
+                packages = {requirement_name(package) for package in provides.get(name, [name])}
+                assert packages & (needed | extras), f"{path.relative_to(ROOT)} imports {name}: declare it"
+                used |= packages
+    assert needed - used == {"tensorboard"}, "torch.utils.tensorboard imports it"
+
+
+def requirement_name(text: str) -> str:
+    """`PyYAML>=6,<7` -> pyyaml."""
+    return re.split(r"[\[<>=!~ ;]", text, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -258,25 +304,6 @@ def test_readme_names_only_commands_and_recipes_that_exist() -> None:
         name, rest = cli.resolve(words)
         if name == "pretrain" and not rest[0].startswith("-"):
             assert rest[0] in addresses()
-
-
-@pytest.mark.slow
-def test_quickstart_tells_the_whole_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage, small: corpus, two steps, all tasks, the published folder, the page; again, nothing is redone."""
-    from groundbass.quickstart import quickstart
-
-    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
-    quickstart(tmp_path / "demo", recipe="masked.mert_debug", steps=2, hours=0.12)
-    demo = tmp_path / "demo"
-    assert (demo / "corpus" / "manifest.parquet").is_file()
-    assert (demo / "encoder" / "model.safetensors").is_file()
-    assert len(list((demo / "run" / "probe").glob("*.json"))) >= 8
-    page = (demo / "report.html").read_text()
-    assert "synth_key" in page
-    assert 'src="http' not in page
-    before = (demo / "run" / "loss.jsonl").read_bytes()
-    quickstart(demo, recipe="masked.mert_debug", steps=2, hours=0.12)
-    assert (demo / "run" / "loss.jsonl").read_bytes() == before
 
 
 def test_error_sentences_begin_with_a_capital() -> None:

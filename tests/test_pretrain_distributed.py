@@ -9,15 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forks import FSDP_ON_CPU, launched, warm
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -91,37 +90,12 @@ dist.destroy_process_group()
 """
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def launch(command: list[str], world: int = 2, seconds: int = 400, **extra: str) -> list[str]:
-    """Run `command` as `world` ranks; returns what they printed (through files: a full pipe would stop a rank)."""
-    port = free_port()
-    with ExitStack() as stack:
-        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(world)]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *command], stdout=said[number], stderr=subprocess.STDOUT,
-                env=os.environ | {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world),
-                                  "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                                  "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | extra,
-            )
-            for number in range(world)
-        ]  # fmt: skip
-        try:
-            codes = [process.wait(timeout=seconds) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-            outputs = []
-            for file in said:
-                file.seek(0)
-                outputs.append(file.read())
-        assert codes == [0] * world, "\n".join(outputs)
-        return outputs
+    """Run `command` as `world` ranks; returns what they printed."""
+    server = warm("deepspeed") if "DS_ACCELERATOR" in extra else warm()
+    ended = server(command, ranks=launched(world, **extra), seconds=seconds)
+    assert ended.codes == [0] * world, "\n".join(ended.said)
+    return ended.said
 
 
 @pytest.fixture(scope="module")
@@ -328,26 +302,12 @@ def environment(strategy: str) -> dict[str, str]:
     return told
 
 
-# Accelerate shards by FSDP on accelerators only, PyTorch on CPUs too; nothing else differs from -m groundbass.pretrain
-FSDP_ON_CPU = """
-import sys
-from accelerate import PartialState
-from accelerate.utils import DistributedType
-from groundbass.pretrain import distributed
-real = distributed.join
-def join():
-    state = real()
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return state
-distributed.join = join
-from groundbass.pretrain.__main__ import leave, run
-leave(run())
-"""
+FSDP2 = FSDP_ON_CPU + "from groundbass.pretrain.__main__ import leave, run\nleave(run())"  # -m groundbass.pretrain
 
 
 def on(strategy: str, command: list[str]) -> list[str]:
     """The command for this strategy."""
-    return ["-c", FSDP_ON_CPU, *command[2:]] if strategy == "fsdp2" else command
+    return ["-c", FSDP2, *command[2:]] if strategy == "fsdp2" else command
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -493,6 +453,12 @@ def test_zero_refuses_another_number_of_ranks(tmp_path: Path, one_rank: Callable
         launch(command, world=1, **environment("zero2"))
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 @pytest.mark.slow
 def test_accelerate_launch(tmp_path: Path) -> None:
     manifest = write_tones(tmp_path)
@@ -500,7 +466,7 @@ def test_accelerate_launch(tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port",
          free_port(), "-m", "groundbass.pretrain", *COMMAND, "--data", str(manifest), "--run", str(tmp_path / "run")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert "2 process(es) on cpu" in finished.stdout

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import launched, warm
 
 from groundbass.data.audio.read import write
 from groundbass.data.collections.scan import scan_folder
@@ -52,9 +52,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., 
 
 # Forks a run from a process that has imported everything, and kills it -9 at random moments until one comes through.
 CHAOS = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 from groundbass.pretrain.command import main
 words, kills, seed = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+run, enough = words[words.index("--run") + 1], min(2, kills)
 draw = random.Random(seed)
 
 def attempt(limit):
@@ -77,10 +78,15 @@ def attempt(limit):
     os.waitpid(child, 0)
     return limit, None
 
-killed, status = 0, None
-while status is None and killed < kills:
-    took, status = attempt(draw.uniform(0.05, float(sys.argv[4])))
+killed, span, status = 0, float(sys.argv[4]), None
+while killed < kills and status in (None, 0):
+    took, status = attempt(draw.uniform(0.05, span))
     killed += status is None
+    if status == 0 and killed >= enough:
+        break
+    if status == 0:  # the machine was busier when the span was measured: once more from the start, killed sooner
+        shutil.rmtree(run)
+        killed, span, status = 0, 0.7 * took, None
 if status is None:
     took, status = attempt(None)
 print(json.dumps({"killed": killed, "status": status, "took": took}))
@@ -88,19 +94,17 @@ print(json.dumps({"killed": killed, "status": status, "took": took}))
 
 
 def chaos(address: str, manifest: Path, run: Path, kills: int, span: float = 0.0) -> dict[str, float]:
-    words = [address, "--steps", "12", "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]
+    words = [address, "--steps", "6", "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]
     words += ["--data", str(manifest), "--run", str(run), "--trackers"]
-    done = subprocess.run(
-        [sys.executable, "-c", CHAOS, json.dumps(words), str(kills), "7", str(span)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900, check=True,
-    )  # fmt: skip
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    assert found["status"] == 0, done.stderr
+    ended = warm()(["-c", CHAOS, json.dumps(words), str(kills), "7", str(span)], seconds=900)
+    assert ended.codes == [0], ended.said
+    found: dict[str, float] = json.loads(ended.said[0].splitlines()[-1])
+    assert found["status"] == 0, ended.said
     return found
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    files = [run / "loss.jsonl", run / "checkpoints/step_12/weights.safetensors", run / "encoder/model.safetensors"]
+    files = [run / "loss.jsonl", run / "checkpoints/step_6/weights.safetensors", run / "encoder/model.safetensors"]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -122,7 +126,8 @@ def test_killed_at_random_moments_is_an_undisturbed_run_byte_for_byte(
 
 RANKS = """
 import dataclasses, os, signal, sys, time
-from groundbass.pretrain import train as module
+from groundbass.pretrain import distributed, train as module
+distributed.COLLECTIVE_MINUTES = 0.25
 real, mode = module.train_step, sys.argv[1]
 def step(training, batches, number, *rest):
     if number == 2 and training.accelerator.process_index == 1:
@@ -140,39 +145,21 @@ leave(run())
 """
 
 
-def two_ranks(mode: str, folder: Path, address: str, *words: str) -> tuple[list[int], list[str]]:
+def two_ranks(mode: str, folder: Path, address: str, *words: str) -> tuple[list[int | str], list[str]]:
     """Codes and words of two ranks, of which the second meets `mode` in step 3; the second is killed in the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    line = [sys.executable, "-c", RANKS, mode, address, "--steps", "40", "--checkpoint-every", "1", "--workers", "0"]
+    line = ["-c", RANKS, mode, address, "--steps", "40", "--checkpoint-every", "1", "--workers", "0"]
     line += ["--run", str(folder / "run"), *words, "--trackers"]
-    processes = []
-    for rank in range(2):
-        ranks = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        extra = ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-        extra |= {"ACCELERATE_USE_CPU": "true", "GROUNDBASS_COLLECTIVE_MINUTES": "0.25"}
-        with (folder / f"rank{rank}.txt").open("w") as said:
-            processes.append(subprocess.Popen(line, stdout=said, stderr=subprocess.STDOUT, env=os.environ | extra))
-    try:
-        codes = [processes[0].wait(timeout=90)]
-        if mode != "hangs":
-            codes.append(processes[1].wait(timeout=30))
-    finally:
-        for process in processes:
-            process.kill()
-    return codes, [(folder / f"rank{rank}.txt").read_text() for rank in range(2)]
+    ended = warm()(line, ranks=launched(2), seconds=400, grace=0.5 if mode == "hangs" else 60)
+    return ended.codes, ended.said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode, sentence", [("killed", "is gone"), ("raises", "is gone"), ("hangs", "doesn't answer")])
 def test_a_lost_rank_ends_the_others_in_bounded_time(manifest: Path, tmp_path: Path, mode: str, sentence: str) -> None:
-    began = time.monotonic()
     codes, said = two_ranks(mode, tmp_path, "contrastive.clmr_debug", "--objective.no-pitch", "--data", str(manifest))
-    assert codes[0] == 75, said[0]
+    assert codes[0] == 75, said[0]  # one that never ended would say 'hangs'
     assert f"another rank {sentence}" in said[0] and "the same command goes on" in said[0]
     assert "Traceback" not in said[0]
-    assert time.monotonic() - began < 120
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*")], "the last checkpoint stands"
     if mode == "raises":
         assert "the objective of this rank is broken" in said[1]
@@ -216,8 +203,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from groundbass.pretrain.run import checkpoint
 real = checkpoint.begin
 def begin(run, step):
-    if step == 4 and run.name == "run":  # from here on no file may grow beyond a few blocks, as on a full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    if step == 4 and run.name == "run":  # from here on no file may grow any further, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     return real(run, step)
 checkpoint.begin = begin
 from groundbass.cli import main
@@ -231,10 +218,10 @@ def test_a_full_disk_keeps_the_checkpoint_before(manifest: Path, tmp_path: Path,
     run = tmp_path / "run"
     words = [address, "--steps", "6", "--checkpoint-every", "2", "--workers", "0", "--trackers"]
     words += ["--log-every", "100", "--data", str(manifest), "--run", str(run)]
-    line = [sys.executable, "-c", FULL, *words]
-    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=200)
-    assert done.returncode == 2, done.stderr
-    assert "The checkpoint of step 4 can't be written" in done.stderr and "The one before it stands" in done.stderr
+    ended = warm()(["-c", FULL, *words], seconds=200)
+    assert ended.codes == [2], ended.said
+    (said,) = ended.said
+    assert "The checkpoint of step 4 can't be written" in said and "The one before it stands" in said
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_2"]
     from groundbass.pretrain.command import main
 
@@ -337,15 +324,15 @@ def test_the_slurm_script_trains_requeues_and_goes_on(manifest: Path, tmp_path: 
             return subprocess.Popen(line, env=os.environ | told, stdout=file, stderr=subprocess.STDOUT)
 
     job = submit("ddp", "3000")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (tmp_path / "run" / "checkpoints" / "step_5").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(int(re.findall(r"srun pid (\d+)", log.read_text())[0]), signal.SIGTERM)
-    assert job.wait(timeout=120) == 75, log.read_text()
+    assert job.wait(timeout=600) == 75, log.read_text()
     assert "Stopped as asked after step" in log.read_text() and "goes into the queue again" in log.read_text()
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     done = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
-    assert submit("ddp", str(done + 2)).wait(timeout=120) == 0, log.read_text()
+    assert submit("ddp", str(done + 2)).wait(timeout=600) == 0, log.read_text()
     assert f"Done: {done + 2} steps" in log.read_text() and "on 2 ranks of 1 nodes, ddp" in log.read_text()
-    assert submit("dpp", "3").wait(timeout=60) == 2 and "no launch configuration 'dpp'" in log.read_text()
+    assert submit("dpp", "3").wait(timeout=600) == 2 and "no launch configuration 'dpp'" in log.read_text()
     assert (tmp_path / "requeued").read_text() == "requeue 7\n", "neither success nor a fault asks for another start"

@@ -297,3 +297,33 @@ def test_it_learns_what_three_pitches_are_called(manifest: Path, tmp_path: Path)
     for row in (0, 4, 8):
         logits = classifier(torch.from_numpy(opened.read(row, RATE))[None]).logits
         assert classifier.config.id2label[int(logits[0].argmax())] == opened[row].labels["genre"]
+
+
+def test_low_rank_additions_alone_are_learned_and_merged_into_what_is_published(manifest: Path) -> None:
+    """Against W + alpha / rank · B A by hand; the merged encoder is of the plain class and hears alike."""
+    pytest.importorskip("peft")
+    objective = make(manifest, lora_rank=2, lora_alpha=6.0, average=0.0, layer_decay=1.0)
+    trained = {name for name, p in objective.encoder.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    batch_ = batch([f"{number}.flac" for number in range(4)])
+    optimiser = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 0.1)
+    plain = make(manifest).encoder.state_dict()
+    for step in range(2):  # B is zero at first, so that A moves in the second step
+        objective(batch_, step).value.backward()
+        optimiser.step()
+    state = objective.state_dict()
+    found = {name.removeprefix("encoder."): value for name, value in objective.published_state(state).items()}
+    stem = "encoder.layers.1.feed_forward.intermediate_dense"
+    up, down = (state[f"encoder.{stem}.lora_{letter}.default.weight"] for letter in "BA")
+    assert up.abs().max() > 0
+    expected = state[f"encoder.{stem}.base_layer.weight"] + 3.0 * up @ down
+    torch.testing.assert_close(found[f"{stem}.weight"], expected)
+    assert {name for name in found if not name.startswith("heads.")} == set(plain)
+    objective.eval()
+    model = objective.classifier()
+    sound = batch_.waveform[:1, 0]
+    with torch.no_grad():
+        adapted = objective.encoder(sound).last_hidden_state
+        torch.testing.assert_close(model.encoder(sound).last_hidden_state, adapted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="lora_rank is -1"):
+        make(manifest, lora_rank=-1)

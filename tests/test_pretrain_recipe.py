@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from groundbass.data.draws import draw_seed, draw_seeds
+from groundbass.models.cqt import CqtConfig
+from groundbass.models.mert import MertConfig
 from groundbass.pretrain.command import main
 from groundbass.pretrain.objective import Objective
+from groundbass.pretrain.objectives import masked, split_views, tokens
+from groundbass.pretrain.objectives.parts.cqt_shape import CqtShape
 from groundbass.pretrain.optim import build, schedule
 from groundbass.pretrain.recipe import Optim, Recipe, addresses, differences, find, resolved
 
@@ -147,3 +153,34 @@ def test_missing_places_are_sentences(tmp_path: Path) -> None:
         main(["contrastive.clmr_debug", "--data", str(tmp_path)])
     with pytest.raises(ValueError, match="comes first"):
         main(["--data", "x", "contrastive.clmr_debug"])
+
+
+SHAPES = (masked.EncoderShape, masked.ConformerShape, tokens.BeatsShape, split_views.ViTShape)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_recipe_sets_of_a_model_is_the_models_own(shape: type[Any]) -> None:
+    """A recipe's shape is a choice of the config's fields: by their names, with their defaults."""
+    own = {field.name: field for field in dataclasses.fields(type(shape().config()))}
+    for field in dataclasses.fields(shape):
+        if field.name != "gradient_checkpointing":  # of the run, not of the model
+            assert field.default == own[field.name].default, field.name
+
+
+def test_the_small_cqt_network_is_set_by_the_configs_names() -> None:
+    names = {field.name for field in dataclasses.fields(CqtConfig)}
+    assert {field.name for field in dataclasses.fields(CqtShape)} <= names
+
+
+def test_configs_are_checked_however_they_are_made(tmp_path: Path) -> None:
+    """Fields of a dataclass: keywords, a folder's config.json, and a copy go by the same checks."""
+    with pytest.raises(ValueError, match="divide"):
+        MertConfig(hidden_size=10)
+    MertConfig(num_hidden_layers=2, origin={"license": "mit"}).save_pretrained(tmp_path)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found["hidden_size"] == 768 and found["conv_kernel"] == [10, 3, 3, 3, 3, 2, 2], "defaults are written out"
+    again = MertConfig.from_pretrained(tmp_path)
+    assert again.num_hidden_layers == 2 and again.origin == {"license": "mit"} and again.conv_stride == [5, *[2] * 6]
+    (tmp_path / "config.json").write_text(json.dumps(found | {"positions": "nowhere"}))
+    with pytest.raises(ValueError, match="nowhere"):
+        MertConfig.from_pretrained(tmp_path)

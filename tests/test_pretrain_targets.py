@@ -59,6 +59,21 @@ def test_cqt_equals_nnaudio(rate: int, hop: int, samples: int, bins: int, per_oc
     assert (error < 5e-4).all(), error
 
 
+def test_both_back_ends_of_the_cqt_target_answer_alike() -> None:
+    """To 1e-4 of a clip's largest magnitude; nnAudio's long kernels are no part of what a checkpoint holds."""
+    time = torch.arange(12_000) / 16_000
+    waveform = torch.stack([0.4 * torch.sin(2 * np.pi * f * time) + 0.2 * torch.sin(9 * f * time) for f in (220, 1500)])
+    settings = CQTSettings(bins=84, bins_per_octave=12, lowest=65.4)
+    found = {}
+    for backend in ("own", "nnaudio"):
+        target = dataclasses.replace(settings, backend=backend).build(FrameGrid(16_000, 320), 8)
+        assert set(target.state_dict()) == {"head.projection.weight", "head.projection.bias"}
+        found[backend] = target.targets(waveform, torch.zeros(2), ["a", "b"])
+    assert found["own"].shape == found["nnaudio"].shape == (2, 38, 84)
+    largest = found["nnaudio"].amax((1, 2))
+    assert ((found["own"] - found["nnaudio"]).abs().amax((1, 2)) < 1e-4 * largest).all() and float(largest.min()) > 1
+
+
 def test_cqt_peaks_at_the_note(note: Callable[..., Waveform]) -> None:
     waveform = torch.from_numpy(note(69, seconds=1.5, sample_rate=24000, harmonics=1))[None]
     magnitude = CQT(24000, 960)(waveform)[0, 10:-10].mean(0)

@@ -76,6 +76,7 @@ def test_probes_on_the_way_disturb_nothing(music: Path, tmp_path: Path, capsys: 
     changed = (last / "results.json").stat().st_mtime_ns
     pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
     assert (last / "results.json").stat().st_mtime_ns == changed
+    assert not list(last.parent.glob(".*")), "no lock is left"
     report((tmp_path / "probed",), out=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What was learned on the way" in page and "Scores over the steps of pretraining" in page

@@ -13,6 +13,8 @@ import torch
 
 import groundbass
 from groundbass.data.audio.read import write
+from groundbass.data.labels.decoding import bar_positions
+from groundbass.data.labels.lookup import kind_of
 from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.encoder import ModelEncoder, weights_hash
 from groundbass.models.head_files import HeadFacts, write_head
@@ -20,7 +22,7 @@ from groundbass.models.heads import HeadConfig
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import classify
-from groundbass.probe.apply.classify import Classifier, OnEncoder, Said, bar_positions, load_classifier
+from groundbass.probe.apply.classify import Classifier, OnEncoder, load_classifier
 
 RATE = 24_000
 HEADS: dict[str, tuple[dict[str, Any], HeadFacts]] = {
@@ -122,10 +124,11 @@ def test_beats_and_bars_of_what_is_plain(clicks: Callable[..., Any]) -> None:
     for number, beat in enumerate(beats):
         likely[int(beat * 50), 0] = 0.9
         likely[int(beat * 50), 1] = 0.8 if number % 3 == 1 else 0.1
-    facts = HeadFacts(decoder={"name": "tracker", "usual": 0.6, "tightness": 100.0})
-    said = Said(None, 0, "beats", "beats", ("beat", "downbeat"), facts)._decoded(likely, times, 20.0)
-    np.testing.assert_allclose(said["times"], beats, atol=0.02)
-    assert said["positions"].tolist()[:5] == [3, 1, 2, 3, 1]
+    way = {"name": "tracker", "usual": 0.6, "tightness": 100.0}
+    heard = kind_of("beats").heard(likely, times, 20.0, ("beat", "downbeat"), way)
+    assert heard.times is not None and heard.positions is not None and heard.segments is None
+    np.testing.assert_allclose(heard.times, beats, atol=0.02)
+    assert heard.positions.tolist()[:5] == [3, 1, 2, 3, 1]
     assert bar_positions(np.zeros(0), likely[:, 1], times).tolist() == []
     four = bar_positions(beats, np.where(np.isin(np.arange(1000), (beats[2::4] * 50).astype(int)), 0.9, 0.0), times)
     assert four.tolist()[:4] == [3, 4, 1, 2]

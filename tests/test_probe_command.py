@@ -19,9 +19,10 @@ from groundbass.probe.evaluation import Settings
 from groundbass.probe.fit import fit
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.probe.report import result
+from groundbass.probe.report.bootstrap import Interval
 from groundbass.probe.report.command import report
 from groundbass.probe.report.sections import collect
-from groundbass.probe.report.tables import markdown, row, verdict
+from groundbass.probe.report.tables import markdown, verdict
 from groundbass.probe.session import Session
 
 RATE = 8000
@@ -119,19 +120,19 @@ def probed(corpus, tmp_path_factory):
 def test_oracle_reaches_one_and_a_constant_the_constant_baseline(probed, corpus):
     records, _ = probed
     for record in records:
-        assert record["score"]["value"] == pytest.approx(1.0, abs=1e-4), record["task"]
-        assert record["layer"] == 1
-        assert record["baselines"]["random"]["difference"]["low"] > 0  # its random copy hears nothing
-    chords = records[5]["metrics"]
-    assert chords["majmin"] == 1 and chords["root"] == 1 and "Viterbi" in records[5]["decoder"]
-    assert set(records[4]["metrics"]) == {"f_measure", "cmlc", "cmlt", "amlc", "amlt"}
+        assert record.score.value == pytest.approx(1.0, abs=1e-4), record.task
+        assert record.layer == 1
+        assert record.baselines["random"].difference.low > 0  # its random copy hears nothing
+    chords = records[5].metrics
+    assert chords["majmin"] == 1 and chords["root"] == 1 and "Viterbi" in records[5].decoder
+    assert set(records[4].metrics) == {"f_measure", "cmlc", "cmlt", "amlc", "amlt"}
     for record in records[4:]:  # a metronome; the commonest chord
-        value = {name: number["value"] for name, number in record["baselines"].items()}
+        value = {name: beside.score.value for name, beside in record.baselines.items()}
         assert 0 < value["constant"] < 1 and value["random"] == pytest.approx(value["constant"], abs=0.01)
         assert {"log_mel", "mfcc"} < set(value)
     for task, record in zip(tasks(corpus), records):
         nothing = fit(task, np.full((1, len(corpus), 5), 3.0, np.float32))
-        value = {name: number["value"] for name, number in record["baselines"].items()}
+        value = {name: beside.score.value for name, beside in record.baselines.items()}
         if task.kind == "key":  # the constant knows the metric and may do better than the commonest key
             assert value["random"] <= value["constant"]
         elif task.kind == "tags":
@@ -159,11 +160,11 @@ def test_second_probe_does_nothing_and_another_encoder_is_probed_anew(probed, co
     assert again.calls == 0 and capsys.readouterr().err.count("already done") == 4
     (root / "out" / "synth_key.json").unlink()  # lost results come back from the features, without a call
     restored = Session(again, "oracle", root / "out", store(root), QUICK).run(tasks(corpus))
-    assert again.calls == 0 and restored[1]["score"] == records[1]["score"]
+    assert again.calls == 0 and restored[1].score == records[1].score
     other = Oracle(knows=False)
     changed = Session(other, "deaf", root / "deaf", store(root), QUICK).run(tasks(corpus, ("synth_style",)))
-    assert changed[0]["weights_hash"] != records[0]["weights_hash"]
-    assert changed[0]["baselines"]["random"]["difference"]["value"] == 0
+    assert changed[0].weights_hash != records[0].weights_hash
+    assert changed[0].baselines["random"].difference.value == 0
 
 
 def test_result_file(probed):
@@ -197,10 +198,10 @@ def test_frames_of_the_layers_that_do_best_where_not_all_fit(corpus, tmp_path, m
     (record,) = Session(Oracle(), "oracle", tmp_path / "out", keep, quick).run(asked)
     assert [layers for layers, _ in heard] == [[0, 1], [1]]
     assert not heard[0][1] & set(asked[0].folds[0].test.tolist()) and len(heard[0][1]) == 16
-    assert record["layers"][0] is None and record["score"]["value"] == pytest.approx(1)
-    assert any("layers [1] alone" in note for note in record["notes"])
-    one, five = record["few_shot"]
-    assert (one["clips"], five["clips"]) == (1, 5) and five["value"] == pytest.approx(1, abs=0.05)
+    assert np.isnan(record.layers[0]) and record.score.value == pytest.approx(1)
+    assert any("layers [1] alone" in note for note in record.notes)
+    one, five = record.few_shot
+    assert (one.clips, five.clips) == (1, 5) and five.value == pytest.approx(1, abs=0.05)
 
 
 def test_a_second_run_of_frames_with_few_shots_does_nothing(probed, corpus, tmp_path, capsys):
@@ -229,9 +230,9 @@ def test_a_failing_task_is_told_after_the_others_are_done(corpus, tmp_path, caps
 def test_several_random_copies_are_averaged_and_none_is_allowed(corpus, tmp_path):
     task = tasks(corpus, ("synth_style",))
     two = Session(Oracle(), "oracle", tmp_path / "two", store(tmp_path), replace(QUICK, seeds=(0, 1))).run(task)
-    assert len(two[0]["baselines"]["random"]["values"]) == 2
+    assert len(two[0].baselines["random"].values) == 2
     none = Session(Oracle(), "oracle", tmp_path / "none", store(tmp_path), replace(QUICK, seeds=())).run(task)
-    assert "random" not in none[0]["baselines"] and row(none[0])[6] == "?"
+    assert "random" not in none[0].baselines and "| ? |" in markdown(none)
     assert "none was probed" in verdict(none)
 
 
@@ -242,7 +243,7 @@ def test_report_is_one_file_that_says_it_plainly(probed, capsys):
     assert "above its random copy" in page and "On 6 of 6 tasks" in page and page.count("<svg") == 5
     assert not re.search(r'(src|href)="(?!#|data:)', page)  # nothing is loaded from elsewhere
     assert "1.000" in capsys.readouterr().out
-    lines = markdown(collect(root / "out").records).splitlines()
+    lines = markdown(collect(root / "out").results).splitlines()
     assert len(lines) == 8 and len({line.count("|") for line in lines}) == 1
     with pytest.raises(FileNotFoundError, match="no probe results"):
         report((root / "store",))
@@ -263,9 +264,11 @@ def test_report_of_a_run_shows_its_loss(probed, tmp_path):
 
 
 def test_verdict_hides_nothing(probed):
-    records = [json.loads(json.dumps(record)) for record in probed[0][:3]]
-    records[0]["baselines"]["random"]["difference"] = {"value": -0.1, "low": -0.2, "high": -0.05}
-    records[1]["baselines"]["random"]["difference"] = {"value": 0.1, "low": -0.2, "high": 0.3}
+    below, unsure = Interval(-0.1, -0.2, -0.05), Interval(0.1, -0.2, 0.3)
+    records = [
+        replace(one, baselines={**one.baselines, "random": replace(one.baselines["random"], difference=found)})
+        for one, found in zip(probed[0], (below, unsure, probed[0][2].difference))
+    ]
     text = verdict(records)
     assert "On 1 of 3 tasks the encoder is above" in text
     assert "On 1 no difference can be shown (synth_key)" in text and "below its random copy (synth_style)" in text

@@ -159,20 +159,25 @@ def test_table_has_every_file_and_opens_elsewhere(encoder, folder, tmp_path, cap
 def test_killed_and_resumed_gives_the_same_table(encoder, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(embedding, "PART_SECONDS", 10.0)
     embed(encoder, (folder,), out=tmp_path / "whole.parquet", unit="frame")
-    real, written = command._write_beside, []
+    real, finished = command.written, []
 
-    def dies(path, table):
-        if len(written) == 2:
+    def dies(path, *, locked):
+        if len(finished) == 2:
             raise KeyboardInterrupt
-        written.append(path)
-        real(path, table)
+        finished.append(path)
+        return real(path, locked=locked)
 
-    monkeypatch.setattr(command, "_write_beside", dies)
+    monkeypatch.setattr(command, "written", dies)
     with pytest.raises(KeyboardInterrupt):
         embed(encoder, (folder,), out=tmp_path / "x.parquet", unit="frame")
     assert not (tmp_path / "x.parquet").exists()
     heard = []
-    monkeypatch.setattr(command, "_write_beside", lambda path, table: (heard.append(path.name), real(path, table)))
+
+    def told(path, *, locked):
+        heard.append(path.name)
+        return real(path, locked=locked)
+
+    monkeypatch.setattr(command, "written", told)
     embed(encoder, (folder,), out=tmp_path / "x.parquet", unit="frame")
     assert heard and "000000.parquet" not in heard, "the finished parts weren't made again"
     assert pq.read_table(tmp_path / "x.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
@@ -236,7 +241,7 @@ def test_bad_requests_say_what_is_wrong(encoder, folder, tmp_path):
     with pytest.raises(FileExistsError, match="--force"):
         embed(encoder, (folder,), out=tmp_path / "x.parquet")
     embed(encoder, (folder,), out=tmp_path / "x.parquet", force=True)
-    with pytest.raises(ValueError, match=r"no audio file.*\.flac"):
+    with pytest.raises(ValueError, match=r"bands\.py is no sound.*\.flac"):
         embed(encoder, (tmp_path / "bands.py",), out=tmp_path / "y.parquet")
 
 
@@ -335,7 +340,7 @@ def test_the_players_play_in_a_real_browser(encoder, witness, tmp_path):
         "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
         "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", "--dump-dom", f"file://{page}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert plays.is_set(), done.stderr
     assert re.findall(r'data-seconds="(.*?)"', done.stdout) == ["3.0"] * 4
     assert "CONSOLE" not in done.stderr, done.stderr

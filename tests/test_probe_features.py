@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from groundbass.data.audio import read as audio
-from groundbass.data.track import Manifest, Track
+from groundbass.data.collections.mixed import Part, mixed
+from groundbass.data.track import Manifest, Track, file_hash
 from groundbass.probe.listen.features import FeatureStore, forget
 from groundbass.probe.listen.windows import cut, jobs, window_rows
 
@@ -165,6 +166,32 @@ def test_a_killed_process_leaves_what_it_had_and_its_lock_is_free(corpus, tmp_pa
     found = store(tmp_path / "s").clips(rest, manifest)
     np.testing.assert_array_equal(found, store(tmp_path / "whole").clips(whole, manifest))
     assert rest.heard < whole.heard
+
+
+def test_a_lock_that_a_kill_left_beside_a_finished_store_goes(corpus, tmp_path):
+    found = store(tmp_path).clips(Ruler(), corpus[0])
+    (meta,) = tmp_path.glob("*/*/meta.json")
+    lock = meta.parent.with_name(f"{meta.parent.name}.lock")
+    assert not lock.exists()
+    lock.touch()
+    np.testing.assert_array_equal(store(tmp_path).clips(Ruler(), corpus[0]), found)
+    assert not lock.exists()
+
+
+def test_a_manifest_without_hashes_is_not_taken_for_another(tmp_path):
+    """A stranger's manifest may leave them empty: then the files' own count, in stores, tables and mixtures."""
+    made = []
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        level = np.full(RATE, 0.1 + 0.2 * number, np.float32)
+        audio.write(tmp_path / name / "0.flac", level, RATE)
+        made.append(Manifest.from_tracks([Track("0", "0.flac", RATE, RATE, 1, "")], tmp_path / name))
+        made[-1].write(tmp_path / f"{name}.parquet")
+    levels = [float(store(tmp_path / "s").clips(Ruler(), manifest)[0, 0, 0]) for manifest in made]
+    assert levels == pytest.approx([0.1, 0.3], abs=1e-3)
+    assert made[0].hashes() == [file_hash(tmp_path / "a" / "0.flac")] != made[1].hashes()
+    together, left_out = mixed([Part(tmp_path / "a.parquet"), Part(tmp_path / "b.parquet")])
+    assert len(together) == 2 and set(left_out.values()) == {0}
 
 
 def test_nan_names_the_track_and_wrong_shapes_are_told(corpus, tmp_path):

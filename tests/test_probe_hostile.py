@@ -5,23 +5,23 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzz import few_and_many
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groundbass.models.card import _public, plain
+from groundbass.probe.apply.embed import read_about
+from groundbass.probe.apply.similar import similar
 from groundbass.probe.report import result
 from groundbass.probe.report.command import report
-
-FUZZ = settings(
-    max_examples=int(os.environ.get("GROUNDBASS_FUZZ", 40)), deadline=None, derandomize=True, database=None,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
 
 
 def record(**changed: Any) -> dict[str, Any]:
@@ -55,13 +55,15 @@ def shown(folder: Path, content: dict[str, Any], suffix: str) -> str:
 HURTS = "<script>alert(1)</script>|`x`\n\n| a | b |\n# $\\frac{$ [1ex] \\\\"
 
 
-@pytest.mark.parametrize("suffix", [".html", ".md"])
+@pytest.mark.parametrize("suffix", [".html", ".md", ".tex"])
 def test_texts_of_a_result_stay_texts(tmp_path: Path, suffix: str) -> None:
     texts = dict.fromkeys(("task", "metric_name", "encoder", "address", "question", "corpus"), HURTS)
     content = record(**texts, notes=[HURTS], classes=[HURTS, "b"], versions={"groundbass": HURTS, "torch": "2"})
     content["confusion"]["classes"] = [HURTS, "$\\frac{$"]
     page = shown(tmp_path / "x", content, suffix)
-    assert "<script>alert" not in page
+    assert "<script>alert" not in page or suffix == ".tex"
+    if suffix == ".tex":
+        assert r"\frac{" not in page and not re.search(r"\\\\\s*\[", page), "no command, no length after a row"
     if suffix == ".md":
         for part in page.split("\n### "):  # the scores, then a table of confusions under each heading
             rows = [line for line in part.splitlines() if line.startswith("|")]
@@ -86,7 +88,7 @@ JSON = st.recursive(
 )
 
 
-@FUZZ
+@few_and_many(40)
 @given(path=st.lists(st.integers(0, 50), min_size=1, max_size=3), value=JSON)
 def test_results_of_any_content_are_shown_or_refused(
     tmp_path_factory: pytest.TempPathFactory, path: list[int], value: Any
@@ -108,6 +110,59 @@ def test_results_of_any_content_are_shown_or_refused(
         assert len(said) > 20
     else:
         assert "<script>alert" not in page
+
+
+SOUND = {"encoder": "nowhere", "identity": {"dim": 2}}
+ASKED = {"layers": [1], "unit": "track", "pooling": "mean", "window_seconds": 10.0, "overlap_seconds": 0.0}
+
+
+def table(place: Path, about: Any, **columns: pa.Array) -> Path:
+    """A table of embeddings as anyone may have written it: three tracks, one layer of two numbers."""
+    flat = pa.array(np.arange(6.0), pa.float32())
+    told = {"path": pa.array(["a.wav", "b.wav", "c.wav"]), "start": pa.array([0.0] * 3), "end": pa.array([1.0] * 3)}
+    told |= {"layer_1": pa.FixedSizeListArray.from_arrays(flat, 2)} | columns
+    written = pa.table({name: column for name, column in told.items() if column is not None})
+    pq.write_table(written.replace_schema_metadata({b"groundbass": json.dumps(about)}), place)
+    return place
+
+
+@pytest.mark.parametrize(
+    "about, sentence",
+    [
+        ([1], "is no table of embeddings"),
+        ({"kind": "embeddings"}, "its metadata say asked = 'None'"),
+        ({"asked": ASKED | {"layers": []}}, r"asked\.layers = '\[\]'"),
+        ({"asked": ASKED | {"layers": [True]}}, r"asked\.layers"),
+        ({"asked": ASKED | {"unit": "year"}}, r"asked\.unit = 'year'"),
+        ({"asked": ASKED | {"window_seconds": 1e300}}, r"asked\.window_seconds = '1e\+300'"),
+        ({"asked": ASKED | {"window_seconds": "__import__"}}, r"asked\.window_seconds"),
+        ({"asked": ASKED | {"evil": 1}}, "asked = "),
+        ({"asked": ASKED, "identity": "x"}, "identity = 'x'"),
+        ({"asked": ASKED, "encoder": ["x"]}, "encoder = "),
+    ],
+)
+def test_a_table_that_says_odd_things_of_itself_is_refused(tmp_path: Path, about: Any, sentence: str) -> None:
+    told = {"kind": "embeddings"} | SOUND | about if isinstance(about, dict) else about
+    with pytest.raises(ValueError, match=sentence):
+        similar(table(tmp_path / "x.parquet", told), (tmp_path / "a.wav",))
+
+
+@pytest.mark.parametrize(
+    "columns, sentence",
+    [
+        ({"start": None}, "has no column start"),
+        ({"layer_1": pa.array(["x", "y", "z"])}, "isn't whole"),
+        ({"layer_1": pa.array([[1.0], [1.0, 2.0], []])}, "isn't whole"),
+        ({"layer_1": pa.FixedSizeListArray.from_arrays(pa.array([np.nan] * 6), 2)}, "isn't whole"),
+        ({"end": pa.array(["1", "2", "3"])}, "isn't whole"),
+        ({"path": pa.array([1, 2, 3])}, "isn't whole"),
+    ],
+)
+def test_a_table_whose_columns_are_others_is_refused(tmp_path: Path, columns: Any, sentence: str) -> None:
+    about = {"kind": "embeddings", "asked": ASKED, **SOUND}
+    with pytest.raises(ValueError, match=sentence):
+        similar(table(tmp_path / "x.parquet", about, **columns), (tmp_path / "a.wav",))
+    read_about(table(tmp_path / "fine.parquet", about))
 
 
 def test_cards_hold_neither_markup_nor_folders_of_this_machine() -> None:

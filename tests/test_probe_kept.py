@@ -186,9 +186,9 @@ def test_the_command_writes_heads_beside_results_and_not_without(tmp_path):
     (record,) = Session(LogMelBaseline(), "log-mel", out, store, settings).run([task])
     assert head_names(out / "heads") == ["pitch"]
     head, facts = read_head(out / "heads", "pitch")
-    assert (facts.encoder, facts.encoder_hash) == ("log-mel", record["weights_hash"])
-    assert facts.task["fingerprint"] == record["fingerprint"] and facts.scores["value"] == record["score"]["value"]
-    assert head.config.layer == record["layer"] and head.names == ("high", "low") and facts.window_seconds == 10.0
+    assert (facts.encoder, facts.encoder_hash) == ("log-mel", record.weights_hash)
+    assert facts.task["fingerprint"] == record.fingerprint and facts.scores["value"] == record.score.value
+    assert head.config.layer == record.layer and head.names == ("high", "low") and facts.window_seconds == 10.0
     content = json.loads((out / "heads" / "pitch.json").read_text())
     assert content["format"] == "groundbass-head"
     (out / "heads" / "pitch.json").unlink()

@@ -1,5 +1,6 @@
 """Encoders side by side, the long table, other protocols beside the linear one, the page in a real browser."""
 
+import io
 import json
 import re
 import shutil
@@ -10,17 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
+from groundbass.probe.curves.few_shot import Point
+from groundbass.probe.curves.robustness import DamageCurve, Robustness
+from groundbass.probe.evaluation import Evaluation
 from groundbass.probe.fit import fit
 from groundbass.probe.report import comparison, long_table, result
 from groundbass.probe.report.command import report
+from groundbass.probe.report.scoring import predictions, result_of
 from groundbass.probe.report.sections import collect, distinct, sections_of
+from groundbass.probe.report.table import UP, Cell, Column, Table
 from groundbass.probe.task import Task
 
 CLIPS = 200
-ABOUT = {"weights": "abc", "layers": 3, "dim": 8, "frame_rate": 50.0, "sample_rate": 24000}
+ABOUT = {"class": "Made", "weights": "abc", "layers": 3, "dim": 8, "frame_rate": 50.0, "sample_rate": 24000}
 
 
 def task(kind="classes", name="made_genre"):
@@ -52,9 +59,9 @@ def write(folder, asked, strength, protocol="linear", name="encoder", **more):
     outcome = fit(asked, x, None, protocol, (0, 1) if protocol == "marble" else (0,))
     noise = fit(asked, features(asked, 0.0, 5))
     others = {"random": [noise, fit(asked, features(asked, 0.0, 6))], "mfcc": [noise]}
-    record = result.result_json(asked, name, ABOUT, "key", outcome, others, x, [], protocol)
-    record |= {"few_shot": [], "robustness": None, **more}
-    result.write(folder, record, result.predictions(asked, outcome, others))
+    found = Evaluation(outcome, others, x, **more)
+    made = result_of(asked, found, name, ABOUT, protocol, key="key")
+    result.write(folder, made, predictions(asked, outcome, others))
     long_table.write(folder)
     return outcome
 
@@ -63,8 +70,8 @@ def write(folder, asked, strength, protocol="linear", name="encoder", **more):
 def two(tmp_path_factory):
     """A good and a poor encoder on three kinds of tasks."""
     root = tmp_path_factory.mktemp("two")
-    damage = {"clean": 0.9, "kinds": {"noise": {"unit": "dB", "levels": [20, 0], "values": [0.8, 0.3]}}}
-    shots = [{"shots": 1, "clips": 3, "value": 0.4, "deviation": 0.1, "draws": [0.3, 0.5]}]
+    damage = Robustness(0.9, {"noise": DamageCurve("dB", (20, 0), (0.8, 0.3))})
+    shots = [Point(1, 3, (0.3, 0.5))]
     for name, strength in (("poor", 0.2), ("good", 1.5)):
         for kind in ("classes", "tags", "numbers"):
             write(root / name, task(kind, f"made_{kind}"), strength, name=name, robustness=damage, few_shot=shots)
@@ -79,12 +86,38 @@ def test_differences_are_those_of_the_same_tracks(two):
         poor, good = line.scores
         assert line.differences[0] is None and line.differences[1].value == pytest.approx(good.value - poor.value)
         assert 0 < line.differences[1].low < line.differences[1].value < line.differences[1].high
-    assert [row[1:4] for row in comparison.literature([found["made_classes"]])] == [
+    assert [[cell.words for cell in row[1:4]] for row in comparison.literature([found["made_classes"]]).rows] == [
         ["CLMR", "accuracy", "0.686"], ["CLMR", "ROC-AUC, macro", "0.900"],
     ]  # fmt: skip
     same = comparison.lines([sections[0], sections[0]])[0].differences[1]
     assert same.value == same.low == same.high == 0
     assert "above on 3 (made_classes, made_numbers, made_tags)" in comparison.verdict(sections, list(found.values()))
+
+
+def test_a_result_comes_back_from_its_file(two):
+    for path in sorted(two.glob("*/made_*.json")):
+        found = result.read(path)
+        assert json.loads(json.dumps(found.to_json())) == json.loads(path.read_text())
+        assert result.Result.from_json(found.to_json()) == found and found.few_shot[0].value == pytest.approx(0.4)
+        assert found.robustness.kinds["noise"].values == (0.8, 0.3) and found.baselines["random"].values != ()
+
+
+def test_a_table_shows_itself_everywhere():
+    best = Cell("0.5", "[0.4, 0.6]", "▲", best=True, tone=UP, under="accuracy")
+    table = Table(("task", Column("score_1", right=True)), [("a|b_<i>", best)], "[red]title")
+    assert table.markdown().splitlines() == ["| task | score_1 |", "|---|---|", "| a\\|b_&lt;i> | 0.5 [0.4, 0.6] ▲ |"]
+    assert table.markdown(aligned=True).splitlines()[1] == "|---|---:|"
+    begin, _, head, _, row, *_ = table.latex().splitlines()
+    assert begin == r"\begin{tabular}{lr}" and head == r"task & score\_1 \\"
+    assert row == r"a|b\_<i> & \textbf{0.5} $\uparrow$ {\scriptsize [0.4, 0.6]} \\"
+    page = table.html()
+    assert '<td class="right up">0.5 [0.4, 0.6] ▲</td>' in page and "a|b_<wbr>&lt;i&gt;" in page and "<i>" not in page
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table.terminal())
+    lines = console.export_text().splitlines()
+    assert lines[0].strip() == "[red]title" and "0.5 [0.4, 0.6] ▲" in lines[3] and lines[4].strip() == "accuracy"
+    with pytest.raises(ValueError, match="3 cells and the head 2"):
+        Table(("a", "b"), [("1", "2", "3")])
 
 
 def test_other_tracks_are_not_compared(two, tmp_path):
@@ -151,11 +184,9 @@ def test_tables_of_strangers_stand_beside_ours(two, tmp_path, capsys):
     assert "4 encoders side by side" in page and page.count(" learned</h1>") == 1
     assert "which has no predictions" in " ".join(capsys.readouterr().out.split())
     ours, theirs = collect(two / "good"), sections_of(tmp_path / "theirs.parquet")
-    assert [section.name for section in theirs] == ["good", "poor"] and len(theirs[0].records) == 3
-    for a, b in zip(ours.records, theirs[0].records):
-        assert (a["task"], a["score"], a["layers"], a["metric_name"]) == (
-            b["task"], b["score"], b["layers"], b["metric_name"],
-        )  # fmt: skip
+    assert [section.name for section in theirs] == ["good", "poor"] and len(theirs[0].scores) == 3
+    for a, b in zip(ours.scores, theirs[0].scores):
+        assert (a.task, a.score, a.layers, a.metric_name) == (b.task, b.score, b.layers, b.metric_name)
     (tmp_path / "odd.json").write_text(json.dumps({"rows": [{"schema": 7}]}))
     with pytest.raises(ValueError, match=r"schema \{7\}; a long table of schema 1 is expected"):
         sections_of(tmp_path / "odd.json")
@@ -226,7 +257,7 @@ def test_the_page_in_a_real_browser(two, tmp_path):
         command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         command += ["--no-first-run", "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
         command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=5000", "--enable-logging=stderr"]
-        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, check=True)
+        return subprocess.run([*command, *words], capture_output=True, text=True, timeout=600, check=True)
 
     done = run("--window-size=1280,900", "--dump-dom", f"file://{tmp_path}/page.html")
     assert "CONSOLE" not in done.stderr, done.stderr  # an error or a refused request would be told there

@@ -14,6 +14,7 @@ from groundbass.probe.fit import SETTINGS, fit
 from groundbass.probe.listen.features import Frames, Windows
 from groundbass.probe.report import tables
 from groundbass.probe.report.page import HEADS
+from groundbass.probe.report.result import Confusion
 from groundbass.probe.task import Task
 
 TRACKS, FRAMES = 90, 30
@@ -64,8 +65,8 @@ def test_more_sound_is_a_better_answer():
     folds = tuple(Fold(np.arange(40), np.arange(40, 60), part) for part in (np.arange(60, 75), np.arange(75, 90)))
     task = Task("made", 1, "classes", manifest, ["abc"[k] for k in truth], ("a", "b", "c"), folds)
     rows = compared(task, None, Store(table), fit(task, table.mean(2)))
-    value = {(row["unit"], row["rule"]): row["value"] for row in rows}
-    number = {row["unit"]: row["number"] for row in rows}
+    value = {(row.unit, row.rule): row.value for row in rows}
+    number = {row.unit: row.number for row in rows}
     assert number == {"song": 30, "frame": 900, "window": 180, "song of frames": 30, "song of windows": 30}
     assert value["frame", "each alone"] < value["window", "each alone"] < value["song", "mean of features"]
     assert value["frame", "each alone"] > 0.4 and value["song of windows", "mean of logits"] > 0.9
@@ -76,8 +77,9 @@ def test_more_sound_is_a_better_answer():
 
 
 def test_a_report_can_have_truth_in_columns():
-    record = {"confusion": {"classes": ["a", "b"], "counts": [[5, 1], [2, 7]]}}  # one a was taken for b
-    assert "| b | 1 | 7 |" in tables.confusion(record) and "| a | 5 | 1 |" in tables.confusion(record, "rows")
+    found = Confusion(("a", "b"), ((5, 1), (2, 7)))  # one a was taken for b
+    columns, rows = (tables.confusion(found, where).markdown(aligned=True) for where in ("columns", "rows"))
+    assert "| b | 1 | 7 |" in columns and "| a | 5 | 1 |" in rows and "|---|---:|---:|" in rows
 
 
 def test_every_protocol_has_a_name_in_reports():

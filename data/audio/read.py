@@ -19,9 +19,11 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from ..writing import written
 from . import mp3
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+FORMATS = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", "VORBIS"), ".aif": ("AIFF", None)}  # others: the suffix
 Waveform = npt.NDArray[np.float32]
 MARGIN_SECONDS = 0.05  # of sound around a crop for the resampler; its filter is shorter (tested)
 BLOCK = 1 << 18  # frames decoded at a time where a file is read past or written
@@ -187,17 +189,15 @@ def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path.name} has no suffix that can be written: use one of {', '.join(SUFFIXES)}")
     sound = np.atleast_2d(np.asarray(waveform, dtype=np.float32)).T
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    kind = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", "VORBIS")}.get(path.suffix.lower(), (None, None))
-    try:
-        with sf.SoundFile(beside, "w", sample_rate, sound.shape[1], format=kind[0], subtype=kind[1]) as file:
-            for block in range(
-                0, len(sound), sample_rate // 2
-            ):  # libsndfile's Ogg writer overflows its stack otherwise
-                file.write(sound[block : block + sample_rate // 2])
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    suffix = path.suffix.lower()
+    kind, coding = FORMATS.get(suffix, (suffix[1:].upper(), None))
+    step = sample_rate // 2  # libsndfile's Ogg writer overflows its stack where it gets all at once
+    with (
+        written(path) as beside,
+        sf.SoundFile(beside, "w", sample_rate, sound.shape[1], format=kind, subtype=coding) as file,
+    ):
+        for block in range(0, len(sound), step):
+            file.write(sound[block : block + step])
 
 
 def open_audio(path: str | Path) -> sf.SoundFile:

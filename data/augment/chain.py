@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -146,7 +147,7 @@ def filter_symmetric(waveform: Tensor, kernel: Tensor) -> Tensor:
 
     Overlap-save: FFTs of a few thousand samples stay in the cache.
     """
-    batch, samples = waveform.shape
+    samples = waveform.shape[1]
     taps = kernel.shape[1]
     size = 2 ** math.ceil(math.log2(4 * taps))
     step = size - taps + 1
@@ -155,7 +156,8 @@ def filter_symmetric(waveform: Tensor, kernel: Tensor) -> Tensor:
     after = waveform[:, -1:].expand(-1, count * step - samples + taps // 2)
     blocks = torch.cat([before, waveform, after], 1).unfold(1, size, step)
     spectrum = torch.fft.rfft(blocks) * torch.fft.rfft(kernel, size)[:, None]
-    return torch.fft.irfft(spectrum, size)[..., taps - 1 :].reshape(batch, -1)[:, :samples]
+    filtered = torch.fft.irfft(spectrum, size)[..., taps - 1 :]
+    return rearrange(filtered, "batch blocks step -> batch (blocks step)")[:, :samples]
 
 
 class Delay(Augmentation):

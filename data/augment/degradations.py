@@ -645,7 +645,9 @@ def _check_path(name: str, path: str) -> None:
 def recording(path: str, rate: int) -> npt.NDArray[np.float32]:
     """A file, or a computed sound, at `rate` Hz.
 
-    Raises FileNotFoundError, or ValueError where it can't be decoded or is silent.
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: it can't be decoded or is silent.
     """
     sound = responses.sound_of(path, rate) if path.startswith(responses.PREFIX) else audio.read(path, rate)
     if not len(sound) or not float(np.square(sound, dtype=np.float64).mean()) > SILENT:
@@ -760,7 +762,9 @@ def _step(entry: dict[str, Any], place: Path | None) -> Degradation:
 def find_chain(address: str) -> DegradationChain:
     """A preset by its name, or a JSON file; its paths are relative to it.
 
-    Raises FileNotFoundError, or ValueError for what is no chain.
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: what is no chain.
     """
     if address in PRESETS:
         return chain_of(PRESETS[address], name=address)
@@ -814,7 +818,11 @@ class Degrade(Augmentation):
     """A part of recipes: with probability p an item goes through one of the chains, all as likely, its length kept."""
 
     def __init__(self, sample_rate: int, chains: Sequence[str | DegradationChain], p: float = 0.5) -> None:
-        """chains: presets, JSON files or chains. Raises ValueError where there is none."""
+        """chains: presets, JSON files or chains.
+
+        Raises:
+            ValueError: there is none.
+        """
         super().__init__(p)
         if not chains:
             raise ValueError(f"There is no chain to degrade with: name one of {', '.join(PRESETS)}, or a JSON file.")

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from ..audio import read as audio
 from ..batch import key_id
-from ..collections.scan import file_hash, scan_folder
 from ..draws import draw_seed
+from ..open import open_sound
 from ..parallel import in_order
-from ..track import Manifest, Track
+from ..track import Manifest, Track, file_hash
+from ..writing import write_text
 from .degradations import SILENT, DegradationChain, find_chain
 
 TIMES = ("beats", "downbeats", "onsets")  # labels that are lists of moments in s
@@ -56,7 +57,7 @@ def degrade(
     """Damage recordings by a chain of degradations; labels of a manifest move along with the sound.
 
     Args:
-        sound: an audio file, a folder of audio, or a manifest (.parquet).
+        sound: an audio file, a folder of audio, or a manifest (.parquet, .csv).
         out: an audio file for a file, else a folder: audio under the same paths, and manifest.parquet.
         chain: live, phone, phone_speaker, radio, strong_mp3, vinyl, or a JSON file, for example
             [{"name": "noise", "snr": [10, 30]}, {"name": "mp3", "bitrate": 64}].
@@ -77,7 +78,7 @@ def degrade(
         raise FileExistsError(f"{out} is in use; choose another place, or say --force.")
     if out.exists() and sound.resolve() in (out.resolve(), *out.resolve().parents):
         raise FileExistsError(f"{out} lies in {sound}, which is to be read; choose another place.")
-    if sound.is_file() and sound.suffix != ".parquet":
+    if sound.is_file() and sound.suffix not in (".parquet", ".csv"):
         done = [_one_file(sound, out, found, seed)]
     else:
         done = _many(sound, out, found, seed, workers, quiet)
@@ -95,7 +96,9 @@ def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done
 
 
 def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool) -> list[Done]:
-    manifest = Manifest.open(place) if place.is_file() else _listed(place, quiet)
+    manifest = open_sound(place, progress=not quiet)
+    if not manifest.has_files:
+        raise ValueError(f"{place} holds sound that isn't in files of its own: give files, a folder or a manifest.")
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
@@ -106,13 +109,8 @@ def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: i
     Manifest.from_tracks([item.track for item in done], out).write(out / "manifest.parquet")
     steps = [{"name": step.NAME, **dataclasses.asdict(step)} for step in chain.steps]
     about = {"chain": steps, "seed": seed, "from": str(place)}
-    (out / "degraded.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_text(out / "degraded.json", json.dumps(about, indent=1))
     return done
-
-
-def _listed(folder: Path, quiet: bool) -> Manifest:
-    manifest = folder / "manifest.parquet"
-    return Manifest.open(manifest) if manifest.is_file() else scan_folder(folder, progress=not quiet)[0]
 
 
 def _item(track: Track, root: Path, out: Path, chain: DegradationChain, seed: int) -> Done:

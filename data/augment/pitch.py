@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -193,18 +194,18 @@ class _OverlapAdd:
     def __init__(self, window: Tensor, frames: int, batch: int, hop: int) -> None:
         self.sum = window.new_zeros(batch, frames + OVERLAP - 1, hop)
         self.weight = window.new_zeros(frames + OVERLAP - 1, hop)
-        for part, squared in enumerate(window.square().view(OVERLAP, hop)):
+        for part, squared in enumerate(rearrange(window.square(), "(parts hop) -> parts hop", hop=hop)):
             self.weight[part : part + frames] += squared
 
     def add(self, first: int, frames: Tensor) -> None:
         """Put frames [frames, batch, size] in place, the first of them at index `first`."""
-        parts = frames.unflatten(-1, (OVERLAP, -1)).transpose(0, 1)
+        parts = rearrange(frames, "frames batch (parts hop) -> batch frames parts hop", parts=OVERLAP)
         for part in range(OVERLAP):
             self.sum[:, first + part : first + part + parts.shape[1]] += parts[:, :, part]
 
     def result(self) -> Tensor:
         """[batch, samples]; where less than a tenth of a window lies (before the start), the sum fades."""
-        return (self.sum / self.weight.clamp_(min=0.1)).flatten(1)
+        return rearrange(self.sum / self.weight.clamp_(min=0.1), "batch frames hop -> batch (frames hop)")
 
 
 def read_at(waveform: Tensor, positions: Tensor) -> Tensor:

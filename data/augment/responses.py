@@ -28,7 +28,8 @@ DUST_SECONDS, CLICKS_PER_SECOND = 10.0, 12.0
 def sound_of(path: str, rate: int) -> Sound:
     """The sound `synth:NAME` at `rate` Hz; `synth:room_SECONDS` is a room that decays by 60 dB in so many seconds.
 
-    Raises ValueError, naming the nearest, where there is none of that name.
+    Raises:
+        ValueError: there is none of that name; the sentence names the nearest.
     """
     name = path.removeprefix(PREFIX)
     if decay := re.fullmatch(r"room_(\d+(?:\.\d+)?)", name):
@@ -48,7 +49,8 @@ def _made(name: str, rate: int) -> Sound:
 def _room(decay: float, rate: int) -> Sound:
     """Decaying noise behind the direct sound, of equal energy.
 
-    Raises ValueError for a decay beyond 60 s.
+    Raises:
+        ValueError: a decay beyond 60 s.
     """
     if not 0 < decay <= 60:
         raise ValueError(f"A room decays within 60 s, not {decay:g} s.")

@@ -8,6 +8,7 @@ end of the FFT is 20 log10(DECAY) = 66 dB down, so the grid needs no room for th
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .pitch import blocks, fast_length
@@ -101,4 +102,4 @@ def _power(delay: Tensor, length: int) -> Tensor:
     turns = 2 * math.pi / length  # the product below is taken modulo the length in whole numbers: exact
     coarse = torch.polar(loss.expand(-1, len(row)), (delay * row % length) * -turns)
     fine = torch.polar(torch.ones_like(loss).expand(-1, COLUMNS), (delay * column % length) * -turns)
-    return (coarse[:, :, None] * fine[:, None, :]).flatten(1)[:, :bins]
+    return rearrange(coarse[:, :, None] * fine[:, None, :], "batch rows columns -> batch (rows columns)")[:, :bins]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from ..loader import loader
 from ..storage.sharding import write_shards
 from ..storage.shards import Shards
 from ..track import Manifest
+from .peak import own_peak
 
 ROUNDS = 5
 MILLION = 1_000_000
@@ -202,19 +201,11 @@ def _open_table(path: str) -> float:
 
 
 def _open_million(path: str) -> tuple[float, float, float]:
-    before = _peak()
+    before = own_peak()
     began = time.perf_counter()
     manifest = Manifest.open(path)
     opened = time.perf_counter() - began
     batches = loader(Crops(manifest, CropConfig(RATE, 2 * RATE), 0), 32, workers=0)
     next(batches)
     first = time.perf_counter() - began - opened
-    return opened, first, (_peak() - before) / 1024
-
-
-def _peak() -> float:
-    """The most memory that this process has held, KiB. On Linux getrusage counts the parent's before exec, too."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return float(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # bytes elsewhere
+    return opened, first, own_peak() - before

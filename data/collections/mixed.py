@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from ..open import open_sound
 from ..track import FIELDS, WEIGHT, Manifest
 from .overlap import find_overlap
 
 
 @dataclass(frozen=True)
 class Part:
-    """One manifest of a mixture. weight: how often a second (or track) of it is heard, against the others."""
+    """One part of a mixture. address: see `open_sound`; weight: how often a second (or track) of it is heard."""
 
-    path: Path
+    address: str
     weight: float = 1.0
 
 
@@ -25,14 +25,14 @@ def parse(word: str) -> Part:
     """`music.parquet` or `music.parquet=2.5`."""
     path, equals, number = word.rpartition("=")
     if not equals:
-        return Part(Path(word))
+        return Part(word)
     try:
         weight = float(number)
     except ValueError:
-        return Part(Path(word))
+        return Part(word)
     if not 0 < weight < float("inf"):
         raise ValueError(f"{word}: a weight is a number above 0.")
-    return Part(Path(path), weight)
+    return Part(path, weight)
 
 
 def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict[str, int]]:
@@ -45,13 +45,18 @@ def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict
     seen: set[str] = set()
     earlier: list[Manifest] = []
     for number, part in enumerate(parts):
-        manifest = Manifest.open(part.path)
+        manifest = open_sound(part.address)
+        if not manifest.has_files:
+            raise ValueError(
+                f"{part.address} holds sound that isn't in files of its own (shards, a data set): give it alone, "
+                "or mix before packing."
+            )
         hashes = manifest.column("hash")
-        keep = [row for row, digest in enumerate(hashes) if digest not in seen]
+        keep = [row for row, digest in enumerate(hashes) if not digest or digest not in seen]
         if by_sound:
             hit = {found.a for other in earlier for found in find_overlap(manifest, other).hits}
             keep = [row for row in keep if manifest[row].key not in hit]
-        left_out[str(part.path)] = len(manifest) - len(keep)
+        left_out[str(part.address)] = len(manifest) - len(keep)
         earlier.append(manifest)
         seen.update(hashes.tolist())
         kept = manifest.select(keep)

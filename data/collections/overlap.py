@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json as json_text
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -21,13 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from .. import corpora
+from ..open import open_sound
 from ..parallel import cores, in_order
-from ..storage.hf_dataset import is_dataset
-from ..storage.shards import is_sharded, open_data
 from ..track import Manifest, cache_folder
+from ..writing import write_text, written
 from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
-from .scan import scan_folder
 
 BATCH = 32  # tracks whose prints are remembered in one file
 LONGEST = 3600  # s that are fingerprinted of one file
@@ -73,8 +70,8 @@ def overlap(
     comparison is quick, and an interrupted one goes on.
 
     Args:
-        a: what you train on: a manifest (.parquet), shards, a folder of audio, or CORPUS:ROOT, such as
-            gtzan:~/data/gtzan (CORPUS alone is looked for in $GROUNDBASS_DATA).
+        a: what you train on: a file or folder of audio, a manifest (.parquet, .csv), shards or their URL, a data set,
+            or CORPUS:ROOT, such as gtzan:~/data/gtzan (CORPUS alone is looked for in $GROUNDBASS_DATA).
         b: what you test on, likewise.
         out: write the hits as a table, .parquet, .csv or .json.
         exclude: write the manifest of A without the hits, for training.
@@ -83,7 +80,7 @@ def overlap(
     """
     if out is not None and out.suffix not in (".parquet", ".csv", ".json"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet, .csv or .json.")
-    first, second = manifest_at(a), manifest_at(b)
+    first, second = open_sound(a), open_sound(b)
     found = find_overlap(first, second, progress=not json, workers=workers)
     if out is not None:
         _write(found, out)
@@ -93,29 +90,6 @@ def overlap(
         print(json_text.dumps({**asdict(found), "kept": len(without(first, found.hits))}, indent=1, ensure_ascii=False))
     else:
         _show(found, a, b, exclude)
-
-
-def manifest_at(address: str) -> Manifest:
-    """A manifest file, a folder (or URL) of shards, a data set of `datasets`, a folder of audio, or CORPUS:ROOT.
-
-    CORPUS alone lies in $GROUNDBASS_DATA/<corpus>. Raises ValueError or FileNotFoundError where there is no such thing.
-    """
-    name, _, root = address.partition(":")
-    path = Path(address).expanduser()
-    if name in corpora.names() and (root or not path.exists()):
-        return corpora.manifest(name, Path(root).expanduser() if root else corpora.place_of(name))
-    if path.is_dir() and (path / "manifest.parquet").is_file():
-        return Manifest.open(path / "manifest.parquet")
-    if "://" in address or is_sharded(path) or is_dataset(path):
-        return open_data(address if "://" in address else path)
-    if path.is_dir():
-        return scan_folder(path)[0]
-    if path.suffix != ".parquet":
-        raise FileNotFoundError(
-            f"{address} is no manifest (.parquet), no folder, and no CORPUS:ROOT with one of "
-            f"{', '.join(corpora.names())}."
-        )
-    return open_data(path)
 
 
 def find_overlap(
@@ -187,7 +161,7 @@ class _Listener:
 
     def _place(self, tracks: Manifest) -> Path:
         """The file that remembers a batch, by the content of its tracks."""
-        content = json_text.dumps([VERSION, RATE, list(self.shifts), tracks.column("hash").tolist()])
+        content = json_text.dumps([VERSION, RATE, list(self.shifts), tracks.hashes()])
         return self.folder / f"{hashlib.blake2b(content.encode(), digest_size=16).hexdigest()}.npz"
 
     def _prints(self, tracks: Manifest, row: int, faults: dict[str, str]) -> Prints:
@@ -223,11 +197,10 @@ def _in_batches(work: Callable[[range], Batch], tracks: int, progress: bool, wor
 
 
 def _remember(place: Path, prints: list[Prints]) -> None:
-    beside = place.with_name(f".{place.stem}.{os.getpid()}.npz")
     ends = np.cumsum([0, *(len(p.hashes) for p in prints)])
     hashes, frames = (np.concatenate([getattr(p, name) for p in prints]) for name in ("hashes", "frames"))
-    np.savez(beside, ends=ends, hashes=hashes, frames=frames)
-    beside.replace(place)
+    with written(place) as beside, beside.open("wb") as file:
+        np.savez(file, ends=ends, hashes=hashes, frames=frames)
 
 
 def _recall(place: Path) -> list[Prints] | None:
@@ -242,21 +215,19 @@ def _recall(place: Path) -> list[Prints] | None:
 
 def _write(found: Report, out: Path) -> None:
     """The hits as a table, written beside and renamed."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    rows = [asdict(hit) for hit in found.hits]
     if out.suffix == ".json":
-        beside.write_text(json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        names = [("a", pa.string()), ("b", pa.string()), ("offset", pa.float64()), ("votes", pa.int64()),
-                 ("share", pa.float64()), ("confidence", pa.float64())]  # fmt: skip
-        table = pa.Table.from_pylist(rows, pa.schema(names))
+        write_text(out, json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
+        return
+    names = [("a", pa.string()), ("b", pa.string()), ("offset", pa.float64()), ("votes", pa.int64()),
+             ("share", pa.float64()), ("confidence", pa.float64())]  # fmt: skip
+    table = pa.Table.from_pylist([asdict(hit) for hit in found.hits], pa.schema(names))
+    with written(out) as beside:
         if out.suffix == ".csv":
             from pyarrow import csv
 
             csv.write_csv(table, beside)
         else:
             pq.write_table(table, beside)
-    beside.replace(out)
 
 
 def _show(found: Report, a: str, b: str, exclude: Path | None) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -26,7 +25,8 @@ from ..audio.read import LOUDEST, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
-from ..track import Manifest, Track
+from ..track import Manifest, Track, file_hash
+from ..writing import written
 
 MIN_SECONDS = 0.1
 SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
@@ -140,11 +140,21 @@ def is_text(name: str) -> bool:
 
 def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, list[Skipped], LabelRows | None]:
     paths = find_audio(folder)
-    table = _read_labels(folder / LABELS)  # before the long work: a mistake in it shows at once
+    return scan_files(folder, paths, read_labels(folder / LABELS), workers, progress)  # a mistake in it shows at once
+
+
+def scan_files(
+    root: Path,
+    paths: Sequence[str],
+    table: dict[str, dict[str, Any]] | None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> tuple[Manifest, list[Skipped], LabelRows | None]:
+    """The files `paths` below `root` in that order, what was left out, and what `table` (see `read_labels`) said."""
     tracks: list[Track] = []
     skipped: list[Skipped] = []
     first: dict[str, str] = {}
-    for result in _examine_all(folder, paths, workers, progress):
+    for result in _examine_all(root, paths, workers, progress):
         if isinstance(result, Skipped):
             skipped.append(result)
         elif result.hash in first:
@@ -155,10 +165,10 @@ def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, 
     rows = None
     if table is not None:
         tracks, rows = _label(tracks, table)
-    return Manifest.from_tracks(tracks, folder), skipped, rows
+    return Manifest.from_tracks(tracks, root), skipped, rows
 
 
-def _examine_all(folder: Path, paths: list[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
+def _examine_all(folder: Path, paths: Sequence[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
     """Results in the order of `paths`. Processes, since decoders hold their locks longer than threads like."""
     workers = min(workers or cores(), len(paths))
     at_once = max(1, min(16, len(paths) // (4 * workers)))
@@ -180,17 +190,11 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
     return samples, peak, finite, ""
 
 
-def file_hash(file: Path) -> str:
-    """blake2b of a file's bytes, hex: what manifests know it by."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(file, "rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
+    """labels.csv, or a table like it, as {path: {column: value}}; None where there is none.
 
-
-def _read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
-    """labels.csv as {path: {column: value}}; None where there is none."""
+    Raises ValueError, saying the row, where it can't be understood.
+    """
     if not file.is_file():
         return None
     with open(file, newline="", encoding="utf-8-sig") as opened:
@@ -305,12 +309,13 @@ def plain_cell(text: str) -> str:
 
 
 def _write_skipped(skipped: list[Skipped], file: Path) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(beside, "w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+    with (
+        written(file) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened,
+    ):
         writer = csv.writer(opened)
         writer.writerow(("path", "reason", "detail"))
         writer.writerows([plain_cell(cell) for cell in (item.path, item.reason, item.detail)] for item in skipped)
-    beside.replace(file)
 
 
 def _summary(

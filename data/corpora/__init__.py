@@ -25,7 +25,11 @@ def names() -> list[str]:
 
 
 def corpus(name: str) -> Corpus:
-    """What is known of a corpus. Raises ValueError naming the nearest for an unknown one."""
+    """What is known of a corpus.
+
+    Raises:
+        ValueError: an unknown one; the sentence names the nearest.
+    """
     known = _corpora()
     if name not in known:
         near = get_close_matches(name, known, 3) or sorted(known)
@@ -37,13 +41,20 @@ def manifest(name: str, root: str | Path, progress: bool = True) -> Manifest:
     """The corpus in `root` as a manifest: all tracks whose audio is there and readable.
 
     Fast from the second time on (see `recordings.tracks_of`). `shortfall` says what is missing.
-    Raises FileNotFoundError or ValueError in a sentence that says where to get the corpus.
+
+    Raises:
+        FileNotFoundError: it isn't there; the sentence says where to get it.
+        ValueError: it isn't what it should be.
     """
     return Manifest.from_tracks(tracks_of(corpus(name), root, progress), root)
 
 
 def place_of(name: str) -> Path:
-    """Where a corpus lies by itself: $GROUNDBASS_DATA/NAME. Raises ValueError where the variable isn't set."""
+    """Where a corpus lies by itself: $GROUNDBASS_DATA/NAME.
+
+    Raises:
+        ValueError: the variable isn't set.
+    """
     if "GROUNDBASS_DATA" not in os.environ:
         raise ValueError(
             f"Where is the corpus {name!r}? Write {name}:PATH, or set GROUNDBASS_DATA to the folder above it."

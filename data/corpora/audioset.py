@@ -56,7 +56,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Clips whose audio is somewhere in `root`. Raises FileNotFoundError where there is none."""
+    """Clips whose audio is somewhere in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

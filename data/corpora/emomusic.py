@@ -28,7 +28,8 @@ SET = "Mediaeval 2013 set"
 def entries(root: str | Path) -> list[Entry]:
     """The 744 songs with `arousal` and `valence` (means of the annotators, 1 to 9) and `genre`. Works without audio.
 
-    Raises ValueError for DEAM, which has other songs under the same numbers.
+    Raises:
+        ValueError: DEAM, which has other songs under the same numbers.
     """
     root = Path(root)
     _refuse_deam(root)
@@ -59,7 +60,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Songs whose audio (clips_45seconds/<song_id>.mp3) is in `root`. Raises FileNotFoundError where there is none."""
+    """Songs whose audio (clips_45seconds/<song_id>.mp3) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

@@ -36,7 +36,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Clips whose audio (audio/1-100032-A-0.wav) is in `root`. Raises FileNotFoundError where there is none."""
+    """Clips whose audio (audio/1-100032-A-0.wav) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

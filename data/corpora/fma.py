@@ -38,7 +38,11 @@ def entries(root: str | Path, subset: str = "small") -> list[Entry]:
 
 
 def tracks(root: str | Path, subset: str = "small") -> list[Track]:
-    """Clips whose audio (fma_small/000/000002.mp3) is in `root`. Raises FileNotFoundError where there is none."""
+    """Clips whose audio (fma_small/000/000002.mp3) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of({item.name: item for item in CORPORA}[f"fma_{subset}"], root)
 
 

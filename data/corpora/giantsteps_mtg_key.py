@@ -56,7 +56,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """The sure tracks whose audio (audio/<id>.LOFI.mp3) is in `root`. Raises FileNotFoundError where there is none."""
+    """The sure tracks whose audio (audio/<id>.LOFI.mp3) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 
@@ -76,7 +80,11 @@ def artist_sets(listed: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def key_of(text: str, file: Path) -> str:
-    """A key as "Db minor": padding gone, sharps as flats. Raises ValueError for what is no key."""
+    """A key as "Db minor": padding gone, sharps as flats.
+
+    Raises:
+        ValueError: what is no key.
+    """
     match = _KEY.fullmatch(text.strip())
     if match is None:
         raise ValueError(

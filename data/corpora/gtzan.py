@@ -39,7 +39,8 @@ def entries(root: str | Path) -> list[Entry]:
 def tracks(root: str | Path) -> list[Track]:
     """The clips in `root`: the archive's `genres/<genre>/`, Kaggle's `Data/genres_original/<genre>/`, wav or au.
 
-    Raises FileNotFoundError where there is none.
+    Raises:
+        FileNotFoundError: there is none.
     """
     return tracks_of(CORPUS, root)
 

@@ -56,7 +56,8 @@ def tracks(root: str | Path) -> list[Track]:
 def read_beats(file: Path) -> tuple[list[float], list[float] | None]:
     """Beat times and downbeat times in s; None for the downbeats where a line has no position.
 
-    Raises ValueError where a cell is no number, or the times don't ascend.
+    Raises:
+        ValueError: a cell is no number, or the times don't ascend.
     """
     lines = [line.split() for line in text_of(file).split("\n") if line.strip()]
     times = _ascending([number_of(cells[0], file, "a beat's time in s") for cells in lines], file)

@@ -49,7 +49,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Clips whose audio (0/…mp3 to f/…mp3) is in `root`. Raises FileNotFoundError where there is none."""
+    """Clips whose audio (0/…mp3 to f/…mp3) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

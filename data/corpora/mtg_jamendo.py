@@ -59,7 +59,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Tracks whose audio is in `root`: <folder>/41/241.low.mp3 or 41/241.mp3. Raises FileNotFoundError for none."""
+    """Tracks whose audio is in `root`: <folder>/41/241.low.mp3 or 41/241.mp3.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

@@ -38,7 +38,11 @@ def entries(root: str | Path) -> list[Entry]:
 
 
 def tracks(root: str | Path) -> list[Track]:
-    """Notes whose audio (nsynth-test/audio/<note>.wav) is in `root`. Raises FileNotFoundError where there is none."""
+    """Notes whose audio (nsynth-test/audio/<note>.wav) is in `root`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     return tracks_of(CORPUS, root)
 
 

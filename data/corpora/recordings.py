@@ -21,6 +21,7 @@ from ..audio.read import open_audio
 from ..audio.truncation import what_is_cut
 from ..parallel import in_order
 from ..track import Track, cache_folder
+from ..writing import written
 from .corpus import Corpus, Entry
 
 REMEMBERED = ".groundbass-audio.parquet"
@@ -195,11 +196,9 @@ def _recall(root: Path) -> dict[str, Facts]:
 def _remember(root: Path, known: dict[str, Facts]) -> None:
     table = pa.Table.from_pylist([asdict(facts) for facts in known.values()])
     for file in _memories(root):
-        beside = file.with_name(f"{file.name}.{os.getpid()}")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, beside, compression="zstd")
-            beside.replace(file)
+            with written(file) as beside:
+                pq.write_table(table, beside, compression="zstd")
             return
         except OSError:  # a read-only corpus or home: the next run reads the headers again
-            beside.unlink(missing_ok=True)
+            continue

@@ -16,7 +16,8 @@ LOOKED_AT = 2000  # folders, so that a wrong root such as / costs nothing
 def find(root: Path, places: Sequence[str], source: str) -> Path:
     """The first of `places` (relative to `root`) that exists.
 
-    Raises FileNotFoundError where none does; the sentence says where a file of that name was seen instead.
+    Raises:
+        FileNotFoundError: none does; the sentence says where a file of that name was seen instead.
     """
     if not root.is_dir():
         problem = "is no folder" if root.exists() else "does not exist"
@@ -40,7 +41,8 @@ def text_of(file: Path) -> str:
 def rows(file: Path, columns: Iterable[str], source: str, delimiter: str = ",") -> list[dict[str, str]]:
     """A table with a header, cells stripped of padding and quotes, empty lines left out.
 
-    Raises ValueError where one of `columns` is missing, or where a row has other cells than the header.
+    Raises:
+        ValueError: one of `columns` is missing, or a row has other cells than the header.
     """
     text = text_of(file)
     header, table = _cells(text, delimiter)
@@ -84,7 +86,11 @@ def clean(cell: str) -> str:
 
 
 def number_of(cell: str, file: Path, what: str) -> float:
-    """A cell as a number. Raises ValueError that names the file and the cell."""
+    """A cell as a number.
+
+    Raises:
+        ValueError: it is none; the sentence names the file and the cell.
+    """
     try:
         return float(cell)
     except ValueError:

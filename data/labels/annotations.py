@@ -15,7 +15,9 @@ ONSETS, OFFSETS, NAMES = ("onset", "start"), ("offset", "end"), ("label", "event
 def read_annotation(file: Path) -> list[Any]:
     """`.beats`: [time in s] or [time, position in the bar] per line; `.lab`: {"start", "end", "label"} per line.
 
-    Raises FileNotFoundError where it isn't there, ValueError naming the line that can't be read.
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: a line can't be read; the sentence names it.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}, which labels.csv names.")
@@ -56,7 +58,8 @@ def is_spans(columns: Sequence[str]) -> bool:
 def gathered(rows: Sequence[Mapping[str, str]], file: Path) -> list[dict[str, Any]]:
     """A row per span as a row per path: the label's column holds the spans, the others what the first row has.
 
-    Raises ValueError naming the row that can't be read.
+    Raises:
+        ValueError: a row can't be read; the sentence names it.
     """
     onset, offset, label = (next(name for name in wanted if name in rows[0]) for wanted in (ONSETS, OFFSETS, NAMES))
     found: dict[str, dict[str, Any]] = {}

@@ -1,6 +1,9 @@
-"""From frame probabilities to beats and chords: peaks, a tempo-aware beat tracker, and a Viterbi path."""
+"""From frame probabilities to beats, chords and spans: peaks, a tempo-aware beat tracker, bars, a Viterbi path."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,3 +87,48 @@ def viterbi(scores: Array, switch: float) -> npt.NDArray[np.int64]:
     for frame in range(frames - 1, 0, -1):
         path[frame - 1] = back[frame, path[frame]]
     return path
+
+
+def bar_positions(beats: Array, downbeat: Array, times: Array) -> npt.NDArray[np.int64]:
+    """The place of every beat in its bar, 1 for the first: of bars of 3 and 4, the length and phase whose first beats
+    are likeliest to be downbeats.
+
+    downbeat: [frames] probability; a beat has the highest within a frame of it.
+    """
+    if not len(beats):
+        return np.zeros(0, np.int64)
+    near = np.searchsorted(times, beats).clip(1, max(1, len(times) - 2))
+    heard = np.max([downbeat[(near + step).clip(0, len(downbeat) - 1)] for step in (-1, 0, 1)], axis=0)
+    scores = {
+        (meter, phase): heard[phase::meter].mean() - np.delete(heard, np.s_[phase::meter]).mean()
+        for meter in (4, 3) for phase in range(min(meter, len(beats)))
+        if len(beats) > meter
+    }  # fmt: skip
+    meter, phase = max(scores, key=lambda key: scores[key]) if scores else (4, int(heard[:4].argmax()))
+    return (np.arange(len(beats)) - phase) % meter + 1
+
+
+def spans_of_path(
+    path: npt.NDArray[Any], times: Array, seconds: float, names: Sequence[str]
+) -> list[tuple[float, float, str]]:
+    """Equal neighbours as spans; a frame reaches halfway to its neighbours, the first and last to the ends.
+
+    path: [frames] numbers of names; times: [frames] middles in s; seconds: of the recording.
+    """
+    edges = np.array([0.0, *((times[1:] + times[:-1]) / 2), max(seconds, float(times[-1]))])
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    ends = [*starts[1:], len(path)]
+    return [(float(edges[a]), float(edges[b]), names[int(path[a])]) for a, b in zip(starts, ends)]
+
+
+def spans_above(
+    likely: Array, times: Array, seconds: float, names: Sequence[str], threshold: float
+) -> list[tuple[float, float, str]]:
+    """The spans in which a name is at least as likely as the threshold, by their start; see `spans_of_path`."""
+    found = [
+        (start, end, name)
+        for column, name in enumerate(names)
+        for start, end, on in spans_of_path((likely[:, column] >= threshold).astype(int), times, seconds, ("", name))
+        if on
+    ]
+    return sorted(found)

@@ -1,4 +1,4 @@
-"""Any folder of audio with a labels.csv (or a manifest): its tracks, and what each column says of them.
+"""Any folder of audio with a labels.csv, or what else names sound and labels: tracks, and what columns say of them.
 
 A cell may be the label, the name of a `.beats` or `.lab` file beside labels.csv, or, in a table with a row per onset,
 offset and label, one of a track's spans. A `.beats` or `.lab` file beside the audio, of the same name, is a label too:
@@ -19,6 +19,7 @@ import numpy as np
 
 from ..audio.read import SUFFIXES
 from ..collections.scan import scan_folder
+from ..open import MANIFEST, address_kind, open_sound, path_of
 from ..track import Manifest
 from .annotations import SUFFIXES as ANNOTATIONS
 from .annotations import read_annotation
@@ -74,19 +75,22 @@ class Column:
     notes: tuple[str, ...]
 
 
-def read_folder(path: Path, store: Path | None = None) -> LabelledFolder:
-    """A folder with labels.csv, or a manifest (.parquet). store: where the scan of a folder is remembered.
+def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolder:
+    """A folder with labels.csv, or whatever else `open_sound` opens, whose own labels count.
 
+    store: where the scan of a folder is remembered.
     Raises ValueError where it holds no audio or its labels match none, FileNotFoundError where it isn't there.
     """
-    manifest = Manifest.open(path) if path.suffix == ".parquet" else _scan(path, store)
+    path, table = path_of(address), path_of(address) / "labels.csv"
+    scanned = address_kind(address) == "folder" and (table.is_file() or not (path / MANIFEST).is_file())
+    manifest = _scan(path, store) if scanned else open_sound(address)
     if not len(manifest):
         raise ValueError(f"{path} holds no readable audio ({', '.join(SUFFIXES)}).")
     columns: dict[str, list[Any]] = {}
     for row, track in enumerate(manifest):
         for name, value in track.labels.items():
             columns.setdefault(name, [None] * len(manifest))[row] = None if value == "" else value
-    if not path.is_dir():
+    if not scanned:
         return LabelledFolder(path, manifest, columns)
     columns = {name: _opened(values, path) for name, values in columns.items()}
     for suffix in ANNOTATIONS:

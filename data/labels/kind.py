@@ -9,16 +9,30 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from .decoding import spans_above
 from .splits import Fold
 
 Array = npt.NDArray[np.float64]
 Link = Literal["softmax", "sigmoid", "identity"]
 Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What was heard over time; None for what a kind hasn't.
+
+    times: [beats] s, with positions [beats] in the bar where downbeats are known; segments: (start, end, label) in s.
+    """
+
+    times: Array | None = None
+    positions: npt.NDArray[np.int64] | None = None
+    segments: list[tuple[float, float, str]] | None = None
 
 
 class Kind(ABC):
@@ -29,7 +43,8 @@ class Kind(ABC):
     link: how an answer follows from logits: one of several names, each name for itself, or values as they are.
     one_of: a label is one of the names, so that there are confusions and shots per class. related: some wrong names are
     nearer than others. over_time: labels are about moments (see `OverTime`). pitched: labels move with pitch.
-    slowest: frames per second that an encoder needs. rank: guesses try low ranks first.
+    slowest: frames per second that an encoder needs. rank: guesses try low ranks first. nameless: outputs are called
+    after the labels they learn from. jams: its namespace in JAMS (Humphrey et al. 2014). ending: of files of labels.
     """
 
     name: ClassVar[str]
@@ -44,6 +59,9 @@ class Kind(ABC):
     pitched: ClassVar[bool] = False
     slowest: ClassVar[float] = 0.0
     rank: ClassVar[int] = 100
+    nameless: ClassVar[bool] = False
+    jams: ClassVar[str] = "tag_open"
+    ending: ClassVar[str] = ""
 
     @property
     def metric(self) -> str:
@@ -64,6 +82,26 @@ class Kind(ABC):
     def exclusive(self) -> bool:
         """Whether one name holds at a time."""
         return self.link == "softmax"
+
+    @property
+    def several(self) -> bool:
+        """Whether any number of names may hold at a time, each above its threshold."""
+        return self.link == "sigmoid"
+
+    def jams_value(self, name: str) -> str:
+        """A name as its namespace in JAMS spells it."""
+        return name
+
+    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+        """What [frames, names] probabilities say over a recording; of any kind, the spans in which a name holds.
+
+        times: [frames] middles in s; seconds: of the recording; settings: of the head's decoder, which a file may lack.
+        """
+        return Timed(segments=spans_above(likely, times, seconds, names, float(settings.get("threshold", 0.5))))
+
+    def text(self, heard: Timed) -> str | None:
+        """The content of a file of this kind's ending; None where it has none."""
+        return None
 
     def untuned(self, labels: Sequence[Any]) -> Settings:
         """A decoder where none was chosen on validation; none where nothing is decoded. labels: of training tracks."""

@@ -22,7 +22,11 @@ def kinds() -> dict[str, Kind]:
 
 
 def kind_of(word: str) -> Kind:
-    """The kind of this name or word. Raises ValueError for an unknown one."""
+    """The kind of this name or word.
+
+    Raises:
+        ValueError: an unknown one.
+    """
     for kind in kinds().values():
         if word == kind.name or word in kind.words:
             return kind

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from ..audio import read as audio
 from ..parallel import in_order
 from ..track import Manifest, Track, cache_folder, metadata_of
+from ..writing import written
 
 FEW = 64  # rows that aren't worth a pool of processes
 KEYS = ("__key__", "key", "id", "track_id", "file")  # columns that may name a track
@@ -42,10 +42,9 @@ class StoredAudio(Manifest):
         super().__init__(table, root)
         self._rows, self._column = rows, column
 
-    def select(self, indices: Any) -> StoredAudio:
-        """The same data set, some of the tracks."""
-        chosen = pa.array(np.fromiter(indices, dtype=np.int64))
-        return StoredAudio(self.table.take(chosen), self.root, self._rows, self._column)
+    def with_table(self, table: pa.Table) -> StoredAudio:
+        """See `Manifest.with_table`."""
+        return StoredAudio(table, self.root, self._rows, self._column)
 
     def read(
         self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None
@@ -91,10 +90,8 @@ def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
         raise ValueError(f"The column {column!r} of {folder} holds no readable audio in its {len(rows)} rows.")
     tracks = Manifest.from_tracks((track for track in found if track is not None), folder)
     table = tracks.table.append_column("row", pa.array(places, pa.int64()))
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    beside = memory.with_name(f".{memory.name}.{os.getpid()}")
-    pq.write_table(table, beside)
-    beside.replace(memory)
+    with written(memory) as beside:
+        pq.write_table(table, beside)
     return StoredAudio(table, folder, rows, column)
 
 

@@ -9,7 +9,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,9 +23,11 @@ import tyro
 from tqdm import tqdm
 
 from ..locks import alone
+from ..open import open_sound
 from ..parallel import cores, in_order
 from ..track import METADATA, Manifest
-from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of, open_data
+from ..writing import write_text, written
+from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of
 
 VERSION = 2
 CHUNK_SECONDS = 30.0
@@ -52,8 +53,8 @@ def shard(
     in OUT/__groundbass__/skipped.json.
 
     Args:
-        manifest: what `groundbass data scan` wrote, or a data set of the library `datasets` (saved to disk, Parquet
-            with a column of audio, WebDataset).
+        manifest: what `groundbass data scan` wrote, a folder of audio, a data set of the library `datasets` (saved to
+            disk, Parquet with a column of audio, WebDataset), or CORPUS:ROOT.
         out: the folder of the shards.
         sample_rate: Hz, that of the recipes to come.
         chunk_seconds: longest chunk, at most 30.
@@ -70,7 +71,7 @@ def shard(
         raise ValueError(f"--chunk-seconds {chunk_seconds} must be above 0 and at most {CHUNK_SECONDS:g}.")
     if sample_rate < 1000 or shard_mb < 1:
         raise ValueError(f"--sample-rate {sample_rate} must be at least 1000 Hz, and --shard-mb {shard_mb} at least 1.")
-    print("\n".join(write_shards(open_data(manifest, root), out, sample_rate, chunk_seconds, shard_mb, workers)))
+    print("\n".join(write_shards(open_sound(manifest, root), out, sample_rate, chunk_seconds, shard_mb, workers)))
 
 
 def write_shards(
@@ -156,7 +157,7 @@ def _check_plan(out: Path, digest: str) -> None:
         return
     if any(out.glob("shard-*.parquet")):
         raise ValueError(f"{out} holds shards and no {OURS}/plan.json: choose another folder, or remove this one")
-    _write_text(marker, json.dumps({"version": VERSION, "digest": digest}))
+    write_text(marker, json.dumps({"version": VERSION, "digest": digest}) + "\n")
 
 
 SCHEMA = pa.schema(
@@ -185,11 +186,10 @@ def _write_shard(job: _Job, item: tuple[int, list[int], Manifest]) -> dict[str, 
         known: dict[str, Any] = json.loads(stamp.read_text())
         if path.stat().st_size == known["shard"]["size"]:
             return known
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     places: list[tuple[int, int, int]] = []  # (row of the whole manifest, first row of the shard, chunks)
     skipped: dict[str, str] = {}
-    written = 0
-    try:
+    count = 0
+    with written(path) as beside:
         with pq.ParquetWriter(beside, _schema(job.sample_rate), compression="none", use_dictionary=False) as writer:
             for place, row in enumerate(rows):
                 try:
@@ -199,16 +199,13 @@ def _write_shard(job: _Job, item: tuple[int, list[int], Manifest]) -> dict[str, 
                     continue
                 for chunk in chunks:  # a row group each, so that one can be read by itself
                     writer.write_table(pa.Table.from_pylist([chunk], writer.schema), row_group_size=1)
-                places.append((row, written, len(chunks)))
-                written += len(chunks)
+                places.append((row, count, len(chunks)))
+                count += len(chunks)
         with open(beside, "rb") as opened:
             digest = digest_of(opened)
-        about = asdict(ShardFile(path.name, beside.stat().st_size, digest, written))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        about = asdict(ShardFile(path.name, beside.stat().st_size, digest, count))
     result = {"shard": about, "tracks": places, "skipped": skipped}
-    _write_text(stamp, json.dumps(result))
+    write_text(stamp, json.dumps(result) + "\n")
     return result
 
 
@@ -267,15 +264,11 @@ def _finish(manifest: Manifest, job: _Job, digest: str, results: list[dict[str, 
         "shards": [result["shard"] for result in results],
     }  # fmt: skip
     if skipped:
-        _write_text(out / OURS / "skipped.json", json.dumps(skipped, indent=1, ensure_ascii=False))
+        write_text(out / OURS / "skipped.json", json.dumps(skipped, indent=1, ensure_ascii=False) + "\n")
     index = out / INDEX
-    beside = index.with_name(f".{index.name}.{os.getpid()}")
-    try:
+    with written(index) as beside:
         table = table.replace_schema_metadata({METADATA: json.dumps(about).encode()})
         pq.write_table(table, beside, compression="zstd", write_page_checksum=True)
-        beside.replace(index)
-    finally:
-        beside.unlink(missing_ok=True)
     _tidy(out)
     size = sum(result["shard"]["size"] for result in results)
     hours = float(manifest.select(rows).seconds().sum()) / 3600
@@ -290,12 +283,3 @@ def _tidy(out: Path) -> None:
     shutil.rmtree(out / STAMPS, ignore_errors=True)
     for left in (*out.glob(".shard-*"), *(out / OURS).glob(".*.json.*"), *(out / OURS).glob(".*.parquet.*")):
         left.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(content + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

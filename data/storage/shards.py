@@ -14,6 +14,7 @@ import io
 import json
 import os
 import struct
+import threading
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -29,11 +30,10 @@ import soundfile as sf
 
 from ..audio import read as audio
 from ..track import METADATA, Manifest, metadata_of, place_from
-from .hf_dataset import is_dataset, open_dataset, open_rows
 
 OURS = "__groundbass__"  # `datasets` leaves out folders whose names begin so
 INDEX = f"{OURS}/index.parquet"
-OPEN = 16  # shards that a process keeps open
+OPEN = 16  # shards that a thread keeps open
 Sound = npt.NDArray[np.float32]
 
 
@@ -61,7 +61,7 @@ class Shards(Manifest):
         self.sample_rate, self.chunk_samples = int(about["sample_rate"]), int(about["chunk_samples"])
         self.files = [ShardFile(**shard) for shard in about["shards"]]
         self._places = np.stack([self.column(name) for name in ("shard", "first", "chunks")], axis=1)  # [tracks, 3]
-        self._open: OrderedDict[tuple[int, int], pq.ParquetFile] = OrderedDict()
+        self._held = threading.local()  # a ParquetFile that two threads read at once crashes
 
     @classmethod
     def open_folder(cls, folder: str | Path, check: bool = False) -> Shards:
@@ -132,10 +132,9 @@ class Shards(Manifest):
                         f"{shard.blake2b[:12]}…: bytes have changed; copy it again"
                     )
 
-    def select(self, indices: Any) -> Shards:
-        """The same shards, some of the tracks."""
-        chosen = pa.array(np.fromiter(indices, dtype=np.int64))
-        return Shards(self.table.take(chosen), self.folder, self.about)
+    def with_table(self, table: pa.Table) -> Shards:
+        """See `Manifest.with_table`."""
+        return Shards(table, self.folder, self.about)
 
     def _stored(self, here: Path) -> dict[str, Any]:
         folder = self.folder if "://" in self.folder else self._place_seen_from(here)
@@ -187,40 +186,26 @@ class Shards(Manifest):
 
     def _file(self, shard: int) -> pq.ParquetFile:
         key = os.getpid(), shard  # a forked worker opens its own
-        if key not in self._open:
+        files: OrderedDict[tuple[int, int], pq.ParquetFile] = self._held.__dict__.setdefault("files", OrderedDict())
+        if key not in files:
             name = self.files[shard].file
             if "://" in self.folder:  # pre_buffer joins the columns' ranges; a cache would fetch 5 MiB for each
                 filesystem, path = filesystem_of(self.folder)
                 opened = filesystem.open(f"{path}/{name}", "rb", cache_type="none")
-                self._open[key] = pq.ParquetFile(opened, pre_buffer=True)
+                files[key] = pq.ParquetFile(opened, pre_buffer=True)
             else:
-                self._open[key] = pq.ParquetFile(f"{self.folder}/{name}", memory_map=True, pre_buffer=False)
-            while len(self._open) > OPEN:
-                self._open.popitem(last=False)
-        self._open.move_to_end(key)
-        return self._open[key]
+                files[key] = pq.ParquetFile(f"{self.folder}/{name}", memory_map=True, pre_buffer=False)
+            while len(files) > OPEN:
+                files.popitem(last=False)
+        files.move_to_end(key)
+        return files[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name != "_held"}
 
-
-def open_data(data: str | Path, root: str | Path | None = None) -> Manifest:
-    """A manifest (.parquet), a folder (or URL) of shards, or a data set that the library `datasets` opens.
-
-    A .parquet file that `write` made of some tracks of the last two opens as those. root: where a manifest's paths
-    begin, or where the shards lie, if they have moved.
-    """
-    place = str(data)
-    if "://" in place or is_sharded(place):
-        return Shards.open_folder(place)
-    if is_dataset(place):
-        return open_dataset(place)
-    about = metadata_of(Path(place))
-    if "shards" in about:
-        return Shards.open_selection(Path(place), root)
-    if "dataset" in about:
-        return open_rows(Path(place))
-    return Manifest.open(Path(place), root)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._held = threading.local()
 
 
 def is_sharded(folder: str | Path) -> bool:

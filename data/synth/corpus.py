@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..audio import read as audio
 from ..track import Manifest, Track
+from ..writing import put_folder
 from .labels import music_labels
 from .plan import PARTS, SECONDS, SHARES, SPLITS, Clip, plan_clips, rng_of
 from .render import Room, draw_room, render_score
@@ -166,7 +167,7 @@ def synth(
             bar.update(round(track.seconds))
     Manifest.from_tracks(tracks, partial).write(partial / MANIFEST)
     (partial / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
-    partial.replace(out)
+    put_folder(partial, out)
     print(summary(tracks, out), file=sys.stderr)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from scipy.signal import firwin2, oaconvolve
 
 from .score import Player, Score
@@ -85,7 +86,7 @@ def loudness(wave: Waveform) -> float:
 
 def _loud_level(wave: Waveform) -> float:
     """RMS of the loud 50 ms frames (95th percentile): compares a snare with a pad fairly."""
-    frames = wave[: len(wave) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    frames = rearrange(wave[: len(wave) // _FRAME * _FRAME], "(frames samples) -> frames samples", samples=_FRAME)
     return float(np.sqrt(np.percentile(np.mean(np.square(frames, dtype=np.float64), axis=1), 95.0)))
 
 

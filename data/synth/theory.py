@@ -73,7 +73,9 @@ def chord(numeral: str, key: Key) -> Chord:
     """A roman numeral in a key: "ii7", "V7", "bVII", "IM7", "vih" (half-diminished), "viio".
 
     Degrees count on the key's own scale (natural minor in minor keys); upper case has the major third.
-    Raises ValueError for what is no such numeral.
+
+    Raises:
+        ValueError: what is no such numeral.
     """
     match = _ROMAN.match(numeral)
     if match is None:

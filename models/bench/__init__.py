@@ -38,12 +38,12 @@ def models() -> list[Row]:
     Rows `ast` and `htsat` go against transformers' networks on the same spectrograms, `panns_front_end` against the
     published Fourier transform by convolutions.
     """
-    rows = [_alone(name, MusicTaggerModel(MusicTaggerConfig(name))) for name in SIZES]
-    rows += [_alone("musicnn_msd", MusicTaggerModel(MusicTaggerConfig("musicnn", back_end=512, hidden=500)))]
+    rows = [_alone(name, MusicTaggerModel(MusicTaggerConfig(network=name))) for name in SIZES]
+    rows += [_alone("musicnn_msd", MusicTaggerModel(MusicTaggerConfig(network="musicnn", back_end=512, hidden=500)))]
     for name, size in (("mtt_teacher", 256), ("mtt_student", 64)):
         rows.append(_alone(name, TaggingTransformerModel(TaggingTransformerConfig(hidden_size=size))))
     for network in ("Cnn6", "Cnn10", "Cnn14", "Cnn14_DecisionLevelMax", "Cnn14_DecisionLevelAtt"):
-        rows.append(_alone(network, PannsModel(PannsConfig(network))))
+        rows.append(_alone(network, PannsModel(PannsConfig(network=network))))
     rows.append(_alone("Cnn14_16k", PannsModel(PannsConfig.at_16k())))
     return [*rows, _ast(), _htsat(), _panns_front_end()]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from ...data.audio.read import write
 from ...data.batch import Batch
+from ...data.bench.peak import own_peak
 from ...data.collections.scan import scan_folder
 from ...data.crops import Crops
 from ...data.loader import loader
@@ -45,8 +44,7 @@ def peak_memory(device: torch.device) -> float:
     """GiB: of the device, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return own_peak() / 2**10
 
 
 class Bench:

@@ -25,7 +25,7 @@ from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
 from ...data.track import Manifest
 from .. import optim
-from ..objectives import contrastive, latent, masked, tokens
+from ..objectives import contrastive, labelled, latent, masked, tokens
 from ..objectives.parts.rvq_target import RVQSettings
 from ..recipe import Recipe
 from ..run import checkpoint
@@ -35,6 +35,7 @@ from ..targets.cqt import CQTSettings
 from ..train import train
 from .parts import Bench, Row, row
 
+BARE = "a bare PyTorch loop around the same module and data"
 ROUNDS = 3
 SKIPPED, COUNTED = 10, 20  # steps of a round: the first ones start workers and fill caches
 
@@ -44,27 +45,46 @@ def rows() -> list[Row]:
     cuda = torch.cuda.is_available()
     recipe = _loop_recipe(cuda)
     with _music(recipe.crops) as manifest:
-        ours: list[float] = []
-        bare: list[float] = []
-        waits: list[float] = []
-        saving: list[float] = []
-        for number in range(ROUNDS):  # in turns: a busy neighbour then slows both
-            timing = _our_steps(recipe, manifest, manifest.parent / f"run_{number}")
-            ours += [line["seconds_per_step"] for line in timing]
-            waits += [line["data_wait_share"] for line in timing]
-            saving.append(timing[-1]["checkpoint_seconds"])
-            bare += _bare_steps(recipe, manifest)
-        loop = median(ours)
+        lines, bare = _in_turns(recipe, manifest)
+        loop, saving = _middle(lines, "seconds_per_step"), _middle(lines, "checkpoint_seconds", last=True)
+        waits = mean(line["data_wait_share"] for part in lines for line in part)
         found = [
-            row("loop", loop, "s per step", "a bare PyTorch loop around the same module and data", median(bare) / loop),
-            row("data_wait", mean(waits), f"of a step's time (expected: at most {0.02 if cuda else 0.05})"),
-            row("checkpoint", median(saving), "s to write, training stands still"),
-            row("checkpoint_share", median(saving) / (recipe.checkpoint_every * loop), "of the time, as often as set"),
+            row("loop", loop, "s per step", BARE, bare / loop),
+            row("data_wait", waits, f"of a step's time (expected: at most {0.02 if cuda else 0.05})"),
+            row("checkpoint", saving, "s to write, training stands still"),
+            row("checkpoint_share", saving / (recipe.checkpoint_every * loop), "of the time, as often as set"),
         ]
+        lines, bare = _in_turns(_labelled_recipe(recipe), manifest)
+        loop = _middle(lines, "seconds_per_step")
+        found.append(row("labelled", loop, "s per step", BARE, bare / loop))
         if not cuda:
             found.append(_two_ranks(recipe, manifest))
     found += [*_switches(recipe), *_full_checkpoint()]
     return found + (_full_sizes() if cuda else [])
+
+
+def _in_turns(recipe: Recipe, manifest: Path) -> tuple[list[list[dict[str, float]]], float]:
+    """Lines of timing.jsonl of ROUNDS runs, and the bare loop's seconds per step, in turns: neighbours slow both."""
+    lines: list[list[dict[str, float]]] = []
+    bare: list[float] = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as run:
+            lines.append(_our_steps(recipe, manifest, Path(run) / "run"))
+        bare += _bare_steps(recipe, manifest)
+    return lines, median(bare)
+
+
+def _middle(lines: list[list[dict[str, float]]], name: str, last: bool = False) -> float:
+    """The median over all lines, or over the last of each run."""
+    return median(line[name] for part in lines for line in (part[-1:] if last else part))
+
+
+def _labelled_recipe(recipe: Recipe) -> Recipe:
+    """Learning one label from scratch on the same crops, with mixup, SpecAugment and balance."""
+    base = labelled.scratch()
+    return dataclasses.replace(
+        recipe, objective=dataclasses.replace(base.objective, labels=("genre",)), optim=base.optim
+    )
 
 
 def _loop_recipe(cuda: bool) -> Recipe:
@@ -76,7 +96,7 @@ def _loop_recipe(cuda: bool) -> Recipe:
 
 @contextlib.contextmanager
 def _music(crops: CropConfig) -> Iterator[Path]:
-    """A manifest of 32 recordings of 20 s at the recipe's rate: chords in noise, as FLAC."""
+    """A manifest of 32 recordings of 20 s at the recipe's rate: chords in noise, as FLAC, of two genres."""
     with tempfile.TemporaryDirectory() as folder:
         seconds = np.arange(20 * crops.sample_rate) / crops.sample_rate
         for number in range(32):
@@ -86,7 +106,8 @@ def _music(crops: CropConfig) -> Iterator[Path]:
                 sound += 0.1 * np.sin(2 * np.pi * pitch * seconds)
             write(Path(folder) / f"{number}.flac", sound.astype(np.float32), crops.sample_rate)
         manifest, _ = scan_folder(folder, workers=1, progress=False)
-        manifest.write(Path(folder) / "manifest.parquet")
+        tracks = [dataclasses.replace(track, labels={"genre": "ab"[n % 2]}) for n, track in enumerate(manifest)]
+        Manifest.from_tracks(tracks, manifest.root).write(Path(folder) / "manifest.parquet")
         yield Path(folder) / "manifest.parquet"
 
 
@@ -102,11 +123,14 @@ def _bare_steps(recipe: Recipe, manifest: Path) -> list[float]:
     """Seconds per step of what anybody would write, in pieces of ten steps."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    objective: Any = recipe.objective.build().train().to(device)
+    objective: Any = recipe.objective.build().train()
     objective.logs = False
+    music = Manifest.open(manifest)
+    objective.prepare(music, manifest.parent)
+    objective.to(device)
     objective.place(device)
     optimiser = optim.build(recipe.optim, objective)
-    crops = Crops(Manifest.open(manifest), recipe.crops, recipe.seed)
+    crops = Crops(objective.heard(music), recipe.crops, recipe.seed)
     pin = device.type == "cuda"
     batches = loader(crops, recipe.batch_size, workers=recipe.workers, pin=pin)
     pieces = []

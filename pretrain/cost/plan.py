@@ -78,7 +78,10 @@ class Options:
 def main(argv: list[str]) -> int:
     """Run the command.
 
-    Raises ValueError or OSError with a sentence for the user; tyro exits with 2 on unknown or malformed overrides.
+    Raises:
+        ValueError: an option or a file is wrong.
+        OSError: a file can't be read.
+        SystemExit: tyro ends with 2 on unknown or malformed overrides.
     """
     if not argv or argv[0].startswith("-"):
         print("usage: groundbass plan RECIPE --gpus N [--gpu H100] [--strategy ddp] [any field of the recipe] [--json]")
@@ -97,7 +100,8 @@ def main(argv: list[str]) -> int:
 def plan(options: Options) -> Plan:
     """Check the options, count the recipe, and put the formulas' results together as JSON-able data.
 
-    Raises ValueError where an option is impossible, or where the GPUs can't share the batch.
+    Raises:
+        ValueError: an option is impossible, or the GPUs can't share the batch.
     """
     recipe, gpus = options.recipe, options.gpus
     gpu = known_card(options.gpu)
@@ -167,7 +171,8 @@ def _listed(terms: list[Term]) -> list[Plan]:
 def known_card(name: str) -> str:
     """The card's name as the tables have it.
 
-    Raises ValueError, naming the known ones.
+    Raises:
+        ValueError: there is none of that name; the sentence names the known ones.
     """
     for known in PEAK_BF16:
         if known.lower() == name.lower():
@@ -193,7 +198,8 @@ def utilisation_of(options: Options) -> tuple[float, str]:
 def measured(run: Path) -> tuple[float, str]:
     """The median utilisation of a run's timing.jsonl without its first line, where things warm up.
 
-    Raises ValueError where there is none.
+    Raises:
+        ValueError: there is none.
     """
     file = run / "timing.jsonl"
     if not file.is_file():

@@ -109,7 +109,8 @@ class Distillation(Objective):
     def __init__(self, config: DistillationConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = BeatsQuantizer(BeatsQuantizerConfig(asdict(config.encoder), config.codes, config.code_dim))
+        shape = BeatsQuantizerConfig(encoder=asdict(config.encoder), codes=config.codes, code_dim=config.code_dim)
+        self.encoder = BeatsQuantizer(shape)
         self.estimator = Estimator(config)
         self.register_buffer("usage", torch.ones(config.codes))
         self.counts = LabelCounts((config.codes,), config.window, config.least_entropy, "tokenizer")
@@ -124,7 +125,7 @@ class Distillation(Objective):
         """
         model = self.encoder.beats
         check_rate(batch, model.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad():
             fbank = model.fbank(waveform)
         total = fbank.shape[1] // model.config.patch_size * model.bands
@@ -235,7 +236,7 @@ class Distillation(Objective):
         points = []
         training = model.training
         model.eval()
-        for waveform, valid in zip(batch.waveform.flatten(0, 1).split(16), batch.valid.flatten().split(16)):
+        for waveform, valid in zip(*(part.split(16) for part in batch.by_view())):
             fbank = model.beats.fbank(waveform)
             patches = fbank.shape[1] // model.beats.config.patch_size * model.bands
             inside = time_mask(model.beats.valid_patches(valid), patches)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
+from einops import rearrange, reduce
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -51,6 +52,7 @@ from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
+from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change
 
 if TYPE_CHECKING:
@@ -112,6 +114,11 @@ class LabelledConfig(ObjectiveConfig):
     """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
     unfreeze: int | None = None
     """train only the last so many blocks of the encoder; 0: the heads alone; None: everything"""
+    lora_rank: int = 0
+    """more than 0: the blocks' linear maps stay frozen, and additions of this rank are learned (LoRA); they are merged
+    into what is published"""
+    lora_alpha: float = 16.0
+    """the additions count alpha / rank times"""
     layer_decay: float = 1.0
     """learning rate of a block over that of the block above it"""
     head_lr: float = 1.0
@@ -141,6 +148,8 @@ class LabelledConfig(ObjectiveConfig):
             raise ValueError(f"layer_decay is {self.layer_decay}: a share above 0 and up to 1.")
         if self.unfreeze is not None and self.unfreeze < 0:
             raise ValueError(f"unfreeze is {self.unfreeze}: a number of blocks, at least 0.")
+        if self.lora_rank < 0 or not self.lora_alpha > 0:
+            raise ValueError(f"lora_rank is {self.lora_rank} and lora_alpha {self.lora_alpha}: at least 0, above 0.")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}: a share from 0 to below 1.")
         if self.pictures.on and self.network is None:
@@ -173,6 +182,10 @@ class Labelled(Objective):
         if not config.questions:
             raise ValueError("Nothing is asked: give --objective.labels COLUMN[:KIND], a label of the manifest.")
         self.encoder, self._origin = _encoder(config)
+        if config.lora_rank:
+            depth, blocks = depths(self.encoder)
+            lowest = 0 if config.unfreeze is None else blocks - config.unfreeze + 1
+            adapt(self.encoder, linear_maps(self.encoder, depth, lowest), config.lora_rank, config.lora_alpha)
         self.heads = nn.ModuleList()
         self.answers: list[Answers] = []
         self.shares: list[float] = []
@@ -229,7 +242,7 @@ class Labelled(Objective):
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
             table = table.drop_columns([WEIGHT])
-        return Manifest(table.append_column(WEIGHT, pa.array(weights, pa.float64())), manifest.root)
+        return manifest.with_table(table.append_column(WEIGHT, pa.array(weights, pa.float64())))
 
     def _columns(self, manifest: Manifest) -> dict[str, dict[str, Any]]:
         """Label name -> track key -> value, of what has one."""
@@ -302,6 +315,7 @@ class Labelled(Objective):
             raise ValueError(f"unfreeze is {self.config.unfreeze}, but the encoder has {blocks} blocks.")
         for name, parameter in self.encoder.named_parameters():
             trained = lowest <= depth[name] <= highest and not name.startswith(UNHEARD)
+            trained = trained and (not self.config.lora_rank or "lora_" in name)
             parameter.requires_grad_(trained and parameter.is_floating_point())
 
     def lr_scale(self, name: str) -> float:
@@ -339,7 +353,7 @@ class Labelled(Objective):
                 f"The crops have {batch.sample_rate} Hz, the encoder hears {rate} Hz: set --crops.sample-rate {rate}."
             )
         views = batch.waveform.shape[1]
-        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        (waveform, valid), index = batch.by_view(), example_index(batch)
         keys = [key for key in batch.keys for _ in range(views)]
         starts = batch.starts.flatten().double() / rate
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
@@ -441,11 +455,11 @@ class Labelled(Objective):
                     average.lerp_(parameter.to(average.dtype), 1 - keep if step else 1.0)
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The averages in the place of what they are averages of."""
-        if not self.config.average:
-            return state
-        pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
-        return {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+        """The averages in the place of what they are averages of, and low-rank additions in what they add to."""
+        if self.config.average:
+            pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
+            state = {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+        return merged(state, self.config.lora_rank, self.config.lora_alpha) if self.config.lora_rank else state
 
     def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
         """RUN/classifier."""
@@ -461,9 +475,10 @@ class Labelled(Objective):
             (answers.task.name, head, _facts(head, answers, seconds))
             for head, answers in zip(heads, self.answers, strict=True)
         ]
-        with torch.random.fork_rng(devices=[]):
-            made = make_classifier(self.encoder, named)
         weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
+        with torch.random.fork_rng(devices=[]):
+            plain = type(self.encoder)(self.encoder.config) if self.config.lora_rank else self.encoder
+            made = make_classifier(plain, named)
         made.encoder.load_state_dict(weights)
         return made
 
@@ -531,12 +546,12 @@ def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, i
 
 def judged(kind: Kind, logits: list[Tensor], targets: list[Tensor]) -> float:
     """The metric of a kind of label over tracks: accuracy, macro ROC-AUC or R²; over time of all frames together."""
-    guess = torch.cat([one.flatten(0, -2) for one in logits])
+    guess = torch.cat([rearrange(one, "... classes -> (...) classes") for one in logits])
     if kind.exclusive:
         truth = torch.cat([one.flatten() for one in targets])
         known = truth >= 0
         return float((guess.argmax(-1)[known] == truth[known]).float().mean()) if known.any() else 0.0
-    truth = torch.cat([one.flatten(0, -2) for one in targets])
+    truth = torch.cat([rearrange(one, "... classes -> (...) classes") for one in targets])
     scores = []
     for guessed, wanted in zip(guess.T, truth.T, strict=True):
         known = ~torch.isnan(wanted)
@@ -612,7 +627,8 @@ def hear(encoder: Any, waveform: Tensor, valid: Tensor) -> tuple[tuple[Tensor, .
     states = encoder(waveform, attention_mask=mask, output_hidden_states=True).hidden_states
     bands = getattr(encoder, "bands", 1)  # BEATs: a frame is the mean over its patches
     if bands > 1:
-        states = tuple(state.unflatten(1, (-1, bands)).mean(2) for state in states)
+        times = "batch (frames bands) dim -> batch frames dim"
+        states = tuple(reduce(state, times, "mean", bands=bands) for state in states)
     return tuple(states), encoder.valid_frames(valid).clamp(1, states[-1].shape[1])
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -91,7 +92,8 @@ class GridDecoder(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
         """Grid [batch, times, bands, dim] to predictions of the same shape."""
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            filtered = convolution(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            picture = rearrange(grid, "batch times bands dim -> batch dim times bands")
+            filtered = rearrange(convolution(picture), "batch dim times bands -> batch times bands dim")
             grid = grid + functional.gelu(norm(filtered))
         found: Tensor = self.predict(grid)
         return found
@@ -142,7 +144,7 @@ class Latent(Objective):
         """
         model, config = self.encoder, self.config
         check_rate(batch, model.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad(), section("targets"):
             fbank = model.fbank(waveform)
             rows = fbank.shape[1] // model.config.patch_size
@@ -188,11 +190,12 @@ class Latent(Objective):
         return self._spread
 
     def _decode(self, heard: Tensor, positions: Tensor, mask: Tensor, rows: int) -> Tensor:
-        batch, _, dim = heard.shape
+        batch = len(heard)
         total = rows * self.encoder.bands
         where = positions.masked_fill(~mask, total)[..., None].expand_as(heard)  # padding goes behind the end
         grid = self.hidden_embedding.to(heard.dtype).expand(batch, total + 1, -1).scatter(1, where, heard)[:, :total]
-        return self.decoder(grid.reshape(batch, rows, -1, dim)).flatten(1, 2)
+        found = self.decoder(rearrange(grid, "batch (times bands) dim -> batch times bands dim", times=rows))
+        return rearrange(found, "batch times bands dim -> batch (times bands) dim")
 
     def _clip_loss(self, heard: Tensor, mask: Tensor, wanted: Tensor, inside: Tensor, hidden: Tensor) -> Tensor:
         """The mean of what was heard against the mean of what was taught; clips count as their hidden patches do."""
@@ -360,7 +363,7 @@ class Eat(Objective):
         """
         model, config = self.encoder, self.config
         check_rate(batch, model.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         rows = model.config.rows
         with torch.no_grad(), section("targets"):
             fbank = model.fbank(waveform)
@@ -414,12 +417,16 @@ class Eat(Objective):
 
     def _decode(self, heard: Tensor, positions: Tensor, mask: Tensor, times: int, seeds: Tensor) -> Tensor:
         """Noise at the hidden places, what was heard at the others, then the decoder."""
-        batch, _, dim = heard.shape
+        dim = heard.shape[2]
         total = times * self.encoder.config.rows
-        grid = self.config.noise * normal(seeds, (total + 1) * dim).view(batch, total + 1, dim).to(heard.dtype)
+        grid = self.config.noise * rearrange(
+            normal(seeds, (total + 1) * dim), "batch (places dim) -> batch places dim", dim=dim
+        )
+        grid = grid.to(heard.dtype)
         where = positions.masked_fill(~mask, total)[..., None].expand_as(heard)  # padding goes behind the end
         grid = grid.scatter(1, where, heard)[:, :total]
-        return self.decoder(grid.reshape(batch, times, -1, dim)).flatten(1, 2)
+        found = self.decoder(rearrange(grid, "batch (times bands) dim -> batch times bands dim", times=times))
+        return rearrange(found, "batch times bands dim -> batch (times bands) dim")
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

@@ -38,6 +38,7 @@ from ..targets.target import FrameGrid, Metrics, Target
 from .parts.masking import Masking, noise_fill
 from .parts.noise_mixture import NoiseMixture, add_segments
 from .parts.rvq_target import RVQSettings
+from .parts.trained_kernels import train_by_nnaudio
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -75,6 +76,8 @@ class EncoderShape:
     """Samples of the mel spectrum's window."""
     mel_high: float | None = None
     """Hz of the highest mel filter; None: half the sample rate."""
+    mel_kernels: Literal["fixed", "trained"] = "fixed"
+    """trained: the mel spectrum's Fourier kernels and filters learn too, by nnAudio's layer."""
     positions: Literal["conv", "rotary"] = "conv"
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
@@ -209,6 +212,8 @@ class Masked(Objective):
         # random teachers draw from seeds of their own, before the weights are drawn
         self.targets = nn.ModuleList(entry.build(config.grid, width) for entry in chosen)
         self.encoder = config.encoder.model()
+        if isinstance(self.encoder, MertModel):
+            train_by_nnaudio(self.encoder)
         if config.encoder.gradient_checkpointing:
             self.encoder.gradient_checkpointing_enable()
         if config.masking.fill == "noise":
@@ -344,7 +349,7 @@ class Masked(Objective):
 
 def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Fold views into the batch: waveform [batch · views, samples], valid and index int64 [batch · views]."""
-    return batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+    return *batch.by_view(), example_index(batch)
 
 
 @cache

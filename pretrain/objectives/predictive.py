@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -103,7 +104,9 @@ class InfoNce(nn.Module):
         negatives for each latent as a target. Returns for k = 1 … ahead [batch, frames - k, 1 + negatives], the true
         one first: the dot products of W_k c(t) with z(t + k) and its negatives.
         """
-        predicted = self.predictor(context).float().unflatten(-1, (self.ahead, -1)).unbind(2)
+        predicted = rearrange(
+            self.predictor(context).float(), "batch frames (ahead dim) -> ahead batch frames dim", ahead=self.ahead
+        )
         candidates = torch.cat([latents[:, :, None], others], 2)
         scores = []
         for k, guess in enumerate(predicted, start=1):
@@ -134,9 +137,10 @@ class Predictive(Objective):
                 f"The encoder hears {config.sample_rate} Hz, but the crops have {batch.sample_rate} Hz: set "
                 "crops.sample_rate to the same."
             )
-        latents, context = model.encode(batch.waveform.flatten(0, 1), batch.valid.flatten())
+        waveform, valid = batch.by_view()
+        latents, context = model.encode(waveform, valid)
         latents, context = latents.float(), context.float()
-        lengths = model.valid_frames(batch.valid.flatten()).clamp(max=latents.shape[1])
+        lengths = model.valid_frames(valid).clamp(max=latents.shape[1])
         index = example_index(batch)
         if config.within is not None:
             latents, context, lengths = self._run_within(latents, context, lengths, index, config.within)
@@ -194,7 +198,8 @@ def draw_negatives(lengths: Tensor, own: Tensor, frames: int, config: Predictive
     starts = ends - lengths
     begin, length, total = starts[own][:, None, None], lengths[own][:, None, None], ends[-1]
     place = torch.arange(frames, device=lengths.device)[None, :, None].minimum(length - 1)
-    draws = uniform(seeds, frames * config.negatives).unflatten(1, (frames, config.negatives))
+    draws = uniform(seeds, frames * config.negatives)
+    draws = rearrange(draws, "clips (frames negatives) -> clips frames negatives", frames=frames)
     itself, one = begin + place, torch.ones_like(length)
     if config.negatives_from == "same":
         first, count, skipped, width = begin, length - 1, itself, one
@@ -224,7 +229,9 @@ def summed_up(scores: list[Tensor], lengths: Tensor, logs: bool = True) -> Loss:
     for k, given in enumerate(scores, start=1):
         heard = torch.arange(given.shape[1], device=given.device)[None] < (lengths - k)[:, None]
         truth = torch.zeros(heard.shape, dtype=torch.int64, device=given.device)
-        each = functional.cross_entropy(given.transpose(1, 2), truth, reduction="none")
+        each = functional.cross_entropy(
+            rearrange(given, "batch frames candidates -> batch candidates frames"), truth, reduction="none"
+        )
         total = total + (each * heard).sum() / given.shape[1]
         weight = weight + heard.sum() / given.shape[1]
         if logs:

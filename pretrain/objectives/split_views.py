@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -159,7 +160,7 @@ class Predictor(nn.Module):
         attended = functional.pad(inside, (1, 0), value=True)
         mixed = self.transformer(torch.cat([projected[:, :1], grid], 1), attended, keep_all=False)[-1]
         found: Tensor = self.predict(take(mixed[:, 1:], wanted))
-        return found.unflatten(-1, (self.hypotheses, -1))
+        return rearrange(found, "... (hypotheses dim) -> ... hypotheses dim", hypotheses=self.hypotheses)
 
 
 class DistributionHead(nn.Module):
@@ -231,7 +232,7 @@ class SplitViews(Objective):
         """
         model = self.encoder
         check_rate(batch, model.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad():
             fbank = model.fbank(waveform)
         tokens = model.place(model.embed(fbank))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds
 from ...data.track import Manifest
-from ...models.classifier import PROBLEMS, AudioClassifier
+from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier
 from ...models.heads import Head, HeadConfig
 from ...models.htsat import HtsatConfig, HtsatModel
@@ -90,7 +90,7 @@ class TaggingConfig(LabelledConfig):
         }
         if self.network in SIZES:
             large: dict[str, Any] = {"back_end": 512, "hidden": 500} if self.msd else {}
-            return MusicTaggerModel(MusicTaggerConfig(self.network, width=self.width, **large, **sound))
+            return MusicTaggerModel(MusicTaggerConfig(network=self.network, width=self.width, **large, **sound))
         if self.network == "mtt":
             channels = max(8, round(128 * self.width))
             hidden = max(8, 8 * round(32 * self.width))
@@ -154,7 +154,7 @@ class Tagging(Labelled):
         fresh.load_state_dict({name: old[name] if old[name].shape == w.shape else w for name, w in wanted.items()})
         fresh.config.id2label = dict(enumerate(answers.names))
         fresh.config.label2id = {name: number for number, name in enumerate(answers.names)}
-        fresh.config.problem_type = PROBLEMS[answers.kind.head]
+        fresh.config.problem_type = self._judges[0].problem
         self.encoder = fresh.train(self.training)
         for name, parameter in self.named_parameters() if self.config.average else ():
             self.register_buffer(_averaged_name(name), parameter.detach().clone())
@@ -187,7 +187,7 @@ class Tagging(Labelled):
                 f"{window} at {rate} Hz: set --crops.sample-rate {rate} --crops.crop-samples {window}."
             )
         views = batch.waveform.shape[1]
-        waveform, valid, index = batch.waveform.flatten(0, 1), batch.valid.flatten(), example_index(batch)
+        (waveform, valid), index = batch.by_view(), example_index(batch)
         keys = [key for key in batch.keys for _ in range(views)]
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)

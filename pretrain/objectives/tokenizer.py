@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -99,7 +100,7 @@ class MelRVQ(Objective):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Reconstruct the valid frames; the mean is over frames and mel bins."""
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.autocast(waveform.device.type, enabled=False):
             frames = self._valid_frames(waveform, valid)
             latent = self.encoder.project(frames)
@@ -130,13 +131,16 @@ class MelRVQ(Objective):
         codes: int64 [n, codebooks]; residuals: [codebooks, n, latent]; keys: float64 [n] in [0, 1).
         """
         books, size, _ = self.sums.shape
-        flat = (codes.T + torch.arange(books, device=codes.device)[:, None] * size).flatten()
-        uses = torch.bincount(flat, minlength=books * size).float().view(books, size)
-        sums = torch.zeros_like(self.sums).flatten(0, 1).index_add_(0, flat, residuals.flatten(0, 1)).view_as(self.sums)
+        flat, uses = _counted(codes, books, size)
+        sums = rearrange(torch.zeros_like(self.sums), "codebooks codes latent -> (codebooks codes) latent")
+        sums.index_add_(0, flat, rearrange(residuals, "codebooks n latent -> (codebooks n) latent"))
+        sums = rearrange(sums, "(codebooks codes) latent -> codebooks codes latent", codebooks=books)
         # as many rows on every rank, however little sound it heard; a row without a frame has key 2
         lowest = keys.argsort()[:size]
         missing = size - len(lowest)
-        fresh = functional.pad(residuals[:, lowest].transpose(0, 1), (0, 0, 0, 0, 0, missing))
+        fresh = functional.pad(
+            rearrange(residuals[:, lowest], "codebooks n latent -> n codebooks latent"), (0, 0, 0, 0, 0, missing)
+        )
         self._pending.append((uses, sums, fresh, functional.pad(keys[lowest], (0, missing), value=2.0)))
 
     @torch.no_grad()
@@ -171,7 +175,7 @@ class MelRVQ(Objective):
         if not count:
             return
         order = keys.argsort()[torch.arange(size, device=keys.device) % count]
-        fresh = residuals[order].transpose(0, 1)
+        fresh = rearrange(residuals[order], "n codebooks latent -> codebooks n latent")
         usual = self.usage.mean(1, keepdim=True)
         dead = self.usage < 0.1 * usual
         self.usage.copy_(torch.where(dead, usual, self.usage))
@@ -186,7 +190,7 @@ class MelRVQ(Objective):
         """
         batch = first_crops(manifest, self.config.sample_rate, self.config.first_crops, self.seed)
         self.encoder.features.measure(valid_mel(self.encoder.features, batch))
-        frames = self._valid_frames(batch.waveform.flatten(0, 1), batch.valid.flatten())
+        frames = self._valid_frames(*batch.by_view())
         if len(frames) < 2:
             raise ValueError("The first crops hold no two whole frames of sound: is the manifest's audio too short?")
         _lay_principal_axes(self.encoder, frames)
@@ -247,7 +251,7 @@ class MuqRVQ(Objective):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Reconstruct the valid frames; means over frames and widths, distances summed over codebooks."""
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.autocast(waveform.device.type, enabled=False):
             with torch.no_grad():
                 features: Tensor = self.encoder.features(waveform)
@@ -277,8 +281,7 @@ class MuqRVQ(Objective):
     def _note(self, codes: Tensor, latents: Tensor, keys: Tensor) -> None:
         """Keep what a micro-batch chose, and its projections [n, codebooks, latent] of lowest keys [n] for revival."""
         books, size = self.stale.shape
-        flat = (codes.T + torch.arange(books, device=codes.device)[:, None] * size).flatten()
-        uses = torch.bincount(flat, minlength=books * size).float().view(books, size)
+        _, uses = _counted(codes, books, size)
         lowest = keys.argsort()[:size]
         missing = size - len(lowest)  # as many rows on every rank; a row without a frame has key 2
         fresh = functional.pad(latents[lowest], (0, 0, 0, 0, 0, missing))
@@ -309,6 +312,14 @@ class MuqRVQ(Objective):
             words: Tensor = book.codewords  # type: ignore[assignment]
             overwrite(words, torch.where(dead[number, :, None], fresh[order, number], read(words)))
         self.stale.masked_fill_(dead, 0)
+
+
+def _counted(codes: Tensor, books: int, size: int) -> tuple[Tensor, Tensor]:
+    """Codes int64 [n, codebooks] as places in all codebooks laid end to end [codebooks · n], and each one's uses."""
+    first = size * torch.arange(books, device=codes.device)[:, None]
+    places = rearrange(rearrange(codes, "n codebooks -> codebooks n") + first, "codebooks n -> (codebooks n)")
+    uses = torch.bincount(places, minlength=books * size).float()
+    return places, rearrange(uses, "(codebooks codes) -> codebooks codes", codebooks=books)
 
 
 def _lay_principal_axes(model: MelQuantizer, frames: Tensor) -> None:

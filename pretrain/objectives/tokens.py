@@ -27,6 +27,7 @@ from ...models.beats import BeatsConfig, BeatsModel, BeatsTransformer, init_weig
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
+from ...models.folders import encoder_in
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
@@ -103,7 +104,8 @@ class TokensConfig(ObjectiveConfig):
         """A tokenizer, where none is named."""
         if self.tokenizer:
             return self, ""
-        BeatsQuantizer(BeatsQuantizerConfig(asdict(self.encoder), self.codes, self.code_dim)).save_pretrained(folder)
+        shape = BeatsQuantizerConfig(encoder=asdict(self.encoder), codes=self.codes, code_dim=self.code_dim)
+        BeatsQuantizer(shape).save_pretrained(folder)
         said = "A tokenizer of the encoder's shape with random weights stands in for --objective.tokenizer."
         return replace(self, tokenizer=str(folder)), said
 
@@ -172,7 +174,7 @@ class Tokens(Objective):
             ValueError: the audio has another sample rate, or crops are shorter than a row of patches.
         """
         check_rate(batch, self.encoder.config.sample_rate)
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         with torch.no_grad(), section("targets"):
             fbank = self.encoder.fbank(waveform)
             labels = self.labels(waveform, fbank, valid)
@@ -335,9 +337,8 @@ def find_published(name: str) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    folder = Path(name)
-    folder = folder / "encoder" if (folder / "encoder" / "config.json").is_file() else folder
-    if not (folder / "config.json").is_file():
+    folder = encoder_in(Path(name))
+    if folder is None:
         raise ValueError(f"There is no published model in {name}: give a run, or a folder with config.json.")
     return folder
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from ...data.writing import flush, put_folder
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ def finish(
     """Add the checksums, rename to ``step_N``; the newest `keep_last`, multiples of `keep_every` and `keep` stay."""
     files = {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / "checkpoint.json").write_text(json.dumps({"step": step, "ranks": ranks, "files": files}, indent=1))
-    _flush(folder)
+    flush(folder)
     final = folder.parent / f"step_{step}"
     if final.exists():
         shutil.rmtree(final)
-    os.replace(folder, final)
+    put_folder(folder, final)
     newer = [other for other in _folders(folder.parent) if int(other.name[5:]) > step]  # damaged: passed over on resume
     for damaged in newer:
         shutil.rmtree(damaged)
@@ -148,11 +149,3 @@ def _folders(checkpoints: Path) -> list[Path]:
     """The checkpoint folders, the newest first."""
     found = {int(path.name[5:]): path for path in checkpoints.glob("step_*") if path.name[5:].isdigit()}
     return [found[step] for step in sorted(found, reverse=True)]
-
-
-def _flush(folder: Path) -> None:
-    """Bring every file to the disk before the rename makes it count."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

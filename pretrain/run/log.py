@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ...data.writing import write_text
 from ..clock import Clock, running
 from ..recipe import Recipe, resolved
 from ..step import Step, Training
@@ -128,9 +129,8 @@ def _tracker_settings(recipe: Recipe, run: Path) -> dict[str, dict[str, Any]]:
     if "wandb" not in recipe.trackers:
         return {}
     known = run / "trackers" / "wandb_id"
-    known.parent.mkdir(exist_ok=True)
     if not known.exists():
-        known.write_text(secrets.token_hex(8), encoding="utf-8")
+        write_text(known, secrets.token_hex(8), locked=True)
     settings = {
         "id": known.read_text(encoding="utf-8"),
         "resume": "allow",

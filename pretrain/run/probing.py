@@ -51,6 +51,7 @@ class Prober:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (self._folder / "results.json").is_file():  # a resumed run comes by again
                 self._process = None
+                Path(lock.name).unlink()
                 return
             self._launch(lock.fileno())
 

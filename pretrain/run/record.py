@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.track import Manifest
+from ...data.writing import write_text
 from ..recipe import Recipe, differences, filled, resolved
 from .hardware import hardware
 
@@ -107,10 +108,8 @@ def check_teachers(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside and rename."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """Write into a run, whose lock is held."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", locked=True)
 
 
 class Lines:
@@ -119,9 +118,7 @@ class Lines:
     def __init__(self, path: Path, step: int) -> None:
         """Keep the whole lines up to `step`; 0 begins anew."""
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
-        part = path.with_name(f".{path.name}.part")
-        part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, "".join(f"{line}\n" for line in kept), locked=True)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:

@@ -22,13 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from ...data.audio import read as audio
 from ...data.locks import alone
+from ...data.open import open_sound
 from ...data.track import Manifest, Track
+from ...data.writing import write_text, written
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -144,7 +146,7 @@ class Codec:
                 codes = model.encode(sound, bandwidth=self.bandwidth).audio_codes[0]
             else:
                 codes = model.encode(sound, n_quantizers=self.codebooks).audio_codes
-        found: Tensor = codes[:, : self.codebooks].transpose(1, 2).long()
+        found: Tensor = rearrange(codes[:, : self.codebooks], "batch codebooks frames -> batch frames codebooks").long()
         return found
 
     def encode_track(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -239,19 +241,16 @@ class CodeStore:
         stem = self.folder / f"part_{self.parts:06d}"
         lengths = [len(entry) for entry in codes]
         begins = np.cumsum([0, *lengths[:-1]]).tolist()
-        beside = stem.with_suffix(".npy.part")
-        with beside.open("wb") as file:
+        with written(stem.with_suffix(".npy"), locked=True) as beside, beside.open("wb") as file:
             np.save(file, np.concatenate(codes))
-        beside.rename(stem.with_suffix(".npy"))
         rows = {
             "key": [track.key for track in tracks],
             "hash": [track.hash for track in tracks],
             "begin": pa.array(begins, pa.int64()),
             "frames": pa.array(lengths, pa.int64()),
         }
-        beside = stem.with_suffix(".parquet.part")
-        pq.write_table(pa.table(rows), beside)
-        beside.rename(stem.with_suffix(".parquet"))
+        with written(stem.with_suffix(".parquet"), locked=True) as beside:
+            pq.write_table(pa.table(rows), beside)
         self.parts += 1
 
 
@@ -349,7 +348,7 @@ def _check_codec(store: CodeStore, settings: CodecSettings) -> None:
 
 
 def codes(
-    manifest: Annotated[Path, tyro.conf.Positional],
+    manifest: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     *,
     codec: str = "facebook/encodec_24khz",
@@ -359,14 +358,15 @@ def codes(
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
     Args:
-        manifest: tracks to encode.
+        manifest: what to encode, as `groundbass pretrain --data` takes it.
         out: folder of the store.
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
         device: where the codec runs, e.g. cuda.
     """
-    tracks = Manifest.open(manifest)
+    tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
+    tracks.check_rate(model.identity.sample_rate)
     model.model.to(torch.device(device))
     with alone(out / ".lock", str(out)):
         _store_codes(tracks, out, model)
@@ -376,22 +376,21 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(asdict(model.identity), indent=1) + "\n")
-        beside.rename(file)
+        write_text(file, json.dumps(asdict(model.identity), indent=1) + "\n", locked=True)
     store = CodeStore(out)
     if (store.identity.hash, store.identity.codebooks) != (model.identity.hash, codebooks):
         raise ValueError(
             f"{out} holds {store.identity.codebooks} codebooks of {store.identity.name} (hash {store.identity.hash}), "
             f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
         )
-    missing = [track for track in tracks if store.hashes.get(track.key) != track.hash]
+    known = store.hashes
+    missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
     with tqdm(total=len(missing), desc="codes", unit="track") as bar:
         for first in range(0, len(missing), TRACKS_PER_PART):
             group = missing[first : first + TRACKS_PER_PART]
             found = []
-            for track in group:
-                found.append(model.encode_track(audio.read(tracks.path_of(track), model.identity.sample_rate)))
+            for row in group:
+                found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
-            store.write_part(group, found)
+            store.write_part([tracks[row] for row in group], found)
     print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")

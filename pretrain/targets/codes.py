@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,9 +62,10 @@ class LabelCounts(nn.Module):
     @torch.no_grad()
     def observe(self, codes: Tensor) -> None:
         """Count the labels of a micro-batch: codes int64 [..., codebooks]; they enter the histogram with `follow`."""
-        flat = codes.flatten(0, -2).T
+        flat = rearrange(codes, "... codebooks -> codebooks (...)")
         shifted = flat + torch.arange(len(self.classes), device=codes.device)[:, None] * max(self.classes)
-        seen = torch.bincount(shifted.flatten(), minlength=self.counts.numel()).view_as(self.counts).float()
+        seen = torch.bincount(shifted.flatten(), minlength=self.counts.numel())
+        seen = rearrange(seen, "(codebooks classes) -> codebooks classes", codebooks=len(self.classes)).float()
         self._pending = seen if self._pending is None else self._pending + seen
 
     def statistics(self) -> Metrics:
@@ -152,7 +154,9 @@ class CodeHead(Head):
     def logits(self, hidden: Tensor) -> Tensor:
         """Score hidden [n, dim]: [codebooks, n, classes] float32; -inf beyond a smaller codebook."""
         with torch.autocast(hidden.device.type, enabled=False):
-            projected = self.projection(hidden.float()).unflatten(-1, (self.codebooks, -1)).transpose(0, 1)
+            projected = rearrange(
+                self.projection(hidden.float()), "n (codebooks width) -> codebooks n width", codebooks=self.codebooks
+            )
             if self.labels is None:
                 logits: Tensor = projected
             else:
@@ -167,8 +171,9 @@ class CodeHead(Head):
         hidden: [n, dim] masked frames; targets: int64 [n, codebooks] codes.
         """
         logits = self.logits(hidden)
-        codes = targets.T
-        total = functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum")
+        codes = rearrange(targets, "n codebooks -> codebooks n")
+        each = rearrange(logits, "codebooks n classes -> (codebooks n) classes")
+        total = functional.cross_entropy(each, codes.flatten(), reduction="sum")
         value = total / max(1, len(targets)) / (self.codebooks if self.labels is None else 1)
         with torch.no_grad():
             right = (logits.argmax(-1) == codes).float().sum(1) / max(1, len(targets))

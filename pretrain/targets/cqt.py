@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange, reduce
+from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,6 +44,8 @@ class CQTSettings:
     """Hz of the first bin (C1)."""
     scale: Literal["magnitude", "log", "standard"] = "magnitude"
     """magnitude: raw, as published; log: log(1 + 100 m); standard: that, standardised per clip (never inert)."""
+    backend: Literal["own", "nnaudio"] = "own"
+    """What computes it: the transform below, or nnAudio's convolutions; equal to 1e-4 of a clip's largest magnitude."""
     chroma: float = 0.0
     """Weight of the same magnitudes folded into one octave (pitch class), beside the CQT's own 1; 0 as published."""
 
@@ -107,7 +111,8 @@ class CQT(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.fft.rfft(waveform.float(), n=size)
             groups = self._plan(size, points, waveform.device)
-            return torch.cat([_fold(spectrum, group, points)[:, :, :frames] for group in groups], 1).transpose(1, 2)
+            magnitude = torch.cat([_fold(spectrum, group, points)[:, :, :frames] for group in groups], 1)
+            return rearrange(magnitude, "batch bins frames -> batch frames bins")
 
     def _plan(self, size: int, points: int, device: torch.device) -> list[_Group]:
         """Bands and kernels for a spectrum of `size` points; kept, since crops have one length."""
@@ -139,6 +144,26 @@ class CQT(nn.Module):
         )
 
 
+class NnAudioCQT(nn.Module):
+    """`CQT` by nnAudio's CQT1992v2, whose kernels (up to 65,536 taps) are kept out of parameters and state."""
+
+    def __init__(
+        self, sample_rate: int, hop: int, bins: int = 336, bins_per_octave: int = 48, lowest: float = 32.7
+    ) -> None:
+        super().__init__()
+        layer = CQT1992v2(
+            sr=sample_rate, hop_length=hop, fmin=lowest, n_bins=bins, bins_per_octave=bins_per_octave, norm=1,
+            window="hann", center=True, pad_mode="constant", verbose=False,
+        )  # fmt: skip
+        self._layer = (layer,)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """See `CQT`."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            magnitude: Tensor = self._layer[0].to(waveform.device)(waveform.float())
+            return rearrange(magnitude, "batch bins frames -> batch frames bins")
+
+
 def _hann_spectrum(length: Tensor, offset: Tensor) -> Tensor:
     """Sum of hann(n) · exp(2πi n · offset) over n in [0, length): three Dirichlet kernels, float64."""
 
@@ -162,7 +187,7 @@ def _fold(spectrum: Tensor, group: _Group, points: int) -> Tensor:
     bands = bands * group.kernel
     width = bands.shape[-1]
     if width > points:
-        bands = bands.unflatten(-1, (width // points, points)).sum(-2)
+        bands = reduce(bands, "batch bins (folds points) -> batch bins points", "sum", points=points)
     return (torch.fft.ifft(bands, n=points) * points).abs()
 
 
@@ -184,7 +209,8 @@ class CQTTarget(Target):
     def __init__(self, settings: CQTSettings, grid: FrameGrid, dim: int) -> None:
         super().__init__()
         self.name, self.weight, self.settings = "cqt", settings.weight, settings
-        self.cqt = CQT(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, settings.lowest)
+        transform = CQT if settings.backend == "own" else NnAudioCQT
+        self.cqt = transform(grid.sample_rate, grid.hop, settings.bins, settings.bins_per_octave, settings.lowest)
         self.head = RegressionHead(dim, settings.bins + (settings.bins_per_octave if settings.chroma else 0))
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
@@ -199,7 +225,9 @@ class CQTTarget(Target):
             if not self.settings.chroma:
                 return scaled
             octave = self.settings.bins_per_octave
-            folded = self._scaled(magnitude.unflatten(2, (-1, octave)).mean(2))
+            folded = self._scaled(
+                reduce(magnitude, "batch frames (octaves octave) -> batch frames octave", "mean", octave=octave)
+            )
             return torch.cat([scaled, folded * math.sqrt(self.settings.chroma * self.settings.bins / octave)], 2)
 
     def _scaled(self, magnitude: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ def first_crops(manifest: Manifest, sample_rate: int, count: int, seed: int) -> 
 
 def valid_mel(features: StackedMel, batch: Batch) -> Tensor:
     """Mel frames [n, mels] in dB of a batch's valid samples."""
-    mel: Tensor = features.decibels(batch.waveform.flatten(0, 1))
+    waveform, valid = batch.by_view()
+    mel: Tensor = features.decibels(waveform)
     hop = features.hop // features.stack
-    return mel[time_mask(batch.valid.flatten() // hop, mel.shape[1])]
+    return mel[time_mask(valid // hop, mel.shape[1])]
 
 
 def k_means(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> tuple[Tensor, Tensor]:

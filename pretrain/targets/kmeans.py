@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.cluster import MiniBatchKMeans
@@ -22,7 +23,8 @@ from tqdm import trange
 
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
-from ...data.track import Manifest
+from ...data.open import open_sound
+from ...data.writing import written
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask
 from .codes import CodeHead, CodeHeadSettings
@@ -71,7 +73,7 @@ class KMeansFeatures(nn.Module):
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
-            chroma = (self.filters @ power).transpose(1, 2)[:, : mel.shape[1]]
+            chroma = rearrange(self.filters @ power, "batch pitches frames -> batch frames pitches")[:, : mel.shape[1]]
             return mel, chroma / chroma.amax(-1, keepdim=True).clamp(min=1e-8)
 
 
@@ -149,7 +151,7 @@ def load_centres(path: str | None, grid: FrameGrid) -> dict[str, Tensor]:
 
 
 def kmeans(
-    manifest: Annotated[Path, tyro.conf.Positional],
+    manifest: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
     *,
     sample_rate: int = 24_000,
@@ -163,7 +165,7 @@ def kmeans(
     """Fit k-means centres of log-mel and chroma frames by mini-batches, for the `kmeans` target.
 
     Args:
-        manifest: tracks to fit on.
+        manifest: what to fit on, as `groundbass pretrain --data` takes it.
         out: file to write (safetensors).
         sample_rate: of the encoder, Hz.
         hop: samples per encoder frame.
@@ -175,15 +177,16 @@ def kmeans(
     """
     grid = FrameGrid(sample_rate, hop)
     features = KMeansFeatures(grid)
-    crops = Crops(Manifest.open(manifest), CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
+    crops = Crops(open_sound(manifest), CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
     batches = loader(crops, batch_size, workers=0)
     mel_fit = MiniBatchKMeans(mel_clusters, random_state=seed, n_init=1)
     chroma_fit = MiniBatchKMeans(chroma_clusters, random_state=seed, n_init=1)
     mean, deviation = torch.zeros(MELS), torch.ones(MELS)
     for step in trange(steps, desc="kmeans"):
         batch = next(batches)
-        mel, chroma = features(batch.waveform.flatten(0, 1))
-        inside = time_mask(batch.valid.flatten() // hop, mel.shape[1])
+        waveform, valid = batch.by_view()
+        mel, chroma = features(waveform)
+        inside = time_mask(valid // hop, mel.shape[1])
         mel, chroma = mel[inside], chroma[inside]
         if step == 0:
             mean, deviation = mel.mean(0), mel.std(0).clamp(min=1.0)
@@ -200,9 +203,7 @@ def kmeans(
         "mean": mean,
         "deviation": deviation,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(out.name + ".part")
-    save_file(tables, beside, metadata={"sample_rate": str(sample_rate), "hop": str(hop)})
-    beside.rename(out)
+    with written(out) as beside:
+        save_file(tables, beside, metadata={"sample_rate": str(sample_rate), "hop": str(hop)})
     bits = math.log2(mel_clusters) + math.log2(chroma_clusters)
     print(f"{out}: {mel_clusters} log-mel and {chroma_clusters} chroma centres (at most {bits:.1f} bits per frame).")

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.writing import written
 from ...models.quantizers import FLOOR, StackedMel
 from ...models.transformer import time_mask
 from ..distributed import main_first
@@ -96,7 +98,7 @@ class StackedCQT(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """[batch, samples] to [batch, samples // hop, stack × bins]."""
         frames = (self.compressed(waveform) - self.mean) / self.deviation
-        return frames.unflatten(1, (-1, self.stack)).flatten(2)
+        return rearrange(frames, "batch (frames stack) bins -> batch frames (stack bins)", stack=self.stack)
 
     def measure(self, values: Tensor, together: bool) -> None:
         """Take mean and deviation of frames [n, bins]."""
@@ -117,7 +119,7 @@ class WaveformFrames(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """[batch, samples] to [batch, samples // hop, hop]."""
         whole = waveform[:, : waveform.shape[1] // self.hop * self.hop]
-        return whole.unflatten(1, (-1, self.hop)).float() / self.deviation
+        return rearrange(whole, "batch (frames hop) -> batch frames hop", hop=self.hop).float() / self.deviation
 
     def measure(self, values: Tensor, together: bool) -> None:
         """Take the deviation of samples [n]."""
@@ -159,7 +161,7 @@ class RandomProjector(nn.Module):
     @torch.no_grad()
     def measure(self, batch: Batch, together: bool) -> None:
         """Take each feature's mean and deviation from the valid part of a batch."""
-        waveform, valid = batch.waveform.flatten(0, 1), batch.valid.flatten()
+        waveform, valid = batch.by_view()
         for feature in self.inputs.values():
             if isinstance(feature, StackedMel):
                 feature.measure(valid_mel(feature, batch), together)
@@ -213,10 +215,8 @@ class RandomProjectionTarget(Target):
         if not file.exists():
             batch = first_crops(manifest, self.grid.sample_rate, settings.crops, settings.seed)
             teacher.measure(batch, settings.statistics == "corpus")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(file.name + ".part")
-            save_file({name: value.clone() for name, value in teacher.statistics().items()}, beside)
-            beside.rename(file)
+            with written(file, locked=True) as beside:
+                save_file({name: value.clone() for name, value in teacher.statistics().items()}, beside)
 
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
         """Compute codes of clean sound: int64 [batch, samples // hop, features × codebooks]."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,10 +21,13 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ...data.audio import read as audio
-from ...data.labels import decoding
-from ...models.classifier import PROBLEMS, cut
+from ...data.labels.kind import Kind, Timed
+from ...data.labels.lookup import kind_of
+from ...data.track import Manifest
+from ...models.classifier import cut
 from ...models.classifier_files import is_classifier, open_classifier
 from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
+from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
@@ -31,7 +35,8 @@ from ...models.loading import download, find_our_class, forget_heads, quiet, rea
 Unit = Literal["track", "window", "frame"]
 Aggregate = Literal["mean", "max", "median", "vote"]
 Array = npt.NDArray[np.float64]
-BATCH_SECONDS, READ_SECONDS = 80.0, 120.0  # of sound that is heard, and decoded, at a time
+BATCH_SECONDS = 80.0  # of sound that is heard at a time, and decoded at a time
+Decode = Callable[[int, int], npt.NDArray[np.float32]]
 WINDOW_SECONDS = 10.0
 
 
@@ -58,6 +63,16 @@ class Prediction:
     windows: Prediction | None = None
 
     @property
+    def label_kind(self) -> Kind:
+        """What its labels are."""
+        return kind_of(self.kind)
+
+    @property
+    def timed(self) -> Timed:
+        """What was heard over time."""
+        return Timed(self.times, self.positions, self.segments)
+
+    @property
     def label(self) -> str:
         """The likeliest name of a track (of several units, of their mean); of numbers, the values."""
         if self.probabilities is not None:
@@ -72,6 +87,15 @@ class Prediction:
             return None
         return 60.0 / float(np.median(np.diff(self.times)))
 
+    def units(self) -> Iterator[Prediction]:
+        """The prediction about each unit by itself."""
+        for number, (start, end) in enumerate(zip(self.start, self.end)):
+            probabilities, values = (
+                None if table is None else table[number : number + 1] for table in (self.probabilities, self.values)
+            )
+            place = np.array([start]), np.array([end])
+            yield Prediction(self.kind, self.names, *place, probabilities, values, thresholds=self.thresholds)
+
     def ranked(self, top: int | None = None, threshold: float | None = None) -> list[tuple[str, float]]:
         """Names with their probabilities (mean over units), the likeliest first.
 
@@ -81,40 +105,85 @@ class Prediction:
             return []
         mean = self.probabilities.mean(0)
         order = np.argsort(-mean, kind="stable")
-        if top is None and PROBLEMS.get(self.kind) == "multi_label_classification":
+        if top is None and self.label_kind.several:
             limits = self.thresholds or (0.5,) * len(self.names)
             order = np.array([i for i in order if mean[i] >= (limits[i] if threshold is None else threshold)], int)
         return [(self.names[i], float(mean[i])) for i in order[: top or len(order)]]
 
 
-@dataclass(frozen=True)
 class Sound:
-    """A recording at one rate, read as it is needed. read: (start, samples) -> [samples] float32."""
+    """A recording at one rate, decoded in stretches of BATCH_SECONDS as it is needed.
 
-    samples: int
-    rate: int
-    read: Callable[[int, int], npt.NDArray[np.float32]]
+    With a pool the stretch that follows is decoded while an encoder hears this one. Two stretches are kept at most.
+
+    Args:
+        samples: number of them.
+        rate: Hz.
+        decode: (start, samples) -> [samples] float32.
+        pool: whose threads decode ahead; None: nothing is decoded before it is asked for.
+        name: of the file.
+    """
+
+    def __init__(self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "") -> None:
+        self.samples, self.rate, self.name = samples, rate, name
+        self._decode, self._pool = decode, pool
+        self._size = round(BATCH_SECONDS * rate)
+        self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
 
     @property
     def seconds(self) -> float:
+        """Of the whole."""
         return self.samples / self.rate
 
+    def expect(self, number: int = 0) -> Sound:
+        """Begin to decode a stretch in the background; the sound itself."""
+        if self._pool is not None and number not in self._stretches and number * self._size < self.samples:
+            self._stretches[number] = self._pool.submit(self._decode, number * self._size, self._size)
+        return self
 
-def sound_of(source: Any, sample_rate: int | None, rate: int) -> Sound:
-    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz.
+    def read(self, start: int, count: int) -> npt.NDArray[np.float32]:
+        """[count] samples from `start` on, fewer at the end. Raises what decoding raises."""
+        first, last = start // self._size, max(start, start + count - 1) // self._size
+        for number in [number for number in self._stretches if not first <= number <= last + 1]:
+            del self._stretches[number]
+        parts = [self._stretch(number) for number in range(first, last + 1)]
+        self.expect(last + 1)
+        wave = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return wave[start - first * self._size :][:count]
+
+    def _stretch(self, number: int) -> npt.NDArray[np.float32]:
+        found = self._stretches.get(number)
+        if found is None:
+            found = self._decode(number * self._size, self._size)
+        elif isinstance(found, Future):
+            found = found.result()
+        self._stretches[number] = found
+        return found
+
+
+def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None) -> Sound:
+    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz; pool: see `Sound`.
 
     Raises ValueError or OSError for what is no sound: empty, NaN, an unreadable file.
     """
     if isinstance(source, (str, Path)):
         about = audio.info(source)
         samples = max(1, about.samples * rate // about.sample_rate)
-        return Sound(samples, rate, lambda start, count: _finite(audio.read(source, rate, start, count), source))
+        decode: Decode = lambda start, count: _finite(audio.read(source, rate, start, count), source)  # noqa: E731
+        return Sound(samples, rate, decode, pool, Path(source).name)
     wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
     wave = wave.mean(0) if wave.ndim == 2 else wave
     if wave.ndim != 1 or not len(wave):
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
     return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+
+
+def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:
+    """A track for `Classifier.hear`: its file, or where it has none of its own, the waveform and its rate in Hz."""
+    if manifest.has_files:
+        return manifest.path_of(manifest[row]), None
+    return manifest.read(row), int(manifest.column("sample_rate")[row])
 
 
 def _finite(wave: npt.NDArray[np.float32], name: Any) -> npt.NDArray[np.float32]:
@@ -223,18 +292,15 @@ class OnEncoder:
 
     def _whole(self, member: int, each: Tensor) -> Tensor:
         module, facts = self.modules[member], self.heads[member][3]
-        problem = PROBLEMS[module.config.kind]
-        if len(each) == 1 or facts.aggregation != "probabilities" or problem == "regression":
+        if len(each) == 1 or facts.aggregation != "probabilities" or not module.nominal:
             return each.mean(0)
-        mean = module.probabilities(each).mean(0)
-        single = problem == "single_label_classification"
-        return (mean.clamp(min=1e-12).log() if single else torch.logit(mean, eps=1e-7)) * module.config.temperature
+        return module.logits_of(module.probabilities(each).mean(0))
 
     def _states(
         self, sound: Sound, plan: list[tuple[int, int, int]]
     ) -> Iterator[tuple[int, int, int, list[Tensor], int]]:
         """Start, samples, stretch, hidden states [1, frames, dim] of all layers, frames, window by window."""
-        size = max(1, int(min(BATCH_SECONDS, READ_SECONDS) * self.rate / max(count for _, count, _ in plan)))
+        size = max(1, int(BATCH_SECONDS * self.rate / max(count for _, count, _ in plan)))
         for first in range(0, len(plan), size):
             part = plan[first : first + size]
             begin, end = part[0][0], part[-1][0] + part[-1][1]
@@ -361,9 +427,14 @@ class Said:
     names: tuple[str, ...]
     facts: HeadFacts
 
+    @property
+    def label_kind(self) -> Kind:
+        """What the head's labels are."""
+        return kind_of(self.kind)
+
     def prediction(self, answer: Answer, seconds: float, unit: Unit, aggregate: Aggregate | None) -> Prediction:
         """Answers of one track, per unit."""
-        if answer.frames is not None and (unit == "frame" or self.kind in ("beats", "chords", "events")):
+        if answer.frames is not None and (unit == "frame" or self.label_kind.over_time):
             return self._over_time(answer, seconds, unit)
         if unit == "track":
             assert answer.logits is not None
@@ -382,7 +453,7 @@ class Said:
         return np.asarray(self.answering.probabilities(self.number, logits).double().numpy())
 
     def _made(self, start: Array, end: Array, likely: Array, **more: Any) -> Prediction:
-        if self.kind == "numbers":
+        if not self.label_kind.nominal:
             return Prediction(self.kind, self.names, start, end, values=likely, name=self.name, **more)
         limits = tuple(self.facts.thresholds)
         return Prediction(self.kind, self.names, start, end, likely, thresholds=limits, name=self.name, **more)
@@ -390,60 +461,12 @@ class Said:
     def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
         assert answer.frames is not None and answer.times is not None
         likely, times = self._likely(answer.frames), answer.times
-        more = self._decoded(likely, times, seconds)
+        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder)
+        more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)
         middle = (times[1:] + times[:-1]) / 2
         return self._made(np.array([0.0, *middle]), np.array([*middle, max(seconds, times[-1])]), likely, **more)
-
-    def _decoded(self, likely: Array, times: Array, seconds: float) -> dict[str, Any]:
-        way = self.facts.decoder
-        if self.kind == "beats":
-            usual = float(way.get("usual", 0.5))
-            if way.get("name") == "peaks":
-                beats = decoding.peaks(likely[:, 0], times, float(way.get("threshold", 0.2)), min(1.0, 0.4 * usual))
-            else:
-                beats = decoding.track_beats(likely[:, 0], times, usual, float(way.get("tightness", 100.0)))
-            positions = bar_positions(beats, likely[:, 1], times) if likely.shape[1] > 1 else None
-            return {"times": beats, "positions": positions}
-        if self.kind == "chords":
-            path = decoding.viterbi(np.log(np.maximum(likely, 1e-12)), float(way.get("switch", 3.0)))
-            return {"segments": _runs(path, times, seconds, self.names)}
-        limit = float(way.get("threshold", 0.5))
-        found = [
-            (start, end, name)
-            for column, name in enumerate(self.names)
-            for start, end, on in _runs((likely[:, column] >= limit).astype(int), times, seconds, ("", name))
-            if on
-        ]
-        return {"segments": sorted(found)}
-
-
-def bar_positions(beats: Array, downbeat: Array, times: Array) -> npt.NDArray[np.int64]:
-    """The place of every beat in its bar, 1 for the first: of bars of 3 and 4, the length and phase whose first beats
-    are likeliest to be downbeats.
-
-    downbeat: [frames] probability; a beat has the highest within a frame of it.
-    """
-    if not len(beats):
-        return np.zeros(0, np.int64)
-    near = np.searchsorted(times, beats).clip(1, max(1, len(times) - 2))
-    heard = np.max([downbeat[(near + step).clip(0, len(downbeat) - 1)] for step in (-1, 0, 1)], axis=0)
-    scores = {
-        (meter, phase): heard[phase::meter].mean() - np.delete(heard, np.s_[phase::meter]).mean()
-        for meter in (4, 3) for phase in range(min(meter, len(beats)))
-        if len(beats) > meter
-    }  # fmt: skip
-    meter, phase = max(scores, key=lambda key: scores[key]) if scores else (4, int(heard[:4].argmax()))
-    return (np.arange(len(beats)) - phase) % meter + 1
-
-
-def _runs(path: npt.NDArray[Any], times: Array, seconds: float, names: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Equal neighbours as spans; a frame reaches halfway to its neighbours, the first and last to the ends."""
-    edges = np.array([0.0, *((times[1:] + times[:-1]) / 2), max(seconds, float(times[-1]))])
-    starts = np.flatnonzero(np.diff(path, prepend=-1))
-    ends = [*starts[1:], len(path)]
-    return [(float(edges[a]), float(edges[b]), names[int(path[a])]) for a, b in zip(starts, ends)]
 
 
 def _aggregated(each: Array, how: Aggregate) -> Array:
@@ -471,8 +494,7 @@ def load_classifier(
         path = download(str(name_or_path))
     if head_names(path):
         return Classifier(_on_heads(path, device, encoder), path.name)
-    if (path / "classifier" / "config.json").is_file():
-        path = path / "classifier"
+    path = classifier_in(path) or path
     config = read_config(path)
     ours = find_our_class(config)
     if ours is not None and is_classifier(config) and config["classifier"]["heads"]:

@@ -7,40 +7,40 @@ one joins them. What can't be read is left out, counted and listed.
 from __future__ import annotations
 
 import csv
-import glob
 import json
-import os
 import shutil
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
+from einops import rearrange
 from tqdm import tqdm
 
-from ...data.audio.read import SUFFIXES
-from ...data.collections.scan import find_audio, plain_cell
+from ...data.collections.scan import plain_cell
 from ...data.locks import alone
-from ...data.storage.shards import open_data
+from ...data.open import open_several
 from ...data.track import Manifest
+from ...data.writing import written
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import digest, identity
-from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
 VERSION = 1
 METADATA = b"groundbass"
 LAYER = "layer_"  # columns are named layer_<number>
+MOST_SECONDS = 1e6  # of a window that a table may speak of
 
 
 def embed(
     encoder: tyro.conf.Positional[str],
-    sources: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
     *,
     out: Path,
     layers: tuple[int, ...] | Literal["all"] = (-1,),
@@ -62,7 +62,8 @@ def embed(
 
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
-        sources: audio files, folders (at any depth), manifests or shards.
+        sources: audio files and folders (at any depth); or one manifest (.parquet, .csv), folder or URL of shards, data
+            set of the library `datasets`, or CORPUS:ROOT.
         out: X.parquet, or X.npz.
         layers: which layers, 0 being the front end; negative numbers count from the end; all. A model card or
             `groundbass report` says which layer suits which task.
@@ -86,13 +87,11 @@ def embed(
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
     refused: dict[str, str] = {}
-    manifest = gather(sources, refused)
+    manifest = open_several(sources, refused)
     manifest.check_rate(heard.sample_rate)
     about = describe(heard, encoder, asked, dtype)
-    key = digest([about, manifest.column("key").tolist(), manifest.column("hash").tolist()])
+    key = digest([about, manifest.column("key").tolist(), manifest.hashes()])
     with alone(out.with_name(f".{out.name}.lock"), str(out)):
-        for left in out.parent.glob(f".{glob.escape(out.name)}.[0-9]*"):  # of a start that was killed
-            left.unlink(missing_ok=True)
         if _finished(out, key, force):
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
             print(f"{out} is there already, from the same files, encoder and settings.")
@@ -123,7 +122,8 @@ def _write_table(
         )  # fmt: skip
         for number, rows in enumerate(made, done):
             table = _table(rows, manifest, asked, asked.width(heard.dim), failures)
-            _write_beside(folder / f"{number:06d}.parquet", table)
+            with written(folder / f"{number:06d}.parquet", locked=True) as beside:
+                pq.write_table(table, beside)
             failures.clear()
     skipped = [*refused.items(), *_failed(folder, len(plan))]
     _list(skipped, out.with_name(f"{out.name}.skipped.csv"))  # before the table: a table that is there is whole
@@ -140,34 +140,6 @@ def _write_table(
         )
     if not rows_written:
         raise ValueError(f"Nothing could be read: the first reason is: {skipped[0][1]}")
-
-
-def gather(sources: Sequence[Path], refused: dict[str, str]) -> Manifest:
-    """Files and folders as tracks from their headers; or the one manifest (or shards) that was given."""
-    if not sources:
-        raise ValueError("Which audio? Give files, folders, a manifest or shards.")
-    for source in sources:
-        if (source.suffix == ".parquet" and source.is_file()) or (
-            source.is_dir() and any(source.glob("shard-*.parquet"))
-        ):
-            if len(sources) > 1:
-                raise ValueError(f"{source} is a manifest or shards: give it alone.")
-            return open_data(source)
-    files: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            files += [source / name for name in find_audio(source)]
-        elif not source.is_file():
-            raise FileNotFoundError(f"There is no file or folder {source}.")
-        elif source.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{source} is no audio file that can be read; those end in {', '.join(SUFFIXES)}.")
-        else:
-            files.append(source)
-    files = list(dict.fromkeys(files))
-    manifest = manifest_of_files(tqdm(files, unit="file", desc="headers", disable=len(files) < 1000), refused)
-    if not len(manifest):
-        raise ValueError(f"None of the {len(files)} files can be read: {next(iter(refused.values()))}")
-    return manifest
 
 
 def describe(encoder: Encoder, name: str, asked: Embedding, dtype: str) -> dict[str, Any]:
@@ -190,11 +162,34 @@ def read_about(path: Path) -> dict[str, Any]:
             about = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"))
     except (OSError, ValueError, zipfile.BadZipFile):
         about = {}
-    if about.get("kind") != "embeddings":
+    if not isinstance(about, dict) or about.get("kind") != "embeddings":
         raise ValueError(
             f"{path} is no table of embeddings: `groundbass embed ENCODER FILES --out X.parquet` makes one."
         )
+    wrong = _wrong(about)
+    if wrong:
+        raise ValueError(f"{path} is no whole table of embeddings: its metadata say {wrong}. Embed the files again.")
     return about
+
+
+def _wrong(about: dict[str, Any]) -> str:
+    """What of a table's metadata, which may be anyone's, isn't what `embed` writes; empty where all is."""
+    asked, kinds = about.get("asked"), get_type_hints(Embedding)
+    if not isinstance(asked, dict) or not {"layers", "unit"} <= asked.keys() <= kinds.keys():
+        return f"asked = {str(asked)[:200]!r}"
+    for name, value in asked.items():
+        if name == "layers":
+            fine = isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value)
+        elif kinds[name] is float:
+            fine = type(value) in (int, float) and 0 <= value <= MOST_SECONDS
+        else:
+            fine = value in get_args(kinds[name])
+        if not fine:
+            return f"asked.{name} = {str(value)[:200]!r}"
+    for name, kind in (("encoder", str), ("identity", dict)):
+        if not isinstance(about.get(name), kind):
+            return f"{name} = {str(about.get(name))[:200]!r}"
+    return ""
 
 
 def _finished(out: Path, key: str, force: bool) -> bool:
@@ -241,9 +236,8 @@ def _table(
     if not rows:
         return schema.empty_table()
     values = np.concatenate([part.values for part in rows])
-    files = type(manifest) is Manifest  # shards have no files
     tracks = [manifest[part.row] for part in rows]
-    names = [str(manifest.path_of(track)) if files else track.path for track in tracks]
+    names = [str(manifest.path_of(track)) if manifest.has_files else track.path for track in tracks]
     columns = [
         pa.array(np.repeat(np.array(names, dtype=object), [len(part.start) for part in rows]), pa.string()),
         pa.array(np.concatenate([part.start for part in rows])),
@@ -254,12 +248,6 @@ def _table(
         ),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _write_beside(path: Path, table: pa.Table) -> None:
-    beside = path.with_name(f".{path.name}")
-    pq.write_table(table, beside)
-    os.replace(beside, path)
 
 
 def _parts(folder: Path, number: int) -> Iterator[pq.ParquetFile]:
@@ -276,20 +264,15 @@ def _failed(folder: Path, number: int) -> list[tuple[str, str]]:
 
 def _join(folder: Path, number: int, out: Path, about: dict[str, Any], asked: Embedding, encoder: Encoder) -> int:
     """All parts as one file, written beside and renamed; the number of rows."""
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
     schema = _schema(asked, asked.width(encoder.dim)).with_metadata({METADATA: json.dumps(about)})
-    try:
+    with written(out, locked=True) as beside:
         if out.suffix == ".npz":
-            rows = _join_npz(folder, number, beside, about, schema)
-        else:
-            rows = 0
-            with pq.ParquetWriter(beside, schema) as writer:
-                for part in _parts(folder, number):
-                    rows += part.metadata.num_rows
-                    writer.write_table(part.read().replace_schema_metadata(schema.metadata))
-        os.replace(beside, out)
-    finally:
-        beside.unlink(missing_ok=True)
+            return _join_npz(folder, number, beside, about, schema)
+        rows = 0
+        with pq.ParquetWriter(beside, schema) as writer:
+            for part in _parts(folder, number):
+                rows += part.metadata.num_rows
+                writer.write_table(part.read().replace_schema_metadata(schema.metadata))
     return rows
 
 
@@ -305,7 +288,7 @@ def _join_npz(folder: Path, number: int, beside: Path, about: dict[str, Any], sc
             if name.startswith(LAYER):
                 width = schema.field(name).type.list_size
                 flat = [chunk.flatten().to_numpy() for chunk in column.chunks] or [np.empty(0, np.float32)]
-                array = np.concatenate(flat).reshape(-1, width)
+                array = rearrange(np.concatenate(flat), "(rows dim) -> rows dim", dim=width)
             else:
                 array = np.array(column.to_pylist(), dtype=str if name == "path" else np.float64)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -320,9 +303,10 @@ def _list(skipped: Sequence[tuple[str, str]], path: Path) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    beside = path.with_name(f".{path.name}")
-    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        written(path, locked=True) as beside,
+        beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "reason"])
         writer.writerows([plain_cell(cell) for cell in line] for line in skipped)
-    os.replace(beside, path)

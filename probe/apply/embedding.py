@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...data.audio import read as audio
-from ...data.collections.scan import is_text
+from ...data.collections.headers import from_headers
 from ...data.track import Manifest, Track
 from ...models.encoder import Encoder, WrappedEncoder
 from ..listen.features import Array, encode, moments, pooled
@@ -201,7 +202,11 @@ def _reduce(hidden: Tensor, window: Window, edge: tuple[float, float], encoder: 
         own[(middle - window.start - window.samples / 2).abs().argmin()] = True
     if asked.unit == "track":
         return moments(hidden[:, own])
-    return hidden[:, own].transpose(0, 1).numpy(), middle[own].numpy() / encoder.sample_rate, encoder.frame_rate
+    return (
+        rearrange(hidden[:, own], "layers frames dim -> frames layers dim").numpy(),
+        middle[own].numpy() / encoder.sample_rate,
+        encoder.frame_rate,
+    )
 
 
 def _rows(piece: Piece, held: dict[int, Any], rate: int, asked: Embedding) -> Rows:
@@ -290,7 +295,7 @@ class LoadedEncoder(WrappedEncoder):
             own = audio.info(sound).sample_rate
             if sample_rate not in (None, own):
                 raise ValueError(f"{sound} has {own} Hz and sample_rate says {sample_rate}; leave it out for files.")
-            manifest: Manifest = manifest_of_files([Path(sound)], {})
+            manifest: Manifest = from_headers([Path(sound)], {})
         else:
             manifest = _InMemory(_mono(sound), sample_rate or self.sample_rate)
         model = getattr(self, "model", self)
@@ -323,26 +328,3 @@ def _mono(sound: Any) -> Array:
     if not waveform.size:
         raise ValueError("The waveform is empty; an encoder needs at least one sample.")
     return waveform.astype(np.float32)
-
-
-def manifest_of_files(files: Sequence[Path], refused: dict[str, str]) -> Manifest:
-    """Files as tracks, from their headers alone. refused: gets path and reason of those that can't be opened; of a
-    single file the error is raised.
-    """
-    tracks = []
-    for file in files:
-        try:
-            if not is_text(str(file)):
-                raise ValueError("Its name isn't UTF-8, so no table can hold it: rename it")
-            about = audio.info(file)
-            if about.samples < 1:
-                raise ValueError(f"{file} holds no sound")
-        except (ValueError, OSError) as error:
-            if len(files) == 1:
-                raise
-            refused[str(file)] = str(error)
-            continue
-        state = file.stat()
-        stamp = f"{state.st_size} {state.st_mtime_ns}"
-        tracks.append(Track(str(file), str(file), about.samples, about.sample_rate, about.channels, stamp))
-    return Manifest.from_tracks(tracks, ".")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,22 +18,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
-from ...models.classifier import PROBLEMS
+from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
+from ...data.track import Manifest
+from ...data.writing import write_text, written
 from ...models.head_files import head_names
-from .classify import Aggregate, Classifier, Prediction, Unit, hear_all, load_classifier, shipped, together
+from ..report.table import Column, Table
+from .classify import (
+    Aggregate,
+    Classifier,
+    Prediction,
+    Sound,
+    Unit,
+    hear_all,
+    load_classifier,
+    shipped,
+    sound_of,
+    together,
+    what_to_hear,
+)
 from .verdicts import compare, read_truth
 
 __all__ = ["hear_all", "predict"]
 FORMATS = (".json", ".csv", ".parquet", ".jams")
-JAMS = {"chords": "chord", "beats": "beat", "key": "key_mode", "tags": "tag_open", "classes": "tag_open",
-        "numbers": "vector", "events": "segment_open"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,8 @@ def predict(
     classifiers; whatever else is named is sound. Without a classifier, what ships with groundbass answers.
 
     Args:
-        what: classifiers, then files or folders of audio.
+        what: classifiers, then sound: files and folders of audio, manifests (.parquet, .csv), shards or their URL, data
+            sets of the library `datasets`, CORPUS:ROOT.
         unit: answers about tracks, windows or frames.
         aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
         window: seconds of the windows, where the unit is one.
@@ -83,7 +95,7 @@ def predict(
         labels: labels.csv with the truth: says how often the classifiers are right.
         encoder: of heads folders, where it has moved.
         device: cpu, cuda.
-        workers: recordings that are decoded at a time.
+        workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
         quiet: say nothing but errors.
         json_: print JSON lines, one per recording and head, and nothing else.
@@ -97,30 +109,32 @@ def predict(
     for place in out:
         if place.suffix and place.suffix not in FORMATS:
             raise ValueError(f"--out {place}: the ending says what to write, {', '.join(FORMATS)}, or none: a folder.")
-    names, files = _sorted_out(what)
+    names, recordings = _sorted_out(what)
+    if page is not None and (stored := [one.name for one in recordings if one.file is None]):
+        raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     classifiers = together(opened)
     options = Options(unit, aggregate, window, top, threshold)
-    kept = _Kept(out, files, [*names, unit, aggregate, window], force)
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force)
     failed: dict[str, str] = {}
     results: dict[str, dict[str, Prediction]] = {}
-    bar = tqdm(total=len(files), unit="recording", disable=quiet or json_ or len(files) < 2)
+    bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for file, found in _heard(files, classifiers, options, kept, workers, failed):
+        for one, found in _heard(recordings, classifiers, options, kept, workers, failed):
             bar.update()
-            results[str(file)] = found
+            results[one.name] = found
             if json_:
                 for name, said in found.items():
-                    print(json.dumps({"path": str(file), "head": name, **to_json(said, options)}))
-            elif not quiet and len(files) == 1:
-                _show(file, found, options)
-    if not quiet and not json_ and len(files) > 1:
+                    print(json.dumps({"path": one.name, "head": name, **to_json(said, options)}))
+            elif not quiet and len(recordings) == 1:
+                _show(one.name, found, options)
+    if not quiet and not json_ and len(recordings) > 1:
         _show_all(results, options)
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
     if not results:
         raise ValueError(
-            f"None of the {len(files)} recordings could be heard; the first: {next(iter(failed.values()))}"
+            f"None of the {len(recordings)} recordings could be heard; the first: {next(iter(failed.values()))}"
         )
     for place in out:
         write_results(place, results, options)
@@ -137,20 +151,64 @@ def predict(
             comparison.show(Console())
 
 
-def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Which words are classifiers, and the files of the others. Raises ValueError where either is missing."""
-    names, files = [], []
+@dataclass(frozen=True)
+class Recording:
+    """What is heard. name: its path, or its key where it is no file; stamp: tells whether it has changed.
+
+    file: where it is one; row: of a manifest whose sound isn't in files of its own.
+    """
+
+    name: str
+    stamp: tuple[Any, ...]
+    file: Path | None = None
+    row: tuple[Manifest, int] | None = None
+
+    def sound(self) -> tuple[Any, int | None]:
+        """For `Classifier.hear`."""
+        return (self.file, None) if self.row is None else what_to_hear(*self.row)
+
+
+def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
+    """Which words are classifiers, and the recordings that the others name. Raises ValueError where those are none."""
+    names: list[str] = []
+    recordings: list[Recording] = []
     for word in what:
-        path = Path(word).expanduser()
-        if is_classifier_folder(path) or not path.exists():
+        if _names_classifier(word):
             names.append(word)
-        elif path.is_dir():
-            files += [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
         else:
-            files.append(path)
-    if not files:
-        raise ValueError("There is no sound to hear: give files or folders of audio after the classifiers.")
-    return names or [str(shipped())], files
+            recordings += _recordings(word)
+    if not recordings:
+        raise ValueError(f"There is no sound to hear: after the classifiers, give {POSSIBLE}.")
+    return names or [str(shipped())], recordings
+
+
+def _names_classifier(word: str) -> bool:
+    """A folder that is meant as one, or a name that is nothing on this disk, as those of the Hub are."""
+    path = path_of(word)
+    if path.exists():
+        return is_classifier_folder(path)
+    try:
+        address_kind(word)
+    except FileNotFoundError:
+        return path.suffix.lower() not in SUFFIXES
+    return False
+
+
+def _recordings(word: str) -> list[Recording]:
+    path = path_of(word)
+    if path.is_file() and path.suffix.lower() not in (".parquet", ".csv"):
+        return [_of_file(path)]  # what is no audio is said when it is heard, and the others go on
+    if address_kind(word) in ("folder", "table"):
+        return [_of_file(file) for file in files_of(word)]
+    manifest = open_sound(word)
+    if manifest.has_files:
+        return [_of_file(manifest.path_of(track)) for track in manifest]
+    return [Recording(track.key, (track.key, track.hash), row=(manifest, row)) for row, track in enumerate(manifest)]
+
+
+def _of_file(file: Path) -> Recording:
+    state = file.stat() if file.exists() else None  # one that isn't there is said when it is heard
+    return Recording(str(file), (str(file), *((state.st_size, state.st_mtime_ns) if state else ())), file)
 
 
 def is_classifier_folder(path: Path) -> bool:
@@ -163,9 +221,11 @@ def is_classifier_folder(path: Path) -> bool:
 class _Kept:
     """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
 
-    def __init__(self, out: Sequence[Path], files: Sequence[Path], settings: Sequence[Any], force: bool) -> None:
+    def __init__(
+        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool
+    ) -> None:
         self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
-        state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        state = [one.stamp for one in recordings]
         self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
         self.lines: dict[str, Any] = {}
         if self.path is None:
@@ -178,14 +238,18 @@ class _Kept:
                 if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
-    def add(self, file: Path, found: dict[str, Prediction]) -> None:
+    def add(self, recording: str, found: dict[str, Prediction]) -> None:
         if self.path is not None:
             heads = {name: _whole(said) for name, said in found.items()}
             with self.path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"key": self.key, "path": str(file), "heads": heads}) + "\n")
+                lines.write(json.dumps({"key": self.key, "path": recording, "heads": heads}) + "\n")
 
-    def get(self, file: Path) -> dict[str, Prediction] | None:
-        heads = self.lines.get(str(file))
+    def has(self, recording: str) -> bool:
+        """Whether it was heard before."""
+        return recording in self.lines
+
+    def get(self, recording: str) -> dict[str, Prediction] | None:
+        heads = self.lines.get(recording)
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
 
     def done(self) -> None:
@@ -194,37 +258,45 @@ class _Kept:
 
 
 def _heard(
-    files: Sequence[Path], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
+    recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
     failed: dict[str, str],
-) -> Iterator[tuple[Path, dict[str, Prediction]]]:  # fmt: skip
-    """Every file with its answers; `workers` files are heard at a time, since decoders leave Python's lock."""
+) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
+    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then."""
+    rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
-    def hear(file: Path) -> dict[str, Prediction] | str:
-        known = kept.get(file)
-        if known is not None:
-            return known
+    def opened(one: Recording) -> dict[int, Sound] | str:
+        try:
+            source, own = one.sound()
+            sounds = {rate: sound_of(source, own, rate, pool) for rate in rates}
+        except (ValueError, OSError) as error:
+            return str(error)
+        return {rate: sound.expect() for rate, sound in sounds.items()}
+
+    def hear(sounds: dict[int, Sound]) -> dict[str, Prediction] | str:
         found: dict[str, Prediction] = {}
         try:
             for classifier in classifiers:
-                found |= classifier.hear(file, None, options.unit, options.aggregate, options.window)
+                sound = sounds[classifier.answering.rate]
+                found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
         return found
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        ahead = max(1, workers) + 1
-        waiting = [(file, pool.submit(hear, file)) for file in files[:ahead]]
-        for number in range(len(files)):
-            file, future = waiting.pop(0)
-            if number + ahead < len(files):
-                waiting.append((files[number + ahead], pool.submit(hear, files[number + ahead])))
-            found = future.result()
-            if isinstance(found, str):
-                failed[str(file)] = found
+        new = (one for one in recordings if not kept.has(one.name))
+        coming: deque[Future[dict[int, Sound] | str]] = deque()
+        for one in recordings:
+            if (known := kept.get(one.name)) is not None:
+                yield one, known
                 continue
-            if str(file) not in kept.lines:
-                kept.add(file, found)
-            yield file, found
+            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, workers) + 1 - len(coming)))
+            sounds = coming.popleft().result()
+            found = sounds if isinstance(sounds, str) else hear(sounds)
+            if isinstance(found, str):
+                failed[one.name] = found
+                continue
+            kept.add(one.name, found)
+            yield one, found
 
 
 def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
@@ -263,62 +335,47 @@ def rows_of(path: str, name: str, said: Prediction, options: Options) -> Iterato
         yield base | {"start": float(time), "end": float(time), "label": position, "value": None}
     if said.segments is not None or said.times is not None:
         return
-    table = said.values if said.values is not None else said.probabilities
-    for start, end, row in zip(said.start, said.end, table if table is not None else []):
-        one = Prediction(
-            said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
-        )
-        pairs = (
-            list(zip(said.names, row.tolist()))
-            if said.values is not None
-            else one.ranked(options.top, options.threshold)
-        )
-        for label, value in pairs:
-            yield base | {"start": float(start), "end": float(end), "label": label, "value": float(value)}
+    for one in said.units():
+        told = one.ranked(options.top, options.threshold)
+        if one.values is not None:
+            told = list(zip(one.names, one.values[0].tolist()))
+        for label, value in told:
+            place = {"start": float(one.start[0]), "end": float(one.end[0])}
+            yield base | place | {"label": label, "value": float(value)}
 
 
 def write_results(place: Path, results: dict[str, dict[str, Prediction]], options: Options) -> None:
     """Write everything as the ending says; beside and renamed."""
     if place.suffix == ".json":
         told = {path: {name: to_json(said, options) for name, said in found.items()} for path, found in results.items()}
-        _write(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_text(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
         return
     if place.suffix in (".csv", ".parquet"):
         rows = [row for path, found in results.items() for name, said in found.items()
                 for row in rows_of(path, name, said, options)]  # fmt: skip
-        part = place.with_name(f".{place.name}.part")
-        if place.suffix == ".csv":
-            with part.open("w", newline="", encoding="utf-8") as lines:
-                table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
-                table.writeheader()
-                table.writerows(rows)
-        else:
-            pq.write_table(pa.Table.from_pylist(rows), part)
-        os.replace(part, place)
+        with written(place) as part:
+            if place.suffix == ".csv":
+                with part.open("w", newline="", encoding="utf-8") as lines:
+                    table = csv.DictWriter(lines, ["path", "head", "start", "end", "label", "value"])
+                    table.writeheader()
+                    table.writerows(rows)
+            else:
+                pq.write_table(pa.Table.from_pylist(rows), part)
         return
     place.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     for path, found in results.items():
         stem = _unique(Path(path).stem, taken)
         if place.suffix == ".jams":
-            _write(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
+            write_text(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
             continue
         for name, said in found.items():
             ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
-            if said.kind == "chords" and said.segments is not None:
-                _write(place / f"{stem}{ending}.lab", "".join(f"{a:.3f} {b:.3f} {c}\n" for a, b, c in said.segments))
-            elif said.kind == "beats" and said.times is not None:
-                _write(place / f"{stem}{ending}.beats", beats_text(said))
+            text = said.label_kind.text(said.timed)
+            if text is not None:
+                write_text(place / f"{stem}{ending}{said.label_kind.ending}", text)
             else:
-                _write(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
-
-
-def beats_text(said: Prediction) -> str:
-    """Lines of a time in s and, where known, the position in the bar."""
-    times = said.times if said.times is not None else np.zeros(0)
-    if said.positions is None:
-        return "".join(f"{time:.3f}\n" for time in times)
-    return "".join(f"{time:.3f}\t{position}\n" for time, position in zip(times, said.positions))
+                write_text(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
 
 
 def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
@@ -326,7 +383,7 @@ def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:
     duration = max(float(said.end[-1]) for said in found.values())
     annotations = [
         {
-            "namespace": JAMS[said.kind],
+            "namespace": said.label_kind.jams,
             "data": list(_observations(said)),
             "annotation_metadata": {
                 "annotator": {}, "annotation_tools": "groundbass", "data_source": f"program: {name}", "version": "",
@@ -355,14 +412,11 @@ def _observations(said: Prediction) -> Iterator[dict[str, Any]]:
     elif said.values is not None:
         yield from (one(a, b - a, row.tolist(), None) for a, b, row in zip(said.start, said.end, said.values))
     elif said.probabilities is not None:
-        several = PROBLEMS.get(said.kind) == "multi_label_classification"
-        for start, end, row in zip(said.start, said.end, said.probabilities):
-            unit = Prediction(
-                said.kind, said.names, np.array([start]), np.array([end]), row[None], thresholds=said.thresholds
-            )
-            for label, value in unit.ranked(None if several else 1):
-                told = label.replace(" ", ":") if said.kind == "key" else label
-                yield one(start, end - start, told, value)
+        kind = said.label_kind
+        for unit in said.units():
+            start, end = unit.start[0], unit.end[0]
+            for label, value in unit.ranked(None if kind.several else 1):
+                yield one(start, end - start, kind.jams_value(label), value)
 
 
 def _whole(said: Prediction) -> dict[str, Any]:
@@ -395,44 +449,29 @@ def brief(said: Prediction, options: Options) -> str:
         return f"{len(said.times)} beats{tempo}"
     if said.values is not None:
         return said.label
-    top = options.top or (3 if PROBLEMS.get(said.kind) != "multi_label_classification" else None)
+    top = options.top or (None if said.label_kind.several else 3)
     pairs = said.ranked(top, options.threshold)[:8]
     return ", ".join(f"{name} {value:.2f}" for name, value in pairs) or "–"
 
 
-def _show(file: Path, found: dict[str, Prediction], options: Options) -> None:
-    table = Table(box=box.SIMPLE, title=escape(str(file)), title_justify="left")
-    for head in ("head", "start", "end", "heard"):
-        table.add_column(head, justify="right" if head in ("start", "end") else "left")
+def _show(title: str, found: dict[str, Prediction], options: Options) -> None:
+    rows: list[tuple[str, ...]] = []
     for name, said in found.items():
         if len(said.start) == 1 or said.segments is not None or said.times is not None:
-            table.add_row(escape(name), "0.0", f"{said.end[-1]:.1f}", escape(brief(said, options)))
-            continue
-        values = said.values if said.values is not None else said.probabilities
-        for start, end, row in zip(said.start, said.end, values if values is not None else []):
-            given: Any = {"values": row[None]} if said.values is not None else {"probabilities": row[None]}
-            one = Prediction(
-                said.kind, said.names, np.array([start]), np.array([end]), thresholds=said.thresholds, **given
-            )
-            table.add_row(escape(name), f"{start:.1f}", f"{end:.1f}", escape(brief(one, options)))
-    Console().print(table)
+            rows.append((name, "0.0", f"{said.end[-1]:.1f}", brief(said, options)))
+        else:
+            rows += [(name, f"{one.start[0]:.1f}", f"{one.end[0]:.1f}", brief(one, options)) for one in said.units()]
+    head = ("head", Column("start", right=True), Column("end", right=True), "heard")
+    Console().print(Table(head, rows, title).terminal())
 
 
 def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
     names = list(dict.fromkeys(name for found in results.values() for name in found))
-    table = Table(box=box.SIMPLE)
-    for head in ("recording", *names):
-        table.add_column(escape(head))
-    for path, found in results.items():
-        table.add_row(escape(Path(path).name), *(escape(brief(found[n], options)) if n in found else "" for n in names))
-    Console().print(table)
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    rows = [
+        (Path(path).name, *(brief(found[name], options) if name in found else "" for name in names))
+        for path, found in results.items()
+    ]
+    Console().print(Table(("recording", *names), rows).terminal())
 
 
 def _unique(stem: str, taken: set[str]) -> str:

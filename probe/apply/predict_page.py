@@ -10,10 +10,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from ...data.audio import read as audio
-from ...models.classifier import PROBLEMS
+from ...data.writing import write_text
+from ..pages.render import render
 from .classify import Prediction
 
 POINTS = 800  # of a waveform's picture
@@ -23,23 +23,22 @@ PICTURE_RATE = 4000  # Hz that the picture is read at
 
 @dataclass(frozen=True)
 class Lane:
-    """A row of spans over time. spans: start and end in s, a share of darkness, and what to say of it."""
+    """A row over time. spans: start and end in s, a share of darkness, and what to say of it; ticks: without length;
+    named: what to say is written into them.
+    """
 
     name: str
     spans: list[tuple[float, float, float, str]]
     ticks: bool = False
+    named: bool = False
 
 
 def write_page(place: Path, results: dict[str, dict[str, Prediction]]) -> None:
     """One page for all recordings; it names the audio by its path relative to the page."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True).get_template("predict.html")
     place.parent.mkdir(parents=True, exist_ok=True)
     recordings = [_recording(place, path, found) for path, found in results.items()]
     heads = list(dict.fromkeys(name for found in results.values() for name in found))
-    part = place.with_name(f".{place.name}.part")
-    part.write_text(template.render(recordings=recordings, heads=heads), encoding="utf-8")
-    os.replace(part, place)
+    write_text(place, render("predict.html", recordings=recordings, heads=heads))
 
 
 def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str
         "peaks": peaks(path),
         "verdicts": [{"head": name, "told": told(said), "value": _sortable(said)} for name, said in found.items()],
         "lanes": [
-            {"head": name, "name": lane.name, "ticks": lane.ticks, "spans": lane.spans}
+            {"head": name, "name": lane.name, "ticks": lane.ticks, "named": lane.named, "spans": lane.spans}
             for name, said in found.items() for lane in lanes(said)
         ],
     }  # fmt: skip
@@ -78,8 +77,7 @@ def told(said: Prediction) -> str:
         return f"{len(said.times)} beats" + ("" if said.tempo is None else f", {said.tempo:.1f} bpm")
     if said.values is not None:
         return said.label
-    several = PROBLEMS.get(said.kind) == "multi_label_classification"
-    pairs = said.ranked(None if several else 1)[:6]
+    pairs = said.ranked(None if said.label_kind.several else 1)[:6]
     return ", ".join(f"{name} ({value:.0%})" for name, value in pairs) or "nothing above its threshold"
 
 
@@ -92,8 +90,8 @@ def _sortable(said: Prediction) -> str:
 
 def lanes(said: Prediction) -> list[Lane]:
     """What was heard over time: chords and events as they begin and end, beats as ticks, others by their windows."""
-    if said.segments is not None and said.kind == "chords":
-        return [Lane("chords", [(a, b, 0.35, name) for a, b, name in said.segments])]
+    if said.segments is not None and said.label_kind.exclusive:
+        return [Lane(said.kind, [(a, b, 0.35, name) for a, b, name in said.segments], named=True)]
     if said.segments is not None:
         names = sorted({name for _, _, name in said.segments})
         return [Lane(name, [(a, b, 0.8, name) for a, b, one in said.segments if one == name]) for name in names]
@@ -103,7 +101,7 @@ def lanes(said: Prediction) -> list[Lane]:
             (float(t), float(t), 1.0 if p == 1 else 0.45, f"beat {p}" if p else "beat")
             for t, p in zip(said.times, bars)
         ]
-        return [Lane("beats", spans, ticks=True)]
+        return [Lane(said.kind, spans, ticks=True)]
     over = said.windows if said.windows is not None else said
     if over.probabilities is None:
         return _numbers(over)

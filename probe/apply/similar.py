@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from rich import box
+from einops import rearrange
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 
 from ...data.audio import read as audio
+from ...data.collections.headers import from_headers
+from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder
 from ..listen.features import identity
+from ..pages.render import render
+from ..report.table import Column, Table
 from .embed import LAYER, read_about
-from .embedding import Embedding, embed_parts, manifest_of_files, parts
+from .embedding import Embedding, embed_parts, parts
 
-TEMPLATE = Path(__file__).with_name("similar.html")
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
 Vectors = npt.NDArray[np.float32]
 
@@ -98,7 +98,7 @@ def similar(
         hits = index.nearest(asked, values, k)
         answers.append((file, hits))
         console.print(f"nearest to {file}, in {index.folder or table}", highlight=False, markup=False, soft_wrap=True)
-        console.print(_table(hits, index.folder))
+        console.print(_table(hits, index.folder).terminal())
     if page is not None:
         told = f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
         write_page(page, answers, told, index.folder)
@@ -109,19 +109,41 @@ def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple
     """A table's places and the vectors of one layer, [rows, width]."""
     if about["asked"]["unit"] == "frame":
         raise ValueError(f"{table} has a row per frame; embed with --unit track or --unit window to search.")
-    name = f"{LAYER}{_layer(about, layer)}"
-    if table.suffix == ".npz":
-        with np.load(table) as held:
-            columns = [held[key].tolist() for key in ("path", "start", "end")]
-            vectors = held[name]
+    names = ["path", "start", "end", f"{LAYER}{_layer(about, layer)}"]
+    path, start, end, vectors = _npz(table, names) if table.suffix == ".npz" else _parquet(table, names)
+    if len(path) < 2:
+        raise ValueError(f"{table} has {len(path)} rows; a search needs at least two.")
+    whole = path.ndim == start.ndim == end.ndim == vectors.ndim - 1 == 1 and vectors.shape[1] > 0
+    whole = whole and path.dtype.kind == "U" and len(path) == len(start) == len(end) == len(vectors)
+    if not whole or any(a.dtype.kind not in "fiu" or not np.isfinite(a).all() for a in (start, end, vectors)):
+        raise ValueError(
+            f"{table} isn't whole: its columns {', '.join(names)} have to be as long as each other, and "
+            "hold names, then finite numbers. Embed the files again."
+        )
+    return [Place(*row) for row in zip(path.tolist(), start.tolist(), end.tolist())], vectors.astype(np.float32)
+
+
+def _npz(table: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    with np.load(table) as held:
+        _check_columns(table, names, held.files)
+        return [held[name] for name in names]
+
+
+def _parquet(table: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    _check_columns(table, names, pq.read_schema(table).names)
+    read = pq.read_table(table, columns=list(names))
+    path, start, end, vectors = (read[name].combine_chunks() for name in names)
+    if pa.types.is_fixed_size_list(vectors.type) and not vectors.null_count:
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        rows = rearrange(flat, "(rows dim) -> rows dim", dim=vectors.type.list_size)
     else:
-        read = pq.read_table(table, columns=["path", "start", "end", name])
-        columns = [read[key].to_pylist() for key in ("path", "start", "end")]
-        flat = read[name].combine_chunks().flatten().to_numpy()
-        vectors = flat.reshape(len(columns[0]), -1)
-    if len(vectors) < 2:
-        raise ValueError(f"{table} has {len(vectors)} rows; a search needs at least two.")
-    return [Place(*row) for row in zip(*columns)], vectors
+        rows = np.empty(0)
+    return [*(np.array(column.to_pylist()) for column in (path, start, end)), rows]
+
+
+def _check_columns(table: Path, wanted: Sequence[str], found: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in found]:
+        raise ValueError(f"{table} has no column {', '.join(missing)}, and has to have {', '.join(wanted)}.")
 
 
 def _layer(about: dict[str, Any], layer: int | None) -> int:
@@ -194,7 +216,7 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
     """A file that isn't in the table, by the table's encoder and settings."""
-    manifest = manifest_of_files([file], {})
+    manifest = from_headers([file], {})
     asked = Embedding(**about["asked"] | {"layers": (_layer(about, layer),)})
     device = str(getattr(getattr(heard, "model", heard), "device", "cpu"))
     found = [
@@ -216,52 +238,47 @@ def _common_folder(names: Sequence[str]) -> str:
 
 
 def _table(hits: Sequence[Hit], folder: str) -> Table:
-    view = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    view.add_column("", justify="right")
-    view.add_column("similarity", justify="right")
-    view.add_column("recording", overflow="fold")
-    view.add_column("s", justify="right", no_wrap=True)
-    for rank, hit in enumerate(hits, 1):
-        span = f"{hit.found.start:.1f}–{hit.found.end:.1f}"
-        view.add_row(f"{rank}", f"{hit.similarity:.3f}", escape(hit.found.path.removeprefix(folder)), span)
-    return view
+    head = (Column("", right=True), Column("similarity", right=True), "recording", Column("s", right=True, whole=True))
+    rows = [
+        (f"{rank}", f"{hit.similarity:.3f}", hit.found.path.removeprefix(folder),
+         f"{hit.found.start:.1f}–{hit.found.end:.1f}")
+        for rank, hit in enumerate(hits, 1)
+    ]  # fmt: skip
+    return Table(head, rows)
+
+
+@dataclass(frozen=True)
+class Player:
+    """A stretch as the page plays it. source: a link with the stretch's times; None where the file is gone."""
+
+    name: str
+    place: str
+    span: str
+    source: str | None
+    similarity: float = 1.0
 
 
 def write_page(page: Path, answers: Sequence[tuple[Path, Sequence[Hit]]], about: str, folder: str) -> None:
     """A page with a player for every recording; it refers to the files where they are, relative to the page."""
-    body = []
-    for file, hits in answers:
-        body.append(f"<h2>{html.escape(file.name)}</h2>")
-        if not hits:
-            body.append("<p class='soft'>The table holds no other recording.</p>")
-            continue
-        body.append(f"<div class='query'>{_player(page, hits[0].query)}</div><ol>")
-        for rank, hit in enumerate(hits, 1):
-            width = max(0.0, min(1.0, hit.similarity)) * 100
-            span = f"{hit.found.start:.1f}–{hit.found.end:.1f} s"
-            place, _, name = hit.found.path.removeprefix(folder).rpartition("/")
-            body.append(
-                f"<li><b>{rank}</b><p><strong>{html.escape(name)}</strong> <span class='soft'>{html.escape(place)}"
-                f"</span><br><span class='soft'>similarity {hit.similarity:.3f} at {span}</span>"
-                f"<span class='bar'><i style='width:{width:.1f}%'></i></span></p>"
-                f"<div>{_player(page, hit.found)}</div></li>"
-            )
-        body.append("</ol>")
-    title = "Similar recordings"
-    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=title, about=html.escape(about), body="\n".join(body)
-    )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, page)
+
+    def player(place: Place, similarity: float = 1.0) -> Player:
+        inside, _, name = place.path.removeprefix(folder).rpartition("/")
+        span = f"{place.start:.1f}–{place.end:.1f} s"
+        return Player(name, inside, span, _source(page, place), similarity)
+
+    queries = [
+        (file.name, player(hits[0].query) if hits else None, [player(hit.found, hit.similarity) for hit in hits])
+        for file, hits in answers
+    ]
+    text = render("similar.html", about=about, queries=queries)
+    write_text(page, text)
 
 
-def _player(page: Path, place: Place) -> str:
-    """An audio element that plays the stretch; what browsers don't decode is written as FLAC in PAGE.files/."""
+def _source(page: Path, place: Place) -> str | None:
+    """A link to the stretch; what browsers don't decode is written as FLAC in PAGE.files/."""
     source = Path(place.path)
     if not source.is_file():
-        return "<span class='soft'>the file isn't there any more</span>"
+        return None
     part = f"#t={place.start:.2f},{place.end:.2f}"
     if source.suffix.lower() not in PLAYABLE:
         folder = page.with_suffix(".files")
@@ -272,5 +289,4 @@ def _player(page: Path, place: Place) -> str:
         source = folder / f"{source.name}.{first}.flac"
         audio.write(source, sound, rate)
         part = ""
-    link = quote(Path(os.path.relpath(source.resolve(), page.parent.resolve())).as_posix()) + part
-    return f"<audio controls preload='metadata' src='{html.escape(link)}'></audio><span class='soft'></span>"
+    return quote(Path(os.path.relpath(source.resolve(), page.parent.resolve())).as_posix()) + part

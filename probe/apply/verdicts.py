@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from sklearn import metrics as sk
 
-from ..report import bootstrap
+from ..report.bootstrap import Interval, interval
+from ..report.table import Column, Table
+from ..report.tables import text
 from .classify import Prediction
 
 MOST_NAMES = 20  # of a confusion matrix that is shown
@@ -29,10 +29,19 @@ class Verdict:
 
     head: str
     tracks: int
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, Interval]
     names: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+
+    def tables(self) -> Iterator[Table]:
+        """The scores, and the confusions where there are few names."""
+        head = ("metric", Column("value", right=True))
+        rows = [(name, text(score)) for name, score in self.scores.items()]
+        yield Table(head, rows, f"{self.head}, {self.tracks} recordings")
+        if self.confusion and len(self.names) <= MOST_NAMES:
+            counts = [(name, *map(str, row)) for name, row in zip(self.names, self.confusion)]
+            yield Table((Column("truth \\ guess"), *(Column(name, right=True) for name in self.names)), counts)
 
 
 @dataclass(frozen=True)
@@ -49,19 +58,8 @@ class Comparison:
     def show(self, console: Console) -> None:
         """In the terminal."""
         for verdict in self.verdicts:
-            table = Table(
-                box=box.SIMPLE, title=f"{escape(verdict.head)}, {verdict.tracks} recordings", title_justify="left"
-            )
-            table.add_column("metric")
-            table.add_column("value", justify="right")
-            for name, score in verdict.scores.items():
-                table.add_row(name, f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]")
-            console.print(table)
-            if verdict.confusion and len(verdict.names) <= MOST_NAMES:
-                grid = Table("truth \\ guess", *map(escape, verdict.names), box=box.SIMPLE)
-                for name, row in zip(verdict.names, verdict.confusion):
-                    grid.add_row(escape(name), *map(str, row))
-                console.print(grid)
+            for table in verdict.tables():
+                console.print(table.terminal())
             for note in verdict.notes:
                 console.print(escape(note))
         for note in self.notes:
@@ -109,7 +107,7 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
             (results[path][name], row[column]) for path, row in truth.items()
             if column is not None and column in row and name in results[path]
         ]  # fmt: skip
-        if pairs and pairs[0][0].kind in ("classes", "key", "tags", "numbers"):
+        if pairs and not pairs[0][0].label_kind.over_time:
             verdicts.append(_verdict(name, [said for said, _ in pairs], [value for _, value in pairs]))
     if not verdicts:
         raise ValueError(
@@ -120,13 +118,13 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
 
 
 def _verdict(name: str, said: list[Prediction], values: list[str]) -> Verdict:
-    if said[0].kind == "numbers":
+    if not said[0].label_kind.nominal:
         guess = np.array([one.values.mean(0)[0] for one in said if one.values is not None])
         return Verdict(
             name, len(said), _scored(lambda rows: _distance(np.array(values, float)[rows], guess[rows]), len(said))
         )
     likely = np.stack([one.probabilities.mean(0) for one in said if one.probabilities is not None])
-    if said[0].kind == "tags":
+    if said[0].label_kind.several:
         return _tags(name, said[0], likely, values)
     names = said[0].names
     index = {label: number for number, label in enumerate(names)}
@@ -184,14 +182,11 @@ def _tags(name: str, said: Prediction, likely: npt.NDArray[Any], values: list[st
     return Verdict(name, len(values), _scored(measure, len(values), resamples=100), said.names)
 
 
-def _scored(measure: Any, tracks: int, resamples: int = 400) -> dict[str, dict[str, float]]:
+def _scored(measure: Any, tracks: int, resamples: int = 400) -> dict[str, Interval]:
     """Each metric with its bootstrap interval over tracks."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes that a resample lacks
         whole = measure(np.arange(tracks))
         draws = np.random.default_rng(0).integers(tracks, size=(resamples, tracks))
         found = [measure(rows) for rows in draws] if tracks > 1 else []
-    return {
-        name: bootstrap.interval(value, np.array([one[name] for one in found]), tracks).to_json()
-        for name, value in whole.items()
-    }
+    return {name: interval(value, np.array([one[name] for one in found]), tracks) for name, value in whole.items()}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchaudio.functional as AF
+from einops import rearrange, reduce
 from scipy import fft, signal
 from torch import Tensor
 
@@ -122,7 +123,7 @@ class Chroma(_Descriptor):
             padded = torch.nn.functional.pad(waveform, (half, half + hop))
             real, imaginary = (padded.unfold(0, len(kernels), hop)[:frames] @ kernels).chunk(2, 1)
             magnitudes = torch.hypot(real, imaginary) * 2 ** (octave / 2)  # kernels twice as long, per octave
-            octaves.append(magnitudes.roll(1, 1).unflatten(1, (12, 3)).sum(2))
+            octaves.append(reduce(magnitudes.roll(1, 1), "frames (classes bins) -> frames classes", "sum", bins=3))
             waveform = AF.resample(waveform, 2, 1)
         return torch.cat(octaves[::-1], 1)
 
@@ -173,7 +174,7 @@ class Tzanetakis(_Descriptor):
 def timbre(sound: Array, rate: int, mfcc: Array) -> Array:
     """[19] numbers of a clip. sound: [samples]; mfcc: [frames, 5] at a hop of 512 samples, without the zeroth."""
     size = 512
-    frames = sound[: len(sound) // size * size].reshape(-1, size)
+    frames = rearrange(sound[: len(sound) // size * size], "(frames samples) -> frames samples", samples=size)
     spectrum = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1))
     total = spectrum.sum(1) + 1e-12
     frequencies = np.fft.rfftfreq(size, 1 / rate)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
+from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor
 
-from ...data.audio import read as audio
 from ...data.track import Manifest
 from ...models.cqt import LogCQT
 from ...models.encoder import Encoder, calibrate_batch_norm, random_copy
@@ -66,7 +67,9 @@ class LogMelBaseline:
             waveform, (self.window // 2, self.window // 2)
         )  # zeros: a clip ends in silence
         spectrum = torch.stft(padded, self.window, self.hop, window=hann, center=False, return_complex=True)
-        energy = spectrum.abs().square().transpose(1, 2) @ self.bands.to(waveform.device)
+        energy = rearrange(
+            spectrum.abs().square(), "batch frequencies frames -> batch frames frequencies"
+        ) @ self.bands.to(waveform.device)
         frames = int(self.valid_frames(torch.tensor([waveform.shape[1]]))[0])
         return (energy + 1e-5).log()[:, None, :frames]
 
@@ -82,7 +85,12 @@ class LogCqtBaseline:
     fingerprint = "log-CQT, 24000 Hz, 8 octaves of 24 bins from 27.5 Hz, hop 960, log(1 + 100 magnitude), version 1"
 
     def __init__(self) -> None:
-        self.transform = LogCQT(self.sample_rate, self.hop)
+        self.cqt = LogCQT(self.sample_rate, self.hop)
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, frames, 192]."""
+        found: Tensor = self.cqt.to(waveform.device)(waveform)
+        return found
 
     def valid_frames(self, valid: Tensor) -> Tensor:
         """valid: [batch] samples -> [batch] frames whose samples all lie in them, at least one."""
@@ -93,8 +101,25 @@ class LogCqtBaseline:
         if sample_rate not in (None, self.sample_rate):
             raise ValueError(f"The log-CQT baseline hears {self.sample_rate} Hz, not {sample_rate}.")
         missing = max(0, self.hop - waveform.shape[1])
-        found: Tensor = self.transform.to(waveform.device)(torch.nn.functional.pad(waveform, (0, missing)))
-        return found[:, None]
+        return self.transform(torch.nn.functional.pad(waveform, (0, missing)))[:, None]
+
+
+class NnAudioCqtBaseline(LogCqtBaseline):
+    """The same bins by nnAudio's CQT1992v2 (Cheuk et al. 2020), whose kernels are whole numbers of samples long."""
+
+    fingerprint = "log-CQT by nnAudio, 24000 Hz, 8 octaves of 24 bins from 27.5 Hz, hop 960, log(1 + 100 m), version 1"
+
+    def __init__(self) -> None:
+        self.layer = CQT1992v2(
+            sr=self.sample_rate, hop_length=self.hop, fmin=27.5, n_bins=self.dim, bins_per_octave=24, norm=1,
+            window="hann", center=True, pad_mode="constant", verbose=False,
+        )  # fmt: skip
+
+    def transform(self, waveform: Tensor) -> Tensor:
+        """[batch, samples] -> [batch, frames, 192]; nnAudio's frames lie on samples k · hop, ours half a hop later."""
+        late = torch.nn.functional.pad(waveform, (self.hop // 2, 0))
+        magnitude: Tensor = self.layer.to(waveform.device)(late)[..., 1 : 1 + waveform.shape[1] // self.hop]
+        return torch.log1p(100 * rearrange(magnitude, "batch bins frames -> batch frames bins"))
 
 
 def untrained(encoder: Encoder, task: Task, seed: int, device: str) -> Encoder:
@@ -114,6 +139,6 @@ def training_clips(
     for number, row in enumerate(np.sort(chosen)):
         track = manifest[int(row)]
         start = max(0, (round(track.seconds * sample_rate) - samples) // 2)
-        waveform = audio.read(manifest.path_of(track), sample_rate, start, samples)
+        waveform = manifest.read(int(row), sample_rate, start, samples)
         batch[number] = torch.from_numpy(np.resize(waveform, samples).copy())  # a short note is repeated, not padded
     yield from batch.to(device).split(16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.audio import read as audio
+from ...data.bench.peak import own_peak
 from ...data.collections.scan import scan_folder
 from ...data.labels.splits import Fold
 from ...data.track import Manifest, Track
@@ -209,13 +209,14 @@ def _large(clips: int) -> float:
             forget(array)
         table = np.load(Path(place) / "x.npy", mmap_mode="r")
         fit(_task(labels, (clips * 8 // 10, clips // 10, clips // 10)), table, range(0, LARGE_LAYERS, 6))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return own_peak() / 1024
 
 
 def embed() -> list[Row]:
     """Rows `embed`, `embed_memory`: `groundbass embed` from files to the table, against the bare forward in memory."""
+    from ...data.collections.headers import from_headers
     from ..apply.embed import embed as command
-    from ..apply.embedding import Embedding, embed_parts, manifest_of_files, parts
+    from ..apply.embedding import Embedding, embed_parts, parts
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -233,15 +234,15 @@ def embed() -> list[Row]:
                 encoder.hidden_states(batch)
             bare.append(time.perf_counter() - started)
             started = time.perf_counter()
-            command(name, (folder / "audio",), out=folder / f"{turn}.parquet")
+            command(name, (str(folder / "audio"),), out=folder / f"{turn}.parquet")
             seconds.append(time.perf_counter() - started)
         long = _noise_files(folder / "long", 1, 1800)
         asked = Embedding((4,))
         peaks = []
         for number in (1, 4):  # half an hour, then two hours of it
-            manifest = manifest_of_files(long, {}).select([0] * number)
+            manifest = from_headers(long, {}).select([0] * number)
             for _ in embed_parts(encoder, manifest, list(parts(manifest, encoder, asked)), asked):
-                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                peaks.append(own_peak())
     return [
         Row(
             what="embed: seconds of audio per second, files to table", value=480 / min(seconds), unit="s/s",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from ...data.audio.read import write
+from ...data.bench.peak import own_peak
 from ...models.adapters import ModelEncoder
 from ...models.classifier_files import make_classifier, write_classifier
 from ...models.head_files import HeadFacts
@@ -56,7 +56,7 @@ def heard_memory(classifier: str, file: str) -> float:
     """MiB at the peak of a process that hears a file."""
     with contextlib.redirect_stdout(io.StringIO()):
         predict((classifier, file), quiet=True)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return own_peak()
 
 
 def _encoder() -> MertModel:
@@ -93,7 +93,7 @@ def _bare(encoder: MertModel) -> float:
 def _files(classifier: Path, files: list[Path], folder: Path) -> float:
     began = time.perf_counter()
     names = (str(classifier), *map(str, files))
-    predict(names, out=(folder / "heard.json",), quiet=True, workers=1, force=True)
+    predict(names, out=(folder / "heard.json",), quiet=True, force=True)
     return time.perf_counter() - began
 
 

@@ -24,11 +24,17 @@ class Point:
     clips: int
     values: tuple[float, ...]
 
+    @property
+    def value(self) -> float:
+        """The mean over draws."""
+        return float(np.mean(self.values)) if self.values else float("nan")
+
     def to_json(self) -> dict[str, object]:
+        """As a result's file has it."""
         return {
             "shots": self.shots,
             "clips": self.clips,
-            "value": float(np.mean(self.values)),
+            "value": self.value,
             "deviation": float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None,
             "draws": list(self.values),
         }

@@ -7,8 +7,9 @@ Head and decoder are those of the clean result, learned on clean audio; nothing 
 from __future__ import annotations
 
 import difflib
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -128,21 +129,59 @@ def changes_truth(task: Task, kind: str) -> str | None:
     return "pitches" if chain.shifts and pitched else None
 
 
+@dataclass(frozen=True)
+class DamageCurve:
+    """The main metric at every level of one kind of damage. unit: of the levels."""
+
+    unit: str
+    levels: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """clean: the score without damage; kinds: curves by name; left_out: what would change the answers themselves."""
+
+    clean: float
+    kinds: Mapping[str, DamageCurve]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def tried(self) -> tuple[str, ...]:
+        """All kinds that were asked for."""
+        return (*self.kinds, *self.left_out)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Robustness:
+        """From a result's file; null stands for what isn't known."""
+        clean, *_ = _numbers([told.get("clean")])
+        kinds = {
+            name: DamageCurve(curve["unit"], tuple(curve["levels"]), _numbers(curve["values"]))
+            for name, curve in told["kinds"].items()
+        }
+        return cls(clean, kinds, tuple(told.get("left_out") or ()))
+
+
+def _numbers(told: Sequence[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else float(value) for value in told)
+
+
 def curves(
     task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, kinds: tuple[str, ...], pooling: Any
-) -> dict[str, Any]:
-    """The main metric at every level of every kind: {kind: {"unit", "levels", "values"}}, "clean" being the first."""
+) -> Robustness:
+    """The main metric at every level of every kind."""
     clean = task.measure(trained.truth, trained.guess)[task.metric]
-    found: dict[str, Any] = {"clean": clean, "kinds": {}, "left_out": []}
+    found: dict[str, DamageCurve] = {}
+    left_out = []
     for kind in kinds:
         if moved := changes_truth(task, kind):
             print(f"{task.name}: {kind} changes the {moved} that are asked for, so it is left out.", file=sys.stderr)
-            found["left_out"].append(kind)
+            left_out.append(kind)
             continue
         unit, levels = LEVELS[kind].unit, LEVELS[kind].levels
         values = [_score(task, encoder, store, trained, Degradation(kind, level), pooling) for level in levels]
-        found["kinds"][kind] = {"unit": unit, "levels": list(levels), "values": values}
-    return found
+        found[kind] = DamageCurve(unit, levels, tuple(values))
+    return Robustness(clean, found, tuple(left_out))
 
 
 def _score(

@@ -6,6 +6,7 @@ track, which may be wrong for them (a quiet bar of a metal song), so their score
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,23 @@ RULES = ("mean of logits", "mean of probabilities", "majority of answers", "most
 EVENT_SECONDS = 3.0
 
 
+@dataclass(frozen=True)
+class PieceScore:
+    """The main metric of pieces of one size. rule: how a song's pieces became one answer; number: of answers."""
+
+    unit: str
+    rule: str
+    number: int
+    value: float
+
+
 def compared(
     task: Task, encoder: Encoder, store: FeatureStore, trained: Outcome, seconds: float = EVENT_SECONDS
-) -> list[dict[str, Any]]:
-    """Rows {"unit", "rule", "number", "value"}: the main metric of frames, of windows of `seconds`, and of songs by
-    each rule from either.
+) -> list[PieceScore]:
+    """The main metric of frames, of windows of `seconds`, and of songs by each rule from either.
 
-    Raises ValueError for tasks without one label per track, and for heads that mix layers.
+    Raises:
+        ValueError: the task has no label per track, or the head mixes layers.
     """
     if not answers_by_name(task) or not trained.heads:
         raise ValueError(f"{task.name}: frame, window and song are compared for classes, keys and tags of tracks only.")
@@ -67,7 +78,7 @@ def compared(
         guess, truth = (np.concatenate(column) for column in zip(*parts))
         value = task.measure(truth, guess)[task.metric]
         unit, _, rule = name.partition(": ")
-        result.append({"unit": unit, "rule": rule, "number": len(truth), "value": value})
+        result.append(PieceScore(unit, rule, len(truth), value))
     return result
 
 

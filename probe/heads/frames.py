@@ -59,7 +59,11 @@ class FrameHead:
 
 
 def over_time(task: Task) -> OverTime:
-    """Its kind. Raises ValueError for a kind that isn't about moments."""
+    """Its kind.
+
+    Raises:
+        ValueError: a kind that isn't about moments.
+    """
     if not isinstance(task.label_kind, OverTime):
         raise ValueError(f"{task.name} asks about frames, and labels of the kind {task.kind} say nothing about them.")
     return task.label_kind

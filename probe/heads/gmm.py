@@ -20,7 +20,8 @@ RIDGE = 1e-2  # added to variances of standardised features
 def mixtures(data: TrainingData) -> Iterator[Head]:
     """Heads of every layer and number of components; diagonal covariances on standardised features, seed 0.
 
-    Raises ValueError for anything but classes.
+    Raises:
+        ValueError: anything but classes.
     """
     if not data.kind.one_of:
         raise ValueError(f"The gmm protocol tells classes apart; it has nothing to say about {data.kind.name}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,19 +53,22 @@ def keep_head(task: Task, outcome: Outcome, features: Features | Frames, layers:
     return head, facts
 
 
-def write_kept(
-    folder: Path, name: str, head: Head, facts: HeadFacts, task: Task, record: dict[str, Any], encoder: str
-) -> Path:
-    """FOLDER/heads/NAME.json and NAME.safetensors, with what the result's record says of encoder, task and scores."""
-    told = {
-        key: record.get(key) for key in ("task", "version", "question", "kind", "corpus", "fingerprint", "protocol")
-    }
-    chosen = {"folds": len(task.folds), "fold": 0, **record["folds"][0]}
-    baselines = {key: value["value"] for key, value in record["baselines"].items()}
-    scores = {**record["metrics"], "metric": record["metric"], **record["score"], "baselines": baselines}
+@dataclass(frozen=True)
+class Origin:
+    """What is written beside a head about where it comes from; task, scores: as JSON has them."""
+
+    encoder: str
+    encoder_hash: str
+    window_seconds: float
+    task: Mapping[str, Any]
+    scores: Mapping[str, Any]
+
+
+def write_kept(folder: Path, name: str, head: Head, facts: HeadFacts, origin: Origin) -> Path:
+    """FOLDER/heads/NAME.json and NAME.safetensors, with what the result says of encoder, task and scores."""
     whole = replace(
-        facts, window_seconds=record["window_seconds"], encoder=encoder, encoder_hash=record["weights_hash"],
-        task={**told, **chosen}, scores=scores,
+        facts, window_seconds=origin.window_seconds, encoder=origin.encoder, encoder_hash=origin.encoder_hash,
+        task=dict(origin.task), scores=dict(origin.scores),
     )  # fmt: skip
     return write_head(folder / FOLDER, name, head, whole)
 

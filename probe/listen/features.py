@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ...data.locks import alone
 from ...data.track import Manifest
+from ...data.writing import put_folder
 from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
@@ -184,7 +185,7 @@ class FeatureStore:
         plans = window_rows(manifest, range(len(manifest)), rate, round(self.window_seconds * rate), stretch)
         firsts = {window.item: window for windows in reversed(plans) for window in reversed(windows)}
         items = [firsts[item] for item in range(len(firsts))]
-        hashes = manifest.column("hash")
+        hashes = manifest.hashes()
         names = [hashes[w.row] if stretch is None else f"{hashes[w.row]} from {w.start}" for w in items]
         width, change_too = encoder.dim * POOLINGS[pooling], pooling == WIDEST
 
@@ -268,7 +269,7 @@ class FeatureStore:
             first, end = places[item]
             array[:, first : min(end, first + found.shape[1])] = found[:, : end - first]
 
-        hashes = manifest.column("hash")
+        hashes = manifest.hashes()
         listening = Listening(
             encoder, manifest, plans, [hashes[row] for row in rows], (len(layers), int(ends[-1]), encoder.dim),
             [self.window_seconds, "frames", list(layers)], f"{name}, frames", pick, write, change,
@@ -290,7 +291,9 @@ class FeatureStore:
                     (part / "items.json").write_text(json.dumps(listening.names))
                     (part / "done.npy").unlink()
                     (part / "meta.json").write_text(json.dumps(meta, indent=1))
-                    part.rename(final)
+                    put_folder(part, final)
+        elif lock.exists():
+            lock.unlink(missing_ok=True)  # of a process that was killed after the renaming: nobody needs it any more
         array: Array = np.load(final / "features.npy", mmap_mode="r")
         if array.shape != listening.shape:
             raise ValueError(

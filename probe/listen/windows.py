@@ -83,8 +83,10 @@ def jobs(plans: list[list[Window]], batch_samples: int, read_samples: int, most:
 
 
 def decode(manifest: Manifest, read: list[Window], sample_rate: int) -> list[npt.NDArray[np.float32]]:
-    """Read consecutive windows of one track in one go. Raises ValueError when the file is shorter than the manifest
-    says.
+    """Read consecutive windows of one track in one go.
+
+    Raises:
+        ValueError: the file is shorter than the manifest says.
     """
     track = manifest[read[0].row]
     start, end = read[0].start, read[-1].start + read[-1].samples

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,25 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def known(self) -> bool:
+        """Whether there is a value."""
+        return math.isfinite(self.value)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its bounds are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any] | None) -> Interval:
+        """From a file, where null stands for what isn't known."""
+        told = told or {}
+        numbers = [told.get(name) for name in ("value", "low", "high")]
+        return cls(*(math.nan if number is None else float(number) for number in numbers))
+
     def to_json(self) -> dict[str, float]:
+        """As files have it."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 

@@ -72,17 +72,20 @@ def _interval(value: Any) -> bool:
     )
 
 
+def _has(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A dictionary with these fields, each of its kind."""
+    return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in fields.items())
+
+
 def _baseline(value: Any) -> bool:
-    return _interval(value) and _interval(value.get("difference") or {}) and _maybe(_whole)(value.get("layer"))
+    numbers = _maybe(_each(_maybe(_number)))
+    rest = _has(difference=_maybe(_interval), layer=_maybe(_whole), layers=numbers, values=numbers)
+    return _interval(value) and rest(value)
 
 
-def _encoder(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_whole(value.get(name)) for name in ("layers", "dim", "sample_rate"))
-        and _number(value.get("frame_rate"))
-        and _text(value.get("weights"))
-    )
+def _curve(value: Any) -> bool:
+    fits = _has(unit=_text, levels=_each(_number), values=_each(_maybe(_number)))
+    return fits(value) and len(value["levels"]) == len(value["values"])
 
 
 def _confusion(value: Any) -> bool:
@@ -104,8 +107,17 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "score": lambda value: _interval(value) and bool(value), "baselines": _by_name(_baseline), "layer": _whole,
     "layers": _each(_maybe(_number)),
     "counts": lambda value: _by_name(_whole)(value) and "test" in value, "notes": _each(_text),
+    "version": _maybe(_whole), "question": _maybe(_text), "aggregation": _maybe(_text), "corpus": _maybe(_text),
+    "decoder": _maybe(_text), "key": _maybe(_text), "pooling": _maybe(_text), "window_seconds": _maybe(_number),
+    "folds": _maybe(_each(_has(layer=_whole, strength=_maybe(_number), valid=_maybe(_number), pooling=_maybe(_text)))),
+    "groups": _maybe(_has(number=_whole, of=_text)),
+    "few_shot": _maybe(_each(_has(shots=_whole, clips=_whole, draws=_each(_maybe(_number))))),
+    "robustness": _maybe(_has(clean=_maybe(_number), kinds=_by_name(_curve), left_out=_maybe(_each(_text)))),
+    "importance": _maybe(_by_name(_by_name(_number))),
+    "units": _maybe(_each(_has(unit=_text, rule=_text, number=_whole, value=_maybe(_number)))),
     "classes": _each(_text), "versions": lambda value: _by_name(_text)(value) and "groundbass" in value,
-    "about": _encoder, "published": _by_name(_by_name(_by_name(_number))), "metrics": _by_name(_maybe(_number)),
+    "about": _has(layers=_whole, dim=_whole, sample_rate=_whole, frame_rate=_number, weights=_text),
+    "published": _by_name(_by_name(_by_name(_number))), "metrics": _by_name(_maybe(_number)),
     "values": _each(_maybe(_number)), "strength": _maybe(_number), "confusion": _maybe(_confusion),
     "projection": _maybe(_projection),
 }  # fmt: skip

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
 
-from . import comparison
+from ...data.writing import write_text
+from . import comparison, tables
+from .comparison import Line
 from .result import title
 from .sections import Section, distinct, sections_of
-from .tables import cell_of, confusion, markdown, table, verdict
+from .table import markdown_of
 
 MOST_CLASSES = 24  # of a confusion matrix in Markdown
 
@@ -38,42 +40,51 @@ def report(
     if out is not None and out.suffix not in (".html", ".md", ".tex"):
         raise ValueError(f"--out {out}: the ending says what to write, .html, .md or .tex.")
     sections = distinct([section for place in dirs for section in sections_of(place)])
-    own = [section for section in sections if section.whole]
     found = comparison.lines(sections)
     console = Console()
-    for section in own:
-        console.print(table(section.records, console.width))
-        console.print(f"{section.name}: {verdict(section.records)}", highlight=False, markup=False)
-    if len(sections) > 1:
-        console.print(comparison.terminal(sections, found))
-        console.print(comparison.verdict(sections, found), highlight=False, markup=False)
-    figures = comparison.published(found)
-    if figures is not None:
-        console.print(figures)
-    for line in found:
-        for note in line.notes:
-            console.print(note, style="dim", highlight=False, markup=False)
+    _show(console, sections, found)
     target = out or (dirs[0] if dirs[0].is_dir() else dirs[0].parent) / "report.html"
     if target.suffix == ".md":
-        each = "\n\n".join(
-            f"## {cell_of(s.name)}\n\n{cell_of(verdict(s.records))}\n\n{markdown(s.records)}{_matrices(s, truth_in)}"
-            for s in own
-        )
-        text = f"{comparison.markdown(sections, found)}\n\n{each}".strip() + "\n"
+        text = _markdown(sections, found, truth_in)
     elif target.suffix == ".tex":
         text = comparison.latex(sections, found)
     else:
         from .page import page  # matplotlib is needed for the page alone
 
         text = page(sections, found, truth_in)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(target)
+    write_text(target, text)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(console: Console, sections: Sequence[Section], found: Sequence[Line]) -> None:
+    """Everything that the page says in tables and sentences."""
+    for section in sections:
+        if section.whole:
+            console.print(tables.terminal(section.results, console.width).terminal())
+            console.print(f"{section.name}: {tables.verdict(section.results)}", highlight=False, markup=False)
+    if len(sections) > 1:
+        console.print(comparison.terminal(sections, found).terminal())
+        console.print(comparison.verdict(sections, found), highlight=False, markup=False)
+    if figures := comparison.literature(found):
+        console.print(figures.terminal())
+    for line in found:
+        for note in line.notes:
+            console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _markdown(sections: Sequence[Section], found: Sequence[Line], truth_in: str) -> str:
+    each = [
+        f"## {markdown_of(section.name)}\n\n{markdown_of(tables.verdict(section.results))}\n\n"
+        f"{tables.markdown(section.results)}{_matrices(section, truth_in)}"
+        for section in sections if section.whole
+    ]  # fmt: skip
+    return "\n\n".join([comparison.markdown(sections, found), *each]).strip() + "\n"
 
 
 def _matrices(section: Section, truth_in: str) -> str:
     """Confusion matrices of the tasks with few classes."""
-    shown = [r for r in section.records if r.get("confusion") and len(r["confusion"]["classes"]) <= MOST_CLASSES]
-    return "".join(f"\n\n### {cell_of(title(record))}\n\n{confusion(record, truth_in)}" for record in shown)
+    return "".join(
+        f"\n\n### {markdown_of(title(one))}\n\n{tables.confusion(one.confusion, truth_in).markdown(aligned=True)}"
+        for one in section.results
+        if one.confusion and len(one.confusion.classes) <= MOST_CLASSES
+    )

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-from rich import box
-from rich.table import Table
 
 from ...data.labels.lookup import kind_of, metric_name
-from . import result
 from .bootstrap import Interval, draw, interval, mark, pick_copies
-from .sections import Record, Section
-from .tables import cell_of, names, text
+from .result import Published, Result, Scored, file_name, title
+from .sections import Section
+from .table import Cell, Column, Table, markdown_of
+from .tables import bounds, names, number, text
 
 Array = npt.NDArray[np.float64]
 
@@ -32,16 +30,13 @@ class Line:
     """
 
     task: str
-    protocol: str
+    name: str
     metric: str
+    protocol: str
     scores: tuple[Interval | None, ...]
     differences: tuple[Interval | None, ...]
-    published: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    published: Published = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return result.title({"task": self.task, "protocol": self.protocol})
 
     @property
     def best(self) -> float:
@@ -50,72 +45,70 @@ class Line:
 
 def lines(sections: Sequence[Section]) -> list[Line]:
     """One line per task and protocol that any encoder has, in the order in which they are met."""
-    names = dict.fromkeys((r["task"], r["protocol"]) for section in sections for r in section.records)
-    return [_line(sections, *name) for name in names]
+    asked = dict.fromkeys((found.task, found.protocol) for section in sections for found in section.scores)
+    return [_line(sections, *one) for one in asked]
 
 
 def _line(sections: Sequence[Section], task: str, protocol: str) -> Line:
-    found = [
-        next((r for r in section.records if (r["task"], r["protocol"]) == (task, protocol)), None)
-        for section in sections
-    ]
-    first = next(place for place, record in enumerate(found) if record is not None)
+    def of(found: Sequence[Any]) -> Any:
+        return next((one for one in found if (one.task, one.protocol) == (task, protocol)), None)
+
+    found: list[Scored | None] = [of(section.scores) for section in sections]
+    first = next(place for place, one in enumerate(found) if one is not None)
     base = found[first]
     assert base is not None
     differences: list[Interval | None] = []
     notes = []
-    for place, record in enumerate(found):
-        if place == first or record is None:
+    for place, one in enumerate(found):
+        if place == first or one is None:
             differences.append(None)
             continue
-        difference, why = difference_of(sections[first], base, sections[place], record)
+        difference, why = difference_of(sections[first], base, sections[place], one)
         differences.append(difference)
         if why:
             notes.append(f"{task}: {sections[place].name} can't be compared with {sections[first].name}: {why}.")
-    scores = tuple(None if record is None else result.as_interval(record["score"]) for record in found)
+    scores = tuple(None if one is None or not one.score.known else one.score for one in found)
     return Line(
-        task, protocol, base["metric_name"], scores, tuple(differences), base["published"], tuple(notes)
+        task, title(base), base.metric_name, protocol, scores, tuple(differences), base.published, tuple(notes)
     )  # fmt: skip
 
 
-def difference_of(a: Section, base: Record, b: Section, other: Record) -> tuple[Interval | None, str]:
+def difference_of(a: Section, base: Scored, b: Section, other: Scored) -> tuple[Interval | None, str]:
     """Other minus base with its interval, both resampled on the same tracks (artists, where known); or why not."""
-    if base["fingerprint"] != other["fingerprint"]:
+    if base.fingerprint != other.fingerprint:
         return None, "clips, labels or splits differ"
     tables = []
-    for section, record in ((a, base), (b, other)):
+    for section, found in ((a, base), (b, other)):
         if not section.whole:
             return None, f"{section.folder} is a long table, which has no predictions"
-        path = section.home / f"{result.file_name(record['task'], record['protocol'])}.predictions.parquet"
+        path = section.home / f"{file_name(found.task, found.protocol)}.predictions.parquet"
         if not path.is_file():
             return None, f"{path} is missing"
         tables.append(pq.read_table(path))
     if tables[0]["track"].to_pylist() != tables[1]["track"].to_pylist():
         return None, "the test tracks differ"
-    counts, number = draw(tables[0]["group"].to_pylist())
+    assert isinstance(base, Result)
+    counts, groups = draw(tables[0]["group"].to_pylist())
     (first, first_copies), (second, second_copies) = (
         _replicates(base, table, counts, seed) for seed, table in enumerate(tables, start=1)
     )
-    return interval(second - first, second_copies - first_copies, number), ""
+    return interval(second - first, second_copies - first_copies, groups), ""
 
 
-def _replicates(record: Record, table: Any, counts: Array, seed: int) -> tuple[float, Array]:
+def _replicates(result: Result, table: Any, counts: Array, seed: int) -> tuple[float, Array]:
     """The main metric on the test tracks, and on every resample of tracks and of the head's seeds."""
-    kind, classes = kind_of(record["kind"]), record["classes"]
+    kind, classes = kind_of(result.kind), result.classes
     truth = kind.stored(np.array(table["target"].to_pylist(), dtype=np.float64))
-    names = [name for name in table.column_names if name.startswith("guess.")]
-    guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in names]
-    values = [kind.measure(truth, guess, classes)[record["metric"]] for guess in guesses]
+    seeds = [name for name in table.column_names if name.startswith("guess.")]
+    guesses = [np.array(table[name].to_pylist(), dtype=np.float64) for name in seeds]
+    values = [kind.measure(truth, guess, classes)[result.metric] for guess in guesses]
     return float(np.mean(values)), pick_copies(
         [kind.resampled(truth, guess, classes, counts) for guess in guesses], seed
     )
 
 
-LITERATURE = ("task", "system", "metric", "value", "source")
-
-
-def literature(found: Sequence[Line]) -> list[list[str]]:
-    """Published figures, as `LITERATURE` names the columns; each task once, whatever its protocols."""
+def literature(found: Sequence[Line]) -> Table | None:
+    """Published figures with their sources, each task once, whatever its protocols; None where there are none."""
     rows = {
         (line.task, system, metric_name(metric), f"{value:.3f}", paper): None
         for line in found
@@ -123,7 +116,11 @@ def literature(found: Sequence[Line]) -> list[list[str]]:
         for system, figures in systems.items()
         for metric, value in figures.items()
     }
-    return [list(row) for row in rows]
+    head = ("task", "system", "metric", Column("value", right=True), "source")
+    return Table(head, list(rows), PUBLISHED) if rows else None
+
+
+PUBLISHED = "Published figures, by other protocols than ours"
 
 
 def verdict(sections: Sequence[Section], found: Sequence[Line]) -> str:
@@ -143,128 +140,55 @@ def verdict(sections: Sequence[Section], found: Sequence[Line]) -> str:
 
 def terminal(sections: Sequence[Section], found: Sequence[Line]) -> Table:
     """Rows are tasks, columns encoders; a mark says how an encoder stands against the first."""
-    view = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    view.add_column("task", overflow="fold", min_width=14)
-    for section in sections:
-        view.add_column(section.name, justify="right", overflow="fold", min_width=7)
-    for line in found:
-        view.add_row(f"{line.name}\n[dim]{line.metric}[/]", *(_cell(line, place) for place in range(len(sections))))
-    return view
+    head = [Column("task", least=14), *(Column(section.name, right=True, least=7) for section in sections)]
+    rows = [
+        (Cell(line.name, under=line.metric), *(_cell(line, place, False) for place in range(len(sections))))
+        for line in found
+    ]
+    return Table(head, rows)
 
 
-def published(found: Sequence[Line]) -> Table | None:
-    """Figures of the literature with their sources, for the terminal; None where there are none."""
-    view = Table(title="Published figures, by other protocols than ours", title_justify="left", header_style="bold",
-                 box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)  # fmt: skip
-    for name in LITERATURE:
-        view.add_column(name, overflow="fold", justify="right" if name == "value" else "left")
-    for cells in literature(found):
-        view.add_row(*cells)
-    return view if view.row_count else None
-
-
-def _cell(line: Line, place: int, interval_too: bool = False) -> str:
-    score = line.scores[place]
+def _cell(line: Line, place: int, interval_too: bool = True) -> Cell:
+    score, difference = line.scores[place], line.differences[place]
     if score is None:
-        return "–"
-    sign = f" {mark(line.differences[place])}" if line.differences[place] is not None else ""
-    return (text(score) if interval_too else f"{score.value:.3f}") + sign
+        return Cell("–")
+    best = len(line.scores) > 1 and score.value == line.best
+    sign = "" if difference is None else mark(difference)
+    return Cell(number(score), bounds(score) if interval_too else "", sign, best)
 
 
-def header(sections: Sequence[Section]) -> list[str]:
-    """The first line of a table: metric, encoders, and differences from the first."""
-    return ["task", "metric", *(s.name for s in sections), *(f"{s.name} − {sections[0].name}" for s in sections[1:])]
+def scores(sections: Sequence[Section], found: Sequence[Line]) -> Table:
+    """Metric and encoders, each with its interval and, of the further ones, how it stands against the first."""
+    head = (Column("task"), Column("metric"), *(Column(section.name, right=True) for section in sections))
+    return Table(head, [_scores(line) for line in found])
 
 
-def cells(line: Line) -> list[str]:
-    """One line of a table, as `header` names its columns."""
-    scores = [_cell(line, place, interval_too=True) for place in range(len(line.scores))]
-    return [line.name, line.metric, *scores, *(text(difference, sign=True) for difference in line.differences[1:])]
+def _scores(line: Line) -> tuple[Cell | str, ...]:
+    return line.name, line.metric, *(_cell(line, place) for place in range(len(line.scores)))
+
+
+def differences(sections: Sequence[Section], found: Sequence[Line]) -> Table:
+    """`scores`, and the differences from the first encoder."""
+    more = (Column(f"{section.name} − {sections[0].name}", right=True) for section in sections[1:])
+    rows = [(*_scores(line), *(text(difference, sign=True) for difference in line.differences[1:])) for line in found]
+    return Table((*scores(sections, ()).head, *more), rows)
 
 
 def markdown(sections: Sequence[Section], found: Sequence[Line]) -> str:
     """The comparison and the published figures as Markdown."""
-    head = header(sections)
-    table = [
-        f"| {' | '.join(map(cell_of, head))} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(map(cell_of, cells(line)))} |" for line in found),
-    ]
-    parts = [cell_of(verdict(sections, found)), "\n".join(table)] if len(sections) > 1 else []
-    figures = literature(found)
-    if figures:
-        rows = [LITERATURE, ["---"] * len(LITERATURE), *figures]
-        parts.append("Published figures, by other protocols than ours:")
-        parts.append("\n".join(f"| {' | '.join(map(cell_of, cells))} |" for cells in rows))
+    parts = []
+    if len(sections) > 1:
+        parts += [markdown_of(verdict(sections, found)), differences(sections, found).markdown()]
+    if figures := literature(found):
+        parts += [f"{PUBLISHED}:", figures.markdown()]
     return "\n\n".join(parts)
 
 
 def latex(sections: Sequence[Section], found: Sequence[Line]) -> str:
     """A table for the package booktabs: every score with its interval, the best in bold; published figures below."""
-    width = len(sections)
-    rows = []
-    for line in found:
-        shown = []
-        for place, score in enumerate(line.scores):
-            if score is None:
-                shown.append("--")
-                continue
-            value = f"\\textbf{{{score.value:.3f}}}" if width > 1 and score.value == line.best else f"{score.value:.3f}"
-            sign = f" ${MARKS[mark(line.differences[place])]}$" if line.differences[place] is not None else ""
-            shown.append(f"{value}{sign} {{\\scriptsize [{score.low:.3f}, {score.high:.3f}]}}")
-        rows.append([_tex(line.name), _tex(line.metric), *shown])
-    first = f"{verdict(sections, found)} Marks are against {sections[0].name}." if width > 1 else "groundbass report"
-    head = ["task", "metric", *(_tex(section.name) for section in sections)]
-    text = f"% {' '.join(first.split())}\n{_tabular('ll' + 'r' * width, head, rows)}"
-    figures = [[_tex(cell) for cell in cells] for cells in literature(found)]
-    if figures:
-        text += f"\n% Published figures, by other protocols than ours.\n{_tabular('lllrl', LITERATURE, figures)}"
-    return text
-
-
-MARKS = {"▲": "\\uparrow", "=": "=", "▼": "\\downarrow", "?": "?"}
-
-
-def _tabular(columns: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [" & ".join(cells) + " \\\\" for cells in rows]
-    return "\n".join(
-        [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", " & ".join(head) + " \\\\", "\\midrule", *lines,
-         "\\bottomrule", "\\end{tabular}", ""]
-    )  # fmt: skip
-
-
-def _tex(words: str) -> str:
-    """Words with LaTeX's special signs escaped."""
-    signs = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "²": "$^2$", "−": "$-$"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"[": "{[}", "]": "{]}"}
-    return "".join(signs.get(letter, letter) for letter in words)
-
-
-def html(sections: Sequence[Section], found: Sequence[Line]) -> str:
-    """The comparison as a part of the page."""
-    parts = []
-    if len(sections) > 1:
-        title = f"{len(sections)} encoders side by side"
-        parts += [f"<h1>{title}</h1>", f'<p class="verdict">{escape(verdict(sections, found))}</p>']
-        parts.append(
-            "<p>Differences are paired: both encoders are resampled on the same test tracks, whole artists at a time "
-            f"where known. ▲ above {escape(sections[0].name)} outside the 95 % interval, = inside, ▼ below.</p>"
-        )
-        parts.append(_grid(header(sections), [cells(line) for line in found]))
-        parts += [f'<p class="soft">{escape(note)}</p>' for line in found for note in line.notes]
+    several = len(sections) > 1
+    first = f"{verdict(sections, found)} Marks are against {sections[0].name}." if several else "groundbass report"
+    parts = [f"% {' '.join(first.split())}\n{scores(sections, found).latex()}"]
+    if figures := literature(found):
+        parts.append(f"% {PUBLISHED}.\n{figures.latex()}")
     return "\n".join(parts)
-
-
-def published_html(found: Sequence[Line]) -> str:
-    """Figures of the literature, with their sources."""
-    rows = literature(found)
-    if not rows:
-        return ""
-    words = "<h2>Published figures</h2><p>By other protocols than ours (heads, windows, splits): for orientation.</p>"
-    return words + _grid(LITERATURE, rows)
-
-
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -6,16 +6,18 @@ Schema 1, in results.parquet and results.json: see `COLUMNS`. A cell that doesn'
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.labels.lookup import metric_name
-from . import result
+from ...data.writing import write_text, written
+from .bootstrap import Interval
+from .result import Published, Result, read_all
 
 SCHEMA = 1
 COLUMNS = pa.schema(
@@ -46,62 +48,86 @@ COLUMNS = pa.schema(
 )
 
 
-def rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Row:
+    """One figure; see `COLUMNS`."""
+
+    schema: int | None = None
+    encoder: str | None = None
+    weights: str | None = None
+    system: str | None = None
+    task: str | None = None
+    task_version: int | None = None
+    corpus: str | None = None
+    task_hash: str | None = None
+    unit: str | None = None
+    protocol: str | None = None
+    layer: int | None = None
+    head: str | None = None
+    seed: int | None = None
+    split: str | None = None
+    condition: str | None = None
+    metric: str | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    tracks: int | None = None
+    groundbass: str | None = None
+    torch: str | None = None
+
+
+def rows(result: Result) -> Iterator[Row]:
     """The rows of one task's result."""
-    versions = record["versions"]
-    common = {
-        "schema": SCHEMA, "encoder": record["encoder"], "weights": record["weights_hash"], "task": record["task"],
-        "task_version": record["version"], "corpus": record["corpus"] or None, "task_hash": record["fingerprint"],
-        "unit": record["unit"], "protocol": record["protocol"], "split": "test", "condition": "clean",
-        "tracks": record["counts"]["test"], "groundbass": versions["groundbass"], "torch": versions["torch"],
-    }  # fmt: skip
-    head = f"{record['setting']} {record['strength']:g}"
-    own = {**common, "system": "encoder", "layer": record["layer"], "head": head}
-    main = record["metric"]
-    interval = {"low": record["score"]["low"], "high": record["score"]["high"]}
-    yield {**own, "metric": main, "value": record["score"]["value"], **interval}
-    if len(record["values"]) > 1:
-        for seed, value in enumerate(record["values"]):
-            yield {**own, "metric": main, "value": value, "seed": seed}
-    for metric, value in record["metrics"].items():
-        if metric != main:
-            yield {**own, "metric": metric, "value": value}
-    for layer, value in enumerate(record["layers"]):
-        if value is not None:
-            tracks = record["counts"]["valid"]
-            yield {
-                **own,
-                "layer": layer,
-                "head": "best",
-                "split": "valid",
-                "metric": main,
-                "value": value,
-                "tracks": tracks,
-            }
-    for name, found in record["baselines"].items():
-        other = {**common, "system": name, "layer": found["layer"], "metric": main}
-        yield {**other, "value": found["value"], "low": found["low"], "high": found["high"]}
-        if len(found["values"]) > 1:
-            for seed, value in enumerate(found["values"]):
-                yield {**other, "value": value, "seed": seed}
-    for kind, curve in ((record.get("robustness") or {}).get("kinds") or {}).items():
-        for level, value in zip(curve["levels"], curve["values"]):
-            yield {**own, "condition": f"{kind} {level:g}", "metric": main, "value": value}
-    for point in record.get("few_shot") or []:
-        condition = f"{point['shots']} shots"
-        shots = {**own, "condition": condition, "layer": None, "head": None, "metric": main}
-        yield {**shots, "value": point["value"]}
-        for draw, value in enumerate(point["draws"]):
-            yield {**shots, "value": value, "seed": draw}
+    common = Row(
+        schema=SCHEMA, encoder=result.encoder, weights=result.weights_hash, task=result.task,
+        task_version=result.version, corpus=result.corpus or None, task_hash=result.fingerprint, unit=result.unit,
+        protocol=result.protocol, split="test", condition="clean", metric=result.metric, tracks=result.counts.test,
+        groundbass=result.versions["groundbass"], torch=result.versions.get("torch"),
+    )  # fmt: skip
+    head = f"{result.setting} {result.strength:g}"
+    own = replace(common, system="encoder", layer=result.layer, head=head)
+    yield from _with_seeds(own, result.score, result.values)
+    for metric, value in result.metrics.items():
+        if metric != result.metric:
+            yield replace(own, metric=metric, value=_known(value))
+    for layer, value in enumerate(result.layers):
+        if math.isfinite(value):
+            yield replace(own, layer=layer, head="best", split="valid", value=value, tracks=result.counts.valid)
+    for name, found in result.baselines.items():
+        yield from _with_seeds(replace(common, system=name, layer=found.layer), found.score, found.values)
+    for kind, curve in (result.robustness.kinds if result.robustness else {}).items():
+        for level, value in zip(curve.levels, curve.values):
+            yield replace(own, condition=f"{kind} {level:g}", value=_known(value))
+    for point in result.few_shot:
+        shots = replace(own, condition=f"{point.shots} shots", layer=None, head=None)
+        yield replace(shots, value=_known(point.value))
+        for draw, value in enumerate(point.values):
+            yield replace(shots, value=_known(value), seed=draw)
 
 
-def table(records: Sequence[dict[str, Any]]) -> pa.Table:
+def _with_seeds(row: Row, score: Interval, values: Sequence[float]) -> Iterator[Row]:
+    """The mean with its interval, and each of several seeds."""
+    yield replace(row, value=_known(score.value), low=_known(score.low), high=_known(score.high))
+    if len(values) > 1:
+        for seed, value in enumerate(values):
+            yield replace(row, value=_known(value), seed=seed)
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def table(results: Sequence[Result]) -> pa.Table:
     """One Arrow table of `COLUMNS` for any number of results."""
-    return pa.Table.from_pylist([row for record in records for row in rows(record)], COLUMNS)
+    return pa.Table.from_pylist([asdict(row) for result in results for row in rows(result)], COLUMNS)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results.parquet or results.json, whoever wrote it. Raises ValueError for another schema."""
+def read(path: Path) -> list[Row]:
+    """The rows of a results.parquet or results.json, whoever wrote it.
+
+    Raises:
+        ValueError: it has another schema.
+    """
     if path.suffix == ".parquet":
         found = pq.read_table(path).to_pylist()
     else:
@@ -110,40 +136,55 @@ def read(path: Path) -> list[dict[str, Any]]:
     known = {row.get("schema") for row in found or [{}]}
     if known != {SCHEMA}:
         raise ValueError(f"{path} holds rows of the schema {known}; a long table of schema {SCHEMA} is expected.")
-    return list(found)
+    names = [one.name for one in fields(Row)]
+    return [Row(**{name: row.get(name) for name in names}) for row in found]
 
 
-def records(path: Path) -> list[list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Listed:
+    """What a long table tells of a result; see `result.Scored`. Published figures aren't in it."""
+
+    task: str
+    protocol: str
+    encoder: str
+    metric_name: str
+    fingerprint: str
+    score: Interval
+    layers: tuple[float, ...]
+    published: Published
+
+
+def scores(path: Path) -> list[list[Listed]]:
     """What a comparison needs of each encoder in a long table: scores with intervals, and layer curves.
 
     The predictions that a paired difference is made of aren't in it.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
+    encoders: dict[tuple[str, str], dict[tuple[str, str], tuple[Row, dict[int, float]]]] = {}
     for row in read(path):
-        if row["system"] != "encoder" or row["condition"] != "clean" or row["seed"] is not None:
+        if row.system != "encoder" or row.condition != "clean" or row.seed is not None:
             continue
-        tasks = found.setdefault((row["encoder"], row["weights"]), {})
-        place = (row["task"], row["protocol"])
-        if row["split"] == "test" and place not in tasks:  # the main metric comes first
-            tasks[place] = {
-                "task": row["task"], "protocol": row["protocol"], "encoder": row["encoder"],
-                "metric_name": metric_name(row["metric"]), "fingerprint": row["task_hash"],
-                "score": {name: row[name] for name in ("value", "low", "high")}, "layers": [], "published": {},
-            }  # fmt: skip
-        elif row["split"] == "valid" and place in tasks:
-            curve = tasks[place]["layers"]
-            curve += [None] * (row["layer"] + 1 - len(curve))
-            curve[row["layer"]] = row["value"]
-    return [list(tasks.values()) for tasks in found.values()]
+        tasks = encoders.setdefault((str(row.encoder), str(row.weights)), {})
+        place = (str(row.task), str(row.protocol))
+        if row.split == "test" and place not in tasks:  # the main metric comes first
+            tasks[place] = row, {}
+        elif row.split == "valid" and place in tasks and row.layer is not None:
+            tasks[place][1][row.layer] = math.nan if row.value is None else row.value
+    return [[_listed(*one) for one in tasks.values()] for tasks in encoders.values()]
+
+
+def _listed(row: Row, curve: dict[int, float]) -> Listed:
+    score = Interval(*(math.nan if number is None else number for number in (row.value, row.low, row.high)))
+    layers = tuple(curve.get(layer, math.nan) for layer in range(max(curve, default=-1) + 1))
+    name = metric_name(str(row.metric))
+    return Listed(
+        str(row.task), str(row.protocol), str(row.encoder), name, str(row.task_hash), score, layers, {}
+    )  # fmt: skip
 
 
 def write(folder: Path) -> None:
     """FOLDER/results.parquet and FOLDER/results.json from all results in it, each written beside and renamed."""
-    found = [result.read(path) for path in sorted(folder.glob("*.json"))]
-    whole = table([record for record in found if record is not None])
-    beside = folder / f".results.{os.getpid()}.tmp"
-    pq.write_table(whole, beside)
-    beside.replace(folder / "results.parquet")
+    whole = table(read_all(folder))
+    with written(folder / "results.parquet") as beside:
+        pq.write_table(whole, beside)
     text = json.dumps({"table": SCHEMA, "rows": whole.to_pylist()}, ensure_ascii=False, indent=0)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(folder / "results.json")
+    write_text(folder / "results.json", text + "\n")

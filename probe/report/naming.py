@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..task import Task
-from . import result
+from .result import read_all
 
 
 def distinct(tasks: Sequence[Task], folder: Path) -> list[Task]:
@@ -17,11 +17,7 @@ def distinct(tasks: Sequence[Task], folder: Path) -> list[Task]:
     `folder:A/test` and `folder:B/test` become `test_genre` and `b_test_genre`. Another one is one of other tracks in
     another place: among the tasks, or among the results that `folder` holds. A corpus that has moved keeps its name.
     """
-    owner = {
-        str(record["task"]): (_place(str(record.get("address"))), str(record.get("fingerprint")))
-        for record in map(result.read, sorted(folder.glob("*.json")))
-        if record is not None
-    }
+    owner = {found.task: (_place(found.address), found.fingerprint) for found in read_all(folder)}
     found = []
     for task in tasks:
         mine = _place(task.address), task.fingerprint()

@@ -3,127 +3,163 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from html import escape
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from . import comparison, pictures
-from .result import title
-from .sections import Record, Section
-from .tables import CRAFTED, marks, row, said, short, verdict
+from markupsafe import Markup
 
-STYLE = """
-:root { --ink: #23272e; --soft: #5b626c; --line: #e3e6ea; --paper: #fcfcfb; --blue: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1200px; margin: 0 auto; padding: 3rem 2rem 5rem; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 3rem 0 .3rem; letter-spacing: -.01em; }
-h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; padding-top: 1.1rem; border-top: 1px solid var(--line); }
-p { max-width: 46rem; margin: .5rem 0; } .soft { color: var(--soft); font-size: .92rem; }
-.verdict { border-left: 4px solid var(--blue); padding: .2rem 0 .2rem 1.1rem; font-size: 1.08rem; }
-.counts { display: flex; gap: 1rem; margin: 1.4rem 0 0; flex-wrap: wrap; }
-.counts div { border: 1px solid var(--line); border-radius: 8px; padding: .7rem 1.1rem; min-width: 10rem;
-  background: white; }
-.counts b { display: block; font-size: 1.7rem; line-height: 1.2; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .78rem; font-variant-numeric: tabular-nums; width: 100%; }
-th { text-align: right; color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line);
-  white-space: nowrap; }
-td { text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th, td { padding: .42rem .5rem; } th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-td:first-child { font-weight: 600; white-space: normal; min-width: 8rem; }
-.up { color: #00735a; } .down { color: #b04a00; }
-pre { background: #f3f4f5; border-radius: 8px; padding: .9rem 1.1rem; white-space: pre-wrap;
-  font-size: .84rem; line-height: 1.45; }
-figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; max-width: 46rem; margin-bottom: .6rem; }
-.several { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: flex-start; }
-.several figure { flex: 1 1 24rem; max-width: 36rem; }
-ul { padding-left: 1.2rem; max-width: 52rem; } li { margin: .15rem 0; }
-"""
+from ..pages.render import render
+from . import comparison, pictures, tables
+from .comparison import Line
+from .result import Result, title
+from .sections import Section
+from .table import DOWN, UP, Table
 
 
-def page(sections: Sequence[Section], found: Sequence[comparison.Line], truth_in: str = "rows") -> str:
+@dataclass(frozen=True)
+class Figure:
+    """A picture as SVG, with what is written above it."""
+
+    picture: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What stands under a heading, in the order of the page. stacked: several figures below each other; items: names
+    with a sentence; code: commands.
+    """
+
+    title: str = ""
+    words: str = ""
+    table: Table | None = None
+    notes: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    stacked: bool = False
+    items: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Box:
+    """On how many tasks the encoder stands how against its random copy."""
+
+    sign: str
+    number: int
+    words: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Together:
+    """Encoders side by side."""
+
+    verdict: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One encoder."""
+
+    name: str
+    facts: str
+    verdict: str
+    counts: tuple[Box, ...]
+    parts: tuple[Part, ...]
+
+
+def page(sections: Sequence[Section], found: Sequence[Line], truth_in: str = "rows") -> str:
     """The whole page: encoders side by side, then each of them, then what the literature has."""
-    names = " and ".join(section.name for section in sections)
-    parts = [comparison.html(sections, found)]
-    if len(sections) > 1:
-        curves = pictures.shared_layer_curves({section.name: section.records for section in sections})
-        parts.append(
-            _figure(curves, "Validation score of every layer, from the first (0) to the last (1).") if curves else ""
-        )
-    own = [_section(section, truth_in) for section in sections if section.whole]
-    body = "\n".join([*parts, *own, comparison.published_html(found)])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>groundbass: {escape(names)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><main>\n{body}\n</main></body></html>\n"
+    figures = comparison.literature(found)
+    return render(
+        "report.html", sections=sections, together=_together(sections, found) if len(sections) > 1 else None,
+        encoders=[_alone(section, truth_in) for section in sections if section.whole],
+        published=None if figures is None else Part("Published figures", PUBLISHED, figures),
+    )  # fmt: skip
+
+
+PUBLISHED = "By other protocols than ours (heads, windows, splits): for orientation."
+
+
+def _together(sections: Sequence[Section], found: Sequence[Line]) -> Together:
+    words = (
+        "Differences are paired: both encoders are resampled on the same test tracks, whole artists at a time where "
+        f"known. ▲ above {sections[0].name} outside the 95 % interval, = inside, ▼ below."
     )
+    curves = pictures.shared_layer_curves({section.name: section.scores for section in sections})
+    caption = "Validation score of every layer, from the first (0) to the last (1)."
+    notes = tuple(note for line in found for note in line.notes)
+    table = comparison.differences(sections, found)
+    part = Part(words=words, table=table, notes=notes, figures=_figures((curves, caption)))
+    return Together(comparison.verdict(sections, found), part)
 
 
-def _section(section: Section, truth_in: str = "rows") -> str:
-    records = section.records
-    by = marks(records)
-    about = records[0]["about"]
-    boxes = [
-        ("▲", "above its random copy", "up"),
-        ("=", "no difference shown", ""),
-        ("▼", "below its random copy", "down"),
-    ]
-    parts = [
-        f"<h1>What {escape(section.name)} learned</h1>",
-        f'<p class="soft">{about["layers"]} layer{"s" * (about["layers"] > 1)} of {about["dim"]}, '
-        f"{about['frame_rate']:.4g} frames per second at {about['sample_rate']:,} Hz; weights "
-        f"{escape(about['weights'][:12])}; probed with groundbass "
-        f"{escape(records[0]['versions']['groundbass'])}.</p>",
-        f'<p class="verdict">{escape(verdict(records))}</p>',
-        '<div class="counts">'
-        + "".join(f'<div><b class="{kind}">{sign} {len(by[sign])}</b>{words}</div>' for sign, words, kind in boxes)
-        + "</div>",
-        "<h2>Scores</h2>",
-        f"<p>{_heads(records)} on frozen features. Layer and setting are chosen on validation tracks; the test "
-        "tracks are read once. "
-        "The interval is a 95 % bootstrap over test tracks, whole artists at a time where they are known; the "
-        "difference is paired.</p>",
-        _table(records),
-        _figure(pictures.bars(records), ""),
-        *_crafted(records),
-    ]
-    parts += _loss(section)
-    curves = pictures.layer_curves(records)
-    if curves:
-        parts += [
-            "<h2>Layers</h2>",
-            _figure(
-                curves, "Validation score of the best strength on each layer; the ring is the layer that was chosen."
-            ),
-        ]
-    damaged = pictures.robustness(records)
-    if damaged:
-        words = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
-        parts += ["<h2>Robustness</h2>", _figure(damaged, words)]
-    parts += [_units(record) for record in records if record.get("units")]
-    few = pictures.few_shot(records)
-    if few:
+def _figures(*drawn: tuple[Markup | None, str]) -> tuple[Figure, ...]:
+    """Of pictures with their captions those that there are."""
+    return tuple(Figure(picture, caption) for picture, caption in drawn if picture is not None)
+
+
+def _alone(section: Section, truth_in: str) -> Alone:
+    results = section.results
+    by, first = tables.marks(results), results[0]
+    facts = (
+        f"{first.about.layers} layer{'s' * (first.about.layers > 1)} of {first.about.dim}, "
+        f"{first.about.frame_rate:.4g} frames per second at {first.about.sample_rate:,} Hz; weights "
+        f"{first.about.weights[:12]}; probed with groundbass {first.versions['groundbass']}."
+    )
+    counts = (
+        Box("▲", len(by["▲"]), "above its random copy", UP),
+        Box("=", len(by["="]), "no difference shown"),
+        Box("▼", len(by["▼"]), "below its random copy", DOWN),
+    )
+    return Alone(section.name, facts, tables.verdict(results), counts, tuple(_parts(section, truth_in)))
+
+
+def _parts(section: Section, truth_in: str) -> Iterator[Part]:
+    results = section.results
+    words = (
+        f"{_heads(results)} on frozen features. Layer and setting are chosen on validation tracks; the test tracks are "
+        "read once. The interval is a 95 % bootstrap over test tracks, whole artists at a time where they are known; "
+        "the difference is paired."
+    )
+    yield Part("Scores", words, tables.scores(results), figures=_figures((pictures.bars(results), "")))
+    if crafted := tables.hand_crafted(results):
         words = (
-            "Test score against the number of training tracks per class; every dot is a draw, the line their mean. "
-            "Of several folds, the first."
+            "Statistics that nobody had to learn, with the same heads (Tz.: the features of Tzanetakis and Cook 2002)."
         )
-        parts += ["<h2>With few labels</h2>", _figure(few, words)]
-    matrices = [_figure(pictures.confusion(record, truth_in), "") for record in records if record.get("confusion")]
-    if matrices:
+        yield Part("Hand-crafted baselines", words, crafted)
+    if losses := _losses(section):
+        yield Part("Pretraining", figures=losses, stacked=True)
+    caption = "Validation score of the best strength on each layer; the ring is the layer that was chosen."
+    if curves := _figures((pictures.layer_curves(results), caption)):
+        yield Part("Layers", figures=curves)
+    caption = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
+    if damaged := _figures((pictures.robustness(results), caption)):
+        yield Part("Robustness", figures=damaged)
+    for result in results:
+        if result.units:
+            yield Part(f"Frame, window, song: {title(result)}", table=tables.units(result))
+    caption = (
+        "Test score against the number of training tracks per class; every dot is a draw, the line their mean. Of "
+        "several folds, the first."
+    )
+    if few := _figures((pictures.few_shot(results), caption)):
+        yield Part("With few labels", figures=few)
+    if matrices := _figures(*((pictures.confusion(result, truth_in), "") for result in results)):
         one, other = ("row", "column") if truth_in == "rows" else ("column", "row")
-        words = (
-            f"<p>Each {one} is a true class, each {other} an answer of the head; shares of the {one}, in per cent.</p>"
-        )
-        parts += ["<h2>What is taken for what</h2>", words, f'<div class="several">{"".join(matrices)}</div>']
-    shown = _first(records, "projection", ("style", "genre", "instrument"))
-    if shown is not None:
+        words = f"Each {one} is a true class, each {other} an answer of the head; shares of the {one}, in per cent."
+        yield Part("What is taken for what", words, figures=matrices)
+    if (shown := _shown(results)) is not None:
         caption = (
             "Test tracks that sound alike to the encoder lie together. The picture used no labels; the colours do."
         )
-        parts += [f"<h2>The encoder's view: {escape(title(shown))}</h2>", _figure(pictures.projection(shown), caption)]
-    return "\n".join([*parts, *_notes(records), *_commands(section)])
+        yield Part(f"The encoder's view: {title(shown)}", figures=_figures((pictures.projection(shown), caption)))
+    if notes := tables.said(results):
+        items = tuple((", ".join(tasks), note) for note, tasks in notes.items())
+        yield Part("To know when reading the scores", items=items)
+    yield Part("To repeat it", code=_commands(section), recipe=_recipe(section))
 
 
 HEADS = {
@@ -136,99 +172,34 @@ HEADS = {
 }
 
 
-def _heads(records: Sequence[Record]) -> str:
+def _heads(results: Sequence[Result]) -> str:
     """What the scores are of."""
-    names = [HEADS[name] for name in HEADS if any(record["protocol"] == name for record in records)]
+    names = [HEADS[name] for name in HEADS if any(result.protocol == name for result in results)]
     words = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return words[0].upper() + words[1:]
+    return words[:1].upper() + words[1:]
 
 
-def _crafted(records: Sequence[Record]) -> list[str]:
-    """Scores of every hand-crafted baseline."""
-    names = [name for name in CRAFTED if any(name in record["baselines"] for record in records)]
-    if not names:
-        return []
-    head = "".join(f"<th>{name}</th>" for name in ("task", "encoder", *(CRAFTED[name] for name in names)))
-    lines = []
-    for record in records:
-        cells = [title(record), short(record["score"]), *(short(record["baselines"].get(name)) for name in names)]
-        lines.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    words = "Statistics that nobody had to learn, with the same heads (Tz.: the features of Tzanetakis and Cook 2002)."
-    return ["<h2>Hand-crafted baselines</h2>", f"<p>{words}</p>", table]
+def _losses(section: Section) -> tuple[Figure, ...]:
+    words = "What was learned on the way: test scores with their 95 % intervals; dashed: the constant baseline."
+    return _figures(
+        (pictures.loss_curve(section.losses), "The loss that the encoder was trained with, unlabelled audio only."),
+        (pictures.learned(section.probes), words),
+    )
 
 
-def _first(records: Sequence[Record], part: str, names: Sequence[str]) -> Record | None:
-    """The record with this part whose task's name fits best."""
-    having = [record for record in records if record.get(part)]
-    having.sort(key=lambda record: next((n for n, name in enumerate(names) if name in record["task"]), len(names)))
+def _shown(results: Sequence[Result]) -> Result | None:
+    """The result with a projection whose task's name fits best."""
+    names = ("style", "genre", "instrument")
+    having = [result for result in results if result.projection]
+    having.sort(key=lambda result: next((n for n, name in enumerate(names) if name in result.task), len(names)))
     return having[0] if having else None
 
 
-def _table(records: Sequence[Record]) -> str:
-    names = (
-        "task",
-        "metric",
-        "n test",
-        "score",
-        "random copy",
-        "difference",
-        "",
-        "best hand-crafted",
-        "constant",
-        "layer",
-    )
-    head = "".join(f"<th>{name}</th>" for name in names)
-    lines = []
-    for record in records:
-        cells = row(record)
-        colour = {"▲": "up", "▼": "down"}.get(cells[6], "")
-        kinds = [""] * 5 + [colour, colour] + [""] * 3
-        shown = [escape(cells[0]).replace("_", "_<wbr>"), *map(escape, cells[1:])]  # long names break at their words
-        lines.append("<tr>" + "".join(f'<td class="{k}">{c}</td>' for c, k in zip(shown, kinds)) + "</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _figure(picture: str, caption: str) -> str:
-    return f"<figure>{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}{picture}</figure>"
-
-
-def _units(record: Record) -> str:
-    """Scores of frames, windows and songs by one head."""
-    rows = "".join(
-        f"<tr><td>{escape(line['unit'])}</td><td>{escape(line['rule'])}</td><td>{line['number']:,}</td>"
-        f"<td>{line['value']:.3f}</td></tr>"
-        for line in record["units"]
-    )
-    head = f"<tr><th>heard</th><th>rule</th><th>number</th><th>{escape(record['metric_name'])}</th></tr>"
-    return f"<h2>Frame, window, song: {escape(title(record))}</h2><table>{head}{rows}</table>"
-
-
-def _loss(section: Section) -> list[str]:
-    loss, learned = pictures.loss_curve(section.losses), pictures.learned(section.probes)
-    parts = []
-    if loss:
-        parts.append(_figure(loss, "The loss that the encoder was trained with, unlabelled audio only."))
-    if learned:
-        words = "What was learned on the way: test scores with their 95 % intervals; dashed: the constant baseline."
-        parts.append(_figure(learned, words))
-    return ["<h2>Pretraining</h2>", *parts] if parts else []
-
-
-def _notes(records: Sequence[Record]) -> list[str]:
-    found = said(records)
-    if not found:
-        return []
-    items = "".join(f"<li><b>{escape(', '.join(tasks))}</b>: {escape(note)}</li>" for note, tasks in found.items())
-    return ["<h2>To know when reading the scores</h2>", f"<ul>{items}</ul>"]
-
-
-def _commands(section: Section) -> list[str]:
-    recipe: dict[str, Any] = section.recipe
-    encoder = section.run or section.records[0]["encoder"]
+def _commands(section: Section) -> str:
+    encoder = section.run or section.results[0].encoder
     asked: dict[str, list[str]] = {}  # one command per folder, since labels belong to a folder
-    for record in section.records:
-        address, _, label = record["address"].partition(" --label ")
+    for result in section.results:
+        address, _, label = result.address.partition(" --label ")
         asked.setdefault(address if label else "", []).append(label or address)
     lines = [
         f"groundbass probe {encoder} {address} {' '.join(f'--label {label}' for label in rest)}"
@@ -237,9 +208,10 @@ def _commands(section: Section) -> list[str]:
         for address, rest in asked.items()
     ]
     lines.append(f"groundbass report {section.folder}")
-    if recipe.get("address"):
-        lines.insert(0, f"groundbass pretrain {recipe['address']} --data MANIFEST --run {section.run}")
-    parts = ["<h2>To repeat it</h2>", f"<pre>{escape(chr(10).join(lines))}</pre>"]
-    if recipe:
-        parts.append(f"<details><summary>Recipe</summary><pre>{escape(json.dumps(recipe, indent=2))}</pre></details>")
-    return parts
+    if trained := section.recipe.get("address"):
+        lines.insert(0, f"groundbass pretrain {trained} --data MANIFEST --run {section.run}")
+    return "\n".join(lines)
+
+
+def _recipe(section: Section) -> str:
+    return json.dumps(section.recipe, indent=2) if section.recipe else ""

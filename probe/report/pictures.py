@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .result import title
+from .bootstrap import Interval
+from .result import Result, Scored, title
 from .tables import crafted
-
-Record = dict[str, Any]
 
 # Okabe and Ito, Color Universal Design (2008)
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW = (
@@ -51,7 +50,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def svg(figure: Figure, words: str, layout: Literal["tight", "constrained"] = "tight") -> str:
+def svg(figure: Figure, words: str, layout: Literal["tight", "constrained"] = "tight") -> Markup:
     """The figure as an <svg> element that fits its column; `words` are what a screen reader says."""
     figure.set_layout_engine(layout)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": words}):
@@ -61,7 +60,8 @@ def svg(figure: Figure, words: str, layout: Literal["tight", "constrained"] = "t
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'\b(width|height)="[0-9.]+pt" ?', "", body, count=2)  # the page decides the size
     width = float(figure.get_size_inches()[0]) * 96
-    return f'<svg role="img" aria-label="{escape(words)}" style="width:100%;max-width:{width:.0f}px;height:auto" {body}'
+    style = f"width:100%;max-width:{width:.0f}px;height:auto"
+    return Markup(f'<svg role="img" aria-label="{escape(words)}" style="{style}" {body}')
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -71,34 +71,38 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
         return figure, figure.add_subplot()
 
 
-def bars(records: Sequence[Record]) -> str:
+def bars(results: Sequence[Result]) -> Markup:
     """Every task's score beside its baselines, each with its interval."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = canvas(WIDTH, max(2.2, 0.5 + 0.78 * len(records)))
-        for place, record in enumerate(records):
-            base = record["baselines"]
-            best = crafted(base)
-            rows = [record["score"], base.get("random"), base.get(best) if best else None, base.get("constant")]
-            for number, (numbers, (name, colour)) in enumerate(zip(rows, SYSTEMS.items())):
-                if not numbers or numbers.get("value") is None:
+        figure, axes = canvas(WIDTH, max(2.2, 0.5 + 0.78 * len(results)))
+        for place, result in enumerate(results):
+            for number, (found, (name, colour)) in enumerate(zip(_systems(result), SYSTEMS.items())):
+                if found is None or not found.known:
                     continue
                 height = place + (number - 1.5) * 0.2
-                axes.barh(height, max(numbers["value"], -0.5), 0.18, color=colour, label=name if place == 0 else None)
-                if numbers.get("low") is not None and number < 3:
-                    low, high = max(numbers["low"], -0.5), numbers["high"]
-                    axes.plot([low, high], [height, height], color=INK, lw=1.1, solid_capstyle="butt")
-        axes.set_yticks(range(len(records)), [f"{title(r)}\n{r['metric_name']}" for r in records])
-        axes.set_ylim(len(records) - 0.4, -0.6)
+                axes.barh(height, max(found.value, -0.5), 0.18, color=colour, label=name if place == 0 else None)
+                if np.isfinite(found.low) and number < 3:
+                    ends = [max(found.low, -0.5), found.high]
+                    axes.plot(ends, [height, height], color=INK, lw=1.1, solid_capstyle="butt")
+        axes.set_yticks(range(len(results)), [f"{title(result)}\n{result.metric_name}" for result in results])
+        axes.set_ylim(len(results) - 0.4, -0.6)
         axes.axvline(0, color="#B8BEC6", lw=0.8)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.set_xlabel("score on the test tracks, 95 % interval")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.45, 1 + 0.55 / max(1, len(records))), ncols=4, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, 1 + 0.55 / max(1, len(results))), ncols=4, frameon=False)
         axes.tick_params(left=False)
         return svg(figure, "Scores of all tasks beside their baselines")
 
 
-def loss_curve(losses: Sequence[Record]) -> str | None:
+def _systems(result: Result) -> list[Interval | None]:
+    """Scores of the encoder and its baselines, in the order of `SYSTEMS`."""
+    base = result.baselines
+    found = [base.get(name) if name else None for name in ("random", crafted(base), "constant")]
+    return [result.score, *(None if one is None else one.score for one in found)]
+
+
+def loss_curve(losses: Sequence[dict[str, Any]]) -> Markup | None:
     """Training loss against the step, with the loss of a guess where it was logged; None without a loss."""
     points = [
         (line["step"], line["loss"]) for line in losses if "step" in line and isinstance(line.get("loss"), (int, float))
@@ -131,9 +135,9 @@ def loss_curve(losses: Sequence[Record]) -> str | None:
         return svg(figure, "Training loss")
 
 
-def layer_curves(records: Sequence[Record]) -> str | None:
+def layer_curves(results: Sequence[Result]) -> Markup | None:
     """Validation score of every layer, one small picture per task, the random copy beside it; None with one layer."""
-    several = [record for record in records if sum(value is not None for value in record["layers"]) > 1]
+    several = [result for result in results if len(_known(result.layers)) > 1]
     if not several:
         return None
     columns = min(4, len(several))
@@ -143,16 +147,17 @@ def layer_curves(records: Sequence[Record]) -> str | None:
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_visible(False)
-        for record, axes in zip(several, grid.flat):
+        for result, axes in zip(several, grid.flat):
             axes.set_visible(True)
-            random = (record["baselines"].get("random") or {}).get("layers") or []
-            for values, colour, name in ((random, ORANGE, "random copy"), (record["layers"], BLUE, "encoder")):
-                known = [(layer, value) for layer, value in enumerate(values) if value is not None]
+            random = result.baselines.get("random")
+            curves = ((random.layers if random else (), ORANGE, "random copy"), (result.layers, BLUE, "encoder"))
+            for values, colour, name in curves:
+                known = _known(values)
                 axes.plot(*zip(*known), "o-", color=colour, ms=3.5, lw=1.4, label=name) if known else None
-            if record["layer"] >= 0:
-                chosen = record["layers"][record["layer"]]
-                axes.plot([record["layer"]], [chosen], "o", ms=9, mfc="none", mec=BLUE, mew=1.4)
-            axes.set_title(title(record), fontsize=9.5)
+            if 0 <= result.layer < len(result.layers):
+                chosen = result.layers[result.layer]
+                axes.plot([result.layer], [chosen], "o", ms=9, mfc="none", mec=BLUE, mew=1.4)
+            axes.set_title(title(result), fontsize=9.5)
             axes.grid()
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=6))
         for axes in grid[-1]:
@@ -161,13 +166,20 @@ def layer_curves(records: Sequence[Record]) -> str | None:
         return svg(figure, "Validation score of every layer")
 
 
-def confusion(record: Record, truth_in: str = "rows") -> str:
-    """Truth in rows and answers in columns, or the other way round; shares of each true class."""
-    names = record["confusion"]["classes"]
-    counts = np.array(record["confusion"]["counts"], dtype=np.float64)
+def _known(values: Sequence[float]) -> list[tuple[int, float]]:
+    """Layers with their scores, where there is one."""
+    return [(layer, value) for layer, value in enumerate(values) if np.isfinite(value)]
+
+
+def confusion(result: Result, truth_in: str = "rows") -> Markup | None:
+    """Truth in rows and answers in columns, or the other way round; shares of each true class; None without classes."""
+    if result.confusion is None:
+        return None
+    names: Sequence[str] = result.confusion.classes
+    counts = np.array(result.confusion.counts, dtype=np.float64)
     if len(names) > 40:
         kept = np.flatnonzero(counts.sum(0) + counts.sum(1))
-        names, counts = [names[k] for k in kept], counts[np.ix_(kept, kept)]
+        names, counts = [names[int(k)] for k in kept], counts[np.ix_(kept, kept)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     said = ["answer of the head", "truth"]
     if truth_in == "columns":
@@ -191,20 +203,22 @@ def confusion(record: Record, truth_in: str = "rows") -> str:
                     )  # fmt: skip
         for spine in axes.spines.values():
             spine.set_visible(False)
-        axes.set_title(title(record), fontsize=10.5)
+        axes.set_title(title(result), fontsize=10.5)
         if len(names) > 14:
             bar = figure.colorbar(image, ax=axes, shrink=0.7, format=lambda value, _: f"{value:.0%}")
             bar.outline.set_visible(False)
-        return svg(figure, f"Confusion matrix of {title(record)}")
+        return svg(figure, f"Confusion matrix of {title(result)}")
 
 
-def projection(record: Record) -> str:
-    """Test embeddings in two dimensions; colour and marker both tell the class."""
-    found = record["projection"]
-    x, y, labels = np.array(found["x"]), np.array(found["y"]), np.array(found["label"])
+def projection(result: Result) -> Markup | None:
+    """Test embeddings in two dimensions; colour and marker both tell the class; None where there are none."""
+    found = result.projection
+    if found is None:
+        return None
+    x, y, labels = np.array(found.x), np.array(found.y), np.array(found.label)
     with matplotlib.rc_context(STYLE):
         figure, axes = canvas(WIDTH, 5.2)
-        for number, name in enumerate(c for c in record["classes"] if c in set(labels.tolist())):
+        for number, name in enumerate(c for c in result.classes if c in set(labels.tolist())):
             here = labels == name
             axes.scatter(
                 x[here],
@@ -218,23 +232,23 @@ def projection(record: Record) -> str:
             )
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_xlabel(f"{found['method']} of layer {record['layer']}, {len(x)} test tracks")
+        axes.set_xlabel(f"{found.method} of layer {result.layer}, {len(x)} test tracks")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        return svg(figure, f"Embeddings coloured by {title(record)}")
+        return svg(figure, f"Embeddings coloured by {title(result)}")
 
 
-def shared_layer_curves(encoders: dict[str, Sequence[Record]]) -> str | None:
+def shared_layer_curves(encoders: dict[str, Sequence[Scored]]) -> Markup | None:
     """Every encoder's validation score against the depth of the layer, one small picture per task."""
-    names = dict.fromkeys(r["task"] for records in encoders.values() for r in records if len(r["layers"]) > 1)
+    names = dict.fromkeys(found.task for scores in encoders.values() for found in scores if len(found.layers) > 1)
     if not names:
         return None
     with matplotlib.rc_context(STYLE):
         figure, grid = _small(len(names))
         for task, axes in zip(names, grid):
-            for number, (name, records) in enumerate(encoders.items()):
-                record = next((r for r in records if r["task"] == task), None)
-                values = [] if record is None else record["layers"]
-                known = [(k / max(1, len(values) - 1), value) for k, value in enumerate(values) if value is not None]
+            for number, (name, scores) in enumerate(encoders.items()):
+                found = next((one for one in scores if one.task == task), None)
+                values = () if found is None else found.layers
+                known = [(layer / max(1, len(values) - 1), value) for layer, value in _known(values)]
                 if known:
                     axes.plot(*zip(*known), "o-", color=MANY[number % len(MANY)], ms=3, lw=1.4, label=name)
             axes.set_title(task, fontsize=9.5)
@@ -243,25 +257,24 @@ def shared_layer_curves(encoders: dict[str, Sequence[Record]]) -> str | None:
         return svg(figure, "Validation score against depth, all encoders")
 
 
-def robustness(records: Sequence[Record]) -> str | None:
+def robustness(results: Sequence[Result]) -> Markup | None:
     """The test score against the severity of each kind of damage, a line per task; None where none was tried."""
-    having = [record for record in records if (record.get("robustness") or {}).get("kinds")]
-    kinds = list(dict.fromkeys(kind for record in having for kind in record["robustness"]["kinds"]))
+    having = [(result, result.robustness) for result in results if result.robustness and result.robustness.kinds]
+    kinds = list(dict.fromkeys(kind for _, found in having for kind in found.kinds))
     if not kinds:
         return None
     with matplotlib.rc_context(STYLE):
         figure, grid = _small(len(kinds), columns=3, height=2.6)
         for kind, axes in zip(kinds, grid):
             ticks: list[str] = []
-            for number, record in enumerate(having):
-                curve = record["robustness"]["kinds"].get(kind)
+            for number, (result, found) in enumerate(having):
+                curve = found.kinds.get(kind)
                 if curve is None:
                     continue
-                values = [record["robustness"]["clean"], *curve["values"]]
-                ticks = ["clean", *(f"{level:g}" for level in curve["levels"])]
-                drawn = [np.nan if value is None else max(value, -0.5) for value in values]
-                axes.plot(drawn, "o-", color=MANY[number % len(MANY)], ms=3, lw=1.3, label=title(record))
-                axes.set_xlabel(f"{kind}, {curve['unit']}", fontsize=9)
+                ticks = ["clean", *(f"{level:g}" for level in curve.levels)]
+                drawn = [max(value, -0.5) if np.isfinite(value) else np.nan for value in (found.clean, *curve.values)]
+                axes.plot(drawn, "o-", color=MANY[number % len(MANY)], ms=3, lw=1.3, label=title(result))
+                axes.set_xlabel(f"{kind}, {curve.unit}", fontsize=9)
             axes.set_xticks(range(len(ticks)), ticks, fontsize=8)
             axes.grid()
         handles, labels = grid[0].get_legend_handles_labels()
@@ -269,36 +282,35 @@ def robustness(records: Sequence[Record]) -> str | None:
         return svg(figure, "Scores on damaged audio", layout="constrained")
 
 
-def few_shot(records: Sequence[Record]) -> str | None:
+def few_shot(results: Sequence[Result]) -> Markup | None:
     """The test score against the number of tracks per class, one small picture per task; None where none was tried."""
-    having = [record for record in records if record.get("few_shot")]
+    having = [result for result in results if result.few_shot]
     if not having:
         return None
     with matplotlib.rc_context(STYLE):
         figure, grid = _small(len(having))
-        for record, axes in zip(having, grid):
-            points = record["few_shot"]
-            shots = [point["shots"] for point in points]
-            for point in points:
-                axes.plot([point["shots"]] * len(point["draws"]), point["draws"], ".", color=SKY, ms=5)
-            axes.plot(shots, [point["value"] for point in points], "o-", color=BLUE, ms=3.5, lw=1.4)
-            axes.axhline(record["score"]["value"], color=GREY, lw=1, ls="--")
+        for result, axes in zip(having, grid):
+            shots = [point.shots for point in result.few_shot]
+            for point in result.few_shot:
+                axes.plot([point.shots] * len(point.values), point.values, ".", color=SKY, ms=5)
+            axes.plot(shots, [point.value for point in result.few_shot], "o-", color=BLUE, ms=3.5, lw=1.4)
+            axes.axhline(result.score.value, color=GREY, lw=1, ls="--")
             axes.set_xscale("log")
             axes.set_xticks(shots, [str(number) for number in shots])
             axes.minorticks_off()
-            axes.set_title(title(record), fontsize=9.5)
+            axes.set_title(title(result), fontsize=9.5)
             axes.grid()
         return svg(figure, "Scores with few labels; dashed: with all of them")
 
 
-def learned(probes: Sequence[tuple[int, Record]]) -> str | None:
+def learned(probes: Sequence[tuple[int, Result]]) -> Markup | None:
     """Test scores over the steps of pretraining, one small picture per task; None where fewer than two steps are known.
 
     probes: (step, result) by step. The band is the 95 % interval, the dashed line the constant baseline.
     """
-    tasks: dict[str, list[tuple[int, Record]]] = {}
-    for step, record in probes:
-        tasks.setdefault(title(record), []).append((step, record))
+    tasks: dict[str, list[tuple[int, Result]]] = {}
+    for step, result in probes:
+        tasks.setdefault(title(result), []).append((step, result))
     tasks = {name: found for name, found in tasks.items() if len(found) > 1}
     if not tasks:
         return None
@@ -306,15 +318,13 @@ def learned(probes: Sequence[tuple[int, Record]]) -> str | None:
         figure, grid = _small(len(tasks))
         for (name, found), axes in zip(tasks.items(), grid):
             steps = [step for step, _ in found]
-            values, low, high = (
-                np.array([record["score"].get(key) for _, record in found], dtype=np.float64)
-                for key in ("value", "low", "high")
-            )
+            scores = [result.score for _, result in found]
+            values, low, high = np.array([(one.value, one.low, one.high) for one in scores]).T
             axes.fill_between(steps, low, high, color=SKY, alpha=0.25, lw=0)
             axes.plot(steps, values, "o-", color=BLUE, ms=3.5, lw=1.4)
-            constant = (found[-1][1]["baselines"].get("constant") or {}).get("value")
-            if constant is not None:
-                axes.axhline(constant, color=GREY, lw=1, ls="--")
+            constant = found[-1][1].baselines.get("constant")
+            if constant is not None and constant.score.known:
+                axes.axhline(constant.score.value, color=GREY, lw=1, ls="--")
             axes.set_title(name, fontsize=9.5)
             axes.set_xlabel("step")
             axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=5))

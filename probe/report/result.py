@@ -1,237 +1,304 @@
-"""One task's result: the score with its interval, the baselines beside it, and what a report wants to draw."""
+"""One task's result, as it stands in a file: the score with its interval, the baselines, what a report draws."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
-from ...data.labels.lookup import metric_name
-from ..fit import SETTINGS, Outcome
-from ..task import AGGREGATION, Task, describe
-from .bootstrap import Interval, draw, interval, pick_copies
+from ...data.writing import write_text, written
+from ..curves.few_shot import Point
+from ..curves.robustness import Robustness
+from ..curves.units import PieceScore
+from ..fit import Choice
+from .bootstrap import Interval
 from .checked import checked
 
 SCHEMA = 3
-Array = npt.NDArray[np.float64]
+LINEAR = "linear"
+Published = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def compare(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> dict[str, Any]:
-    """Scores, intervals and paired differences (trained minus other), all on the same resamples of the test tracks.
+@dataclass(frozen=True)
+class EncoderFacts:
+    """Which encoder was probed. kind: its class; weights: hash of class, configuration and weights."""
 
-    others: name -> its outcomes; several outcomes (random copies of several seeds) are averaged; each
-    resample draws tracks and copies, so that the interval holds the luck of both.
+    kind: str
+    weights: str
+    sample_rate: int
+    frame_rate: float
+    dim: int
+    layers: int
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> EncoderFacts:
+        """From `features.identity`."""
+        rest = {one.name: told[one.name] for one in fields(cls) if one.name != "kind"}
+        return cls(kind=str(told.get("class", "")), **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `features.identity` tells it."""
+        rest = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "kind"}
+        return {"class": self.kind, **rest}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tracks that take part: the mean over folds, and all test tracks."""
+
+    train: int = 0
+    valid: int = 0
+    test: int = 0
+    folds: int = 1
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What resamples draw: how many, of which kind (artist or track)."""
+
+    number: int
+    of: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts: [truth][guess] of the pooled test tracks."""
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Test tracks in two dimensions. x, y, label: [tracks]."""
+
+    method: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    label: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What stands beside the score. score: mean over its copies; difference: the encoder minus it, paired; layer: that
+    most folds chose, and layers: its curve; values: of every copy.
     """
-    counts, number = draw([task.groups[row] for row in trained.rows])
-    bounds = task.label_kind.bounds
-    value, replicates = _replicates(task, [trained], counts, 1)
-    result: dict[str, Any] = {
-        "score": interval(value, replicates, number, bounds).to_json(),
-        "values": _values(task, [trained]),
-        "metrics": task.measure(trained.truth, trained.guess),
-        "groups": {"number": number, "of": "artist" if task.grouped else "track"},
-        "baselines": {},
-    }
-    for name, outcomes in others.items():
-        if not outcomes:
-            continue
-        base, base_replicates = _replicates(task, outcomes, counts, 2)
-        difference = interval(value - base, replicates - base_replicates, number)
-        result["baselines"][name] = {
-            **interval(base, base_replicates, number, bounds).to_json(),
-            "difference": difference.to_json(),
-            "layer": outcomes[0].layer,
-            "layers": list(outcomes[0].layers),
-            "values": _values(task, outcomes),
-        }
-    return result
+
+    score: Interval
+    difference: Interval
+    layer: int | None = None
+    layers: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Baseline:
+        """From a result's file."""
+        return cls(
+            Interval.from_json(told), Interval.from_json(told.get("difference")), told.get("layer"),
+            _numbers(told.get("layers")), _numbers(told.get("values")),
+        )  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        """As a result's file has it."""
+        rest = {"difference": self.difference, "layer": self.layer, "layers": self.layers, "values": self.values}
+        return {**self.score.to_json(), **rest}
 
 
-def _values(task: Task, outcomes: Sequence[Outcome]) -> list[float]:
-    """The main metric of every outcome and seed."""
-    return [task.measure(o.truth, guess)[task.metric] for o in outcomes for guess in o.guesses]
+class Scored(Protocol):
+    """What a comparison needs to know of a result, wherever it stands: a file, or a row of a long table."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def metric_name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def score(self) -> Interval: ...
+    @property
+    def layers(self) -> tuple[float, ...]: ...
+    @property
+    def published(self) -> Published: ...
 
 
-def _replicates(task: Task, outcomes: Sequence[Outcome], counts: Array, seed: int) -> tuple[float, Array]:
-    values, kind = _values(task, outcomes), task.label_kind
-    each = [kind.resampled(o.truth, guess, task.classes, counts) for o in outcomes for guess in o.guesses]
-    return float(np.mean(values)), pick_copies(each, seed)
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An encoder on a task. Fields stand in the order of the file; what a file may lack has a default.
 
-
-def result_json(
-    task: Task, encoder: str, about: dict[str, Any], key: str, trained: Outcome, others: dict[str, list[Outcome]],
-    features: npt.NDArray[np.float32] | None, notes: Sequence[str], protocol: str = "linear",
-) -> dict[str, Any]:  # fmt: skip
-    """The whole record of a task, as `write` puts it in a file. features: [layers, tracks, dim] for the projection."""
-    folds = task.folds
-    return {
-        "schema": SCHEMA,
-        "task": task.name,
-        "version": task.version,
-        "address": task.address,
-        "question": task.question,
-        "kind": task.kind,
-        "encoder": encoder,
-        "weights_hash": about["weights"],
-        "about": about,
-        "metric": task.metric,
-        "metric_name": metric_name(task.metric),
-        "unit": task.unit,
-        "aggregation": AGGREGATION[task.unit],
-        "corpus": task.corpus,
-        "protocol": protocol,
-        "setting": SETTINGS[protocol],
-        "decoder": trained.decoder,
-        "fingerprint": task.fingerprint(),
-        "published": {
-            paper: {system: dict(figures) for system, figures in rows.items()} for paper, rows in task.published.items()
-        },
-        "counts": {
-            "train": round(float(np.mean([len(f.train) for f in folds]))),
-            "valid": round(float(np.mean([len(f.valid) for f in folds]))),
-            "test": len(trained.rows),
-            "folds": len(folds),
-        },
-        "layer": trained.layer,
-        "strength": trained.strength,
-        "folds": [asdict(choice) for choice in trained.choices],
-        **compare(task, trained, others),
-        "layers": list(trained.layers),
-        "classes": [str(name) for name in task.classes],
-        "confusion": _confusion(task, trained),
-        "projection": _projection(task, trained, features),
-        "notes": [*describe(task), *notes],
-        "key": key,
-        "versions": {name: version(name) for name in ("groundbass", "torch", "scikit-learn", "mir_eval", "numpy")},
-    }
-
-
-def _confusion(task: Task, outcome: Outcome) -> dict[str, Any] | None:
-    """Counts [truth, guess] of the pooled test tracks."""
-    if not task.label_kind.one_of:
-        return None
-    table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
-    np.add.at(table, (outcome.truth, outcome.guess.argmax(1)), 1)
-    return {"classes": [str(name) for name in task.classes], "counts": table.tolist()}
-
-
-def _projection(task: Task, outcome: Outcome, features: npt.NDArray[np.float32] | None) -> dict[str, Any] | None:
-    """Test embeddings of the chosen layer in two dimensions, for tasks with few classes."""
-    rows = outcome.rows[:1000]
-    if (
-        features is None
-        or features.shape[1] != len(task.manifest)
-        or outcome.layer < 0
-        or not task.label_kind.one_of
-        or len(task.classes) > 12
-        or len(rows) < 20
-    ):
-        return None
-    layer = features[outcome.layer][rows].astype(np.float64)
-    layer = (layer - layer.mean(0)) / np.where(layer.std(0) > 1e-9, layer.std(0), 1.0)
-    if not layer.any():
-        return None  # a constant encoder: one point
-    flat = PCA(min(30, *layer.shape), random_state=0).fit_transform(layer)
-    if len(rows) < 50:
-        points, method = flat[:, :2], "PCA"
-    else:
-        points = TSNE(2, perplexity=min(30, len(rows) / 4), init="pca", random_state=0).fit_transform(flat)
-        method = "t-SNE"
-    labels = [str(task.labels[row]) for row in rows]
-    return {
-        "method": method,
-        "x": np.round(points[:, 0], 3).tolist(),
-        "y": np.round(points[:, 1], 3).tolist(),
-        "label": labels,
-    }
-
-
-def predictions(task: Task, trained: Outcome, others: dict[str, list[Outcome]]) -> pa.Table:
-    """One row per test track: key, artist or track, truth and every system's answer as text; and truth and guess as
-    numbers, by which two encoders are compared.
+    kind: of the labels; about: the encoder; metric: the main one, metric_name: as readers see it; unit, aggregation:
+    what heads answer about, and how that becomes a track's answer; setting: what the protocol tunes, strength: its
+    value; fingerprint: of clips, labels and split; published: as in `Task`; folds: what validation chose; values: the
+    main metric per seed; metrics: all, of the first seed; layers: the best validation score of each, NaN for none;
+    key: of what decides the figures; versions: of packages; importance: which features forests use.
     """
-    columns: dict[str, list[Any]] = {
-        "track": [task.manifest[int(row)].key for row in trained.rows],
-        "group": [task.groups[row] for row in trained.rows],
-        "truth": [json.dumps(task.labels[row], default=str) for row in trained.rows],
-        "encoder": _answers(task, trained),
-    }
-    for name, outcomes in others.items():
-        if outcomes:
-            columns[name] = _answers(task, outcomes[0])
-    columns["target"] = np.atleast_2d(trained.truth.T).T.astype(np.float64).tolist()
-    for seed, guess in enumerate(trained.guesses):
-        columns[f"guess.{seed}"] = guess.tolist()
-    return pa.table(columns)
+
+    task: str
+    version: int = 1
+    address: str
+    question: str = ""
+    kind: str
+    encoder: str
+    weights_hash: str
+    about: EncoderFacts
+    metric: str
+    metric_name: str
+    unit: str
+    aggregation: str = ""
+    corpus: str = ""
+    protocol: str
+    setting: str | None = None
+    decoder: str | None = None
+    fingerprint: str
+    published: Published = field(default_factory=dict)
+    counts: Counts
+    layer: int
+    strength: float = math.nan
+    folds: tuple[Choice, ...] = ()
+    score: Interval
+    values: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    groups: Groups | None = None
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    layers: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    confusion: Confusion | None = None
+    projection: Projection | None = None
+    notes: tuple[str, ...] = ()
+    key: str = ""
+    versions: Mapping[str, str]
+    pooling: str = "mean"
+    window_seconds: float = math.nan
+    few_shot: tuple[Point, ...] = ()
+    robustness: Robustness | None = None
+    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    units: tuple[PieceScore, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """See `title`."""
+        return title(self)
+
+    @property
+    def difference(self) -> Interval | None:
+        """The encoder minus its random copy; None where there is none."""
+        random = self.baselines.get("random")
+        return None if random is None else random.difference
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Result:
+        """From a record that `checked` has passed; fields that this version doesn't know are left out."""
+        known = {one.name: told[one.name] for one in fields(cls) if told.get(one.name) is not None}
+        for name, read in _READ.items():
+            if name in known:
+                known[name] = read(known[name])
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file; null where a number is NaN or infinite, for which JSON has no word."""
+        return {"schema": SCHEMA, **{one.name: plain(getattr(self, one.name)) for one in fields(self)}}
 
 
-def _answers(task: Task, outcome: Outcome) -> list[str]:
-    return task.label_kind.told(outcome.guess, task.classes)
+def _numbers(told: Any) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else float(value) for value in told or ())
+
+
+def _number(told: Any) -> float:
+    return math.nan if told is None else float(told)
+
+
+_READ: dict[str, Any] = {
+    "about": EncoderFacts.from_json,
+    "counts": lambda told: Counts(**{name: told[name] for name in ("train", "valid", "test", "folds") if name in told}),
+    "folds": lambda told: tuple(
+        Choice(one["layer"], _number(one.get("strength")), _number(one.get("valid")), one.get("pooling") or "mean")
+        for one in told
+    ),
+    "score": Interval.from_json,
+    "values": _numbers,
+    "metrics": lambda told: {name: _number(value) for name, value in told.items()},
+    "groups": lambda told: Groups(told["number"], told["of"]),
+    "baselines": lambda told: {name: Baseline.from_json(one) for name, one in told.items()},
+    "layers": _numbers,
+    "classes": tuple,
+    "confusion": lambda told: Confusion(tuple(told["classes"]), tuple(map(tuple, told["counts"]))),
+    "projection": lambda told: Projection(
+        told["method"], tuple(told["x"]), tuple(told["y"]), tuple(told["label"])
+    ),
+    "notes": tuple,
+    "few_shot": lambda told: tuple(Point(one["shots"], one["clips"], _numbers(one["draws"])) for one in told),
+    "robustness": Robustness.from_json,
+    "units": lambda told: tuple(
+        PieceScore(one["unit"], one["rule"], one["number"], _number(one["value"])) for one in told
+    ),
+}  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as JSON has them; null for numbers that aren't finite."""
+    if hasattr(value, "to_json"):
+        return plain(value.to_json())
+    if is_dataclass(value):
+        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def title(found: Scored) -> str:
+    """What readers call a result: the task, and its protocol where that isn't the linear one."""
+    return found.task if found.protocol == LINEAR else f"{found.task} ({found.protocol})"
 
 
 def file_name(task: str, protocol: str) -> str:
     """The name of a result without its ending: results of other protocols stand beside the linear ones."""
-    return task if protocol == "linear" else f"{task}.{protocol}"
+    return task if protocol == LINEAR else f"{task}.{protocol}"
 
 
-def title(record: dict[str, Any]) -> str:
-    """What readers call a result: the task, and its protocol where that isn't the linear one."""
-    protocol = record.get("protocol", "linear")
-    return str(record["task"]) if protocol == "linear" else f"{record['task']} ({protocol})"
-
-
-def write(folder: Path, result: dict[str, Any], table: pa.Table) -> Path:
+def write(folder: Path, result: Result, predictions: pa.Table) -> Path:
     """FOLDER/NAME.json and NAME.predictions.parquet (see `file_name`), written beside and renamed, the JSON last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = file_name(result["task"], result["protocol"])
+    name = file_name(result.task, result.protocol)
     parquet, path = folder / f"{name}.predictions.parquet", folder / f"{name}.json"
-    beside = folder / f".{name}.{os.getpid()}.tmp"
-    pq.write_table(table, beside)
-    beside.replace(parquet)
-    beside.write_text(json.dumps(_finite(result), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with written(parquet) as beside:
+        pq.write_table(predictions, beside)
+    write_text(path, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
     return path
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path) -> Result | None:
     """A result, or None when the file isn't one of this schema.
 
     Raises:
         ValueError: it says that it is one, and its content is of other kinds than ours: it may come from anyone.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA or "task" not in result:
+    if not isinstance(told, dict) or told.get("schema") != SCHEMA or "task" not in told:
         return None
-    return checked(result, path)
+    return Result.from_json(checked(told, path))
 
 
-def as_interval(numbers: dict[str, Any] | None) -> Interval | None:
-    """{"value", "low", "high"} as an Interval; null becomes nan."""
-    if numbers is None or numbers.get("value") is None:
-        return None
-    return Interval(*(float("nan") if numbers.get(k) is None else float(numbers[k]) for k in ("value", "low", "high")))
+def read_all(folder: Path) -> list[Result]:
+    """The results in a folder, by the names of their files."""
+    return [result for path in sorted(folder.glob("*.json")) if (result := read(path)) is not None]
 
 
-def _finite(content: Any) -> Any:
-    """Put null for nan and inf: JSON has no word for them."""
-    if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    if isinstance(content, (float, np.floating)):
-        return float(content) if np.isfinite(content) else None
-    return content
+def results_in(folder: Path) -> list[Result]:
+    """The results in a folder, by task, the linear protocol first."""
+    return sorted(read_all(folder), key=lambda found: (found.task, found.protocol != LINEAR, found.protocol))

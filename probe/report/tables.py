@@ -1,172 +1,168 @@
-"""One encoder against its baselines, as a table for the terminal or Markdown, and in plain words."""
+"""One encoder against its baselines: as a table, and in plain words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from . import result
 from .bootstrap import Interval, mark
-from .sections import Record
-
-
-def table(records: Sequence[Record], width: int = 160) -> Table:
-    """One row per task for a terminal of `width` characters; under 150 the two scores lose their intervals."""
-    several = len({record["encoder"] for record in records}) > 1
-    title = None if several else str(records[0]["encoder"])
-    view = Table(
-        title=title,
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
-    narrow = width < 150
-    for name in [*(["encoder"] if several else []), "task", *([] if narrow else ["metric"])]:
-        view.add_column(name, overflow="fold", min_width=16 if name == "task" else 8)
-    shorter = ("n", "score", "random", "difference", "", "crafted", "const.")
-    for name in (
-        shorter if narrow else ("n", "score", "random copy", "difference", "", "hand-crafted", "constant", "layer")
-    ):
-        view.add_column(name, justify="right", no_wrap=True)
-    colour = {"▲": "green", "▼": "red"}
-    for record in records:
-        cells = [escape(cell) for cell in row(record)]
-        if narrow:
-            random = record["baselines"].get("random") or {}
-            cells[3], cells[4], cells[7] = short(record["score"]), short(random), cells[7].partition(" ")[0]
-            cells[5] = escape(text(result.as_interval(random.get("difference")), sign=True, digits=2))
-            cells[:2] = [f"{cells[0]}\n[dim]{cells[1]}, layer {cells.pop(9).partition(' ')[0]}[/]"]
-        place = -3 if narrow else -4  # of the mark
-        cells[place] = f"[{colour[cells[place]]}]{cells[place]}[/]" if cells[place] in colour else cells[place]
-        view.add_row(*([escape(str(record["encoder"]))] if several else []), *cells)
-    return view
-
-
-def row(record: Record) -> list[str]:
-    """task, metric, n test, score, random copy, difference, mark, best hand-crafted, constant, layer."""
-    base = record["baselines"]
-    random = base.get("random") or {}
-    difference = result.as_interval(random.get("difference"))
-    layers = len(record["layers"])
-    chosen = "all" if record["layer"] < 0 else str(record["layer"])
-    return [
-        result.title(record),
-        record["metric_name"],
-        f"{record['counts']['test']:,}",
-        text(result.as_interval(record["score"])),
-        text(result.as_interval(random)),
-        text(difference, sign=True),
-        mark(difference),
-        _crafted(base),
-        short(base.get("constant")),
-        (f"{chosen} of 0–{layers - 1}" if layers > 1 else "0") + pooling_of(record),
-    ]
-
+from .result import Baseline, Confusion, Result, title
+from .table import DOWN, UP, Cell, Column, Table
 
 CRAFTED = {
     "log_mel": "log-mel",
     "mfcc": "MFCC",
     "chroma": "chroma",
     "log_cqt": "log-CQT",
+    "nnaudio_cqt": "log-CQT (nnAudio)",
     "all_crafted": "all hand-crafted",
     "tzanetakis": "Tz.",
     "tzanetakis_knn": "Tz. kNN",
     "tzanetakis_gmm": "Tz. GMM",
     "lecture": "classic",
 }
+TONES = {"▲": UP, "▼": DOWN}
+WIDE = 150  # letters of a terminal that holds the whole table
 
 
-def crafted(baselines: Record) -> str | None:
+def scores(results: Sequence[Result]) -> Table:
+    """One row per task."""
+    numbers = ("n test", "score", "random copy", "difference", "", "best hand-crafted", "constant", "layer")
+    return Table(("task", "metric", *(Column(name, right=True) for name in numbers)), map(_row, results))
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table for a README, where no sentence above says what is in brackets."""
+    numbers = ("n test", "score [95 %]", "random copy [95 %]", "difference [95 %]", "", "best hand-crafted", "constant")
+    return Table(("task", "metric", *numbers, "layer"), map(_row, results)).markdown()
+
+
+def _row(result: Result) -> tuple[Cell | str, ...]:
+    random, difference = result.baselines.get("random"), result.difference
+    tone = TONES.get(mark(difference), "")
+    return (
+        title(result), result.metric_name, f"{result.counts.test:,}", text(result.score),
+        text(random.score if random else None), Cell(text(difference, sign=True), tone=tone),
+        Cell(mark(difference), tone=tone), _crafted(result.baselines), short(result.baselines.get("constant")),
+        layer_of(result),
+    )  # fmt: skip
+
+
+def terminal(results: Sequence[Result], width: int = 160) -> Table:
+    """One row per task for a terminal of `width` characters; under `WIDE` the two scores lose their intervals."""
+    several = len({result.encoder for result in results}) > 1
+    name = None if several else results[0].encoder
+    numbers: tuple[str, ...] = ("n", "score", "random copy", "difference", "", "hand-crafted", "constant", "layer")
+    texts, rows = [Column("task", least=16), Column("metric", least=8)], [_row(result) for result in results]
+    if width < WIDE:
+        numbers = ("n", "score", "random", "difference", "", "crafted", "const.")
+        texts, rows = texts[:1], [_narrow(result) for result in results]
+    if several:
+        texts.insert(0, Column("encoder", least=8))
+        rows = [(result.encoder, *row) for result, row in zip(results, rows)]
+    return Table([*texts, *(Column(name, right=True, whole=True) for name in numbers)], rows, name)
+
+
+def _narrow(result: Result) -> tuple[Cell | str, ...]:
+    difference, best = result.difference, crafted(result.baselines)
+    return (
+        Cell(title(result), under=f"{result.metric_name}, layer {chosen_layer(result)}"), f"{result.counts.test:,}",
+        number(result.score), short(result.baselines.get("random")), text(difference, sign=True, digits=2),
+        Cell(mark(difference), tone=TONES.get(mark(difference), "")),
+        short(result.baselines[best]) if best else "–", short(result.baselines.get("constant")),
+    )  # fmt: skip
+
+
+def hand_crafted(results: Sequence[Result]) -> Table | None:
+    """Scores of every hand-crafted baseline; None where there is none."""
+    names = [name for name in CRAFTED if any(name in result.baselines for result in results)]
+    if not names:
+        return None
+    head = (Column("task"), *(Column(name, right=True) for name in ("encoder", *(CRAFTED[name] for name in names))))
+    rows = [
+        (title(result), number(result.score), *(short(result.baselines.get(name)) for name in names))
+        for result in results
+    ]
+    return Table(head, rows)
+
+
+def crafted(baselines: Mapping[str, Baseline]) -> str | None:
     """The hand-crafted baseline with the best test score, which makes it a hard one to beat."""
-    known = {name: baselines[name]["value"] for name in CRAFTED if (baselines.get(name) or {}).get("value") is not None}
-    return max(known, key=lambda name: known[name]) if known else None
+    known = {name: baselines[name].score for name in CRAFTED if name in baselines and baselines[name].score.known}
+    return max(known, key=lambda name: known[name].value) if known else None
 
 
-def _crafted(baselines: Record) -> str:
+def _crafted(baselines: Mapping[str, Baseline]) -> str:
     best = crafted(baselines)
-    return "–" if best is None else f"{baselines[best]['value']:.3f} {CRAFTED[best]}"
+    return "–" if best is None else f"{short(baselines[best])} {CRAFTED[best]}"
+
+
+def chosen_layer(result: Result) -> str:
+    """Its number, or all, of a weighted sum."""
+    if len(result.layers) < 2:
+        return "0"
+    return "all" if result.layer < 0 else str(result.layer)
+
+
+def layer_of(result: Result) -> str:
+    """The chosen layer among all, and the pooling behind the score, where it isn't the plain mean."""
+    plain = result.pooling == "mean" or result.unit == "frame"
+    among = f" of 0–{len(result.layers) - 1}" if len(result.layers) > 1 else ""
+    return f"{chosen_layer(result)}{among}{'' if plain else f', {result.pooling}'}"
 
 
 def text(found: Interval | None, sign: bool = False, digits: int = 3) -> str:
     """0.62 [0.58, 0.66]."""
-    if found is None:
+    if found is None or not found.known:
         return "–"
     plus = "+" if sign else ""
-    value, low, high = (f"{number:{plus}.{digits}f}" for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
+    return f"{found.value:{plus}.{digits}f} {bounds(found, sign, digits)}"
 
 
-def short(numbers: Record | None) -> str:
-    return "–" if not numbers or numbers.get("value") is None else f"{numbers['value']:.3f}"
+def bounds(found: Interval, sign: bool = False, digits: int = 3) -> str:
+    """[0.58, 0.66]."""
+    plus = "+" if sign else ""
+    return f"[{found.low:{plus}.{digits}f}, {found.high:{plus}.{digits}f}]"
 
 
-def markdown(records: Sequence[Record]) -> str:
-    """The same table for a README or a model card."""
-    head = [
-        "task",
-        "metric",
-        "n test",
-        "score [95 %]",
-        "random copy [95 %]",
-        "difference [95 %]",
-        "",
-        "best hand-crafted",
-        "constant",
-        "layer",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(map(cell_of, row(record))) + " |" for record in records)])
+def number(found: Interval | None) -> str:
+    """0.620, without its interval."""
+    return "–" if found is None or not found.known else f"{found.value:.3f}"
 
 
-def cell_of(text: str) -> str:
-    """A cell of a Markdown table, whatever is in it."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`").replace("<", "&lt;")
+def short(found: Baseline | None) -> str:
+    """A baseline's score alone."""
+    return "–" if found is None else number(found.score)
 
 
-def pooling_of(record: Record) -> str:
-    """The pooling behind a score, where it isn't the plain mean: ", mean+std"."""
-    pooling = record.get("pooling", "mean")
-    return "" if pooling == "mean" or record.get("unit") == "frame" else f", {pooling}"
-
-
-def units(record: Record) -> Table:
+def units(result: Result) -> Table:
     """The main metric of frames, windows and songs by one head."""
-    shown = Table("heard", "rule", "number", record["metric_name"], box=box.SIMPLE, title=result.title(record))
-    for line in record["units"]:
-        shown.add_row(line["unit"], line["rule"], f"{line['number']:,}", f"{line['value']:.3f}")
-    return shown
+    head = ("heard", "rule", Column("number", right=True), Column(result.metric_name, right=True))
+    rows = [(piece.unit, piece.rule, f"{piece.number:,}", f"{piece.value:.3f}") for piece in result.units]
+    return Table(head, rows, title(result))
 
 
-def confusion(record: Record, truth_in: str = "columns") -> str:
-    """Counts of answers as Markdown: a column per true class and a row per answer, or the other way round."""
-    names = [cell_of(name) for name in record["confusion"]["classes"]]
-    counts = record["confusion"]["counts"]
-    table = counts if truth_in == "rows" else [list(column) for column in zip(*counts)]
+def confusion(found: Confusion, truth_in: str = "columns") -> Table:
+    """Counts of answers: a column per true class and a row per answer, or the other way round."""
+    counts = found.counts if truth_in == "rows" else tuple(zip(*found.counts))
     corner = "truth ↓ answer →" if truth_in == "rows" else "answer ↓ truth →"
-    lines = [f"| {corner} | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, table))])
+    head = (Column(corner), *(Column(name, right=True) for name in found.classes))
+    return Table(head, [(name, *map(str, row)) for name, row in zip(found.classes, counts)])
 
 
-def marks(records: Sequence[Record]) -> dict[str, list[str]]:
+def marks(results: Sequence[Result]) -> dict[str, list[str]]:
     """Task names by ▲, =, ▼ and ? against the random copy."""
-    sorted_: dict[str, list[str]] = {"▲": [], "=": [], "▼": [], "?": []}
-    for record in records:
-        random = record["baselines"].get("random") or {}
-        sorted_[mark(result.as_interval(random.get("difference")))].append(result.title(record))
-    return sorted_
+    by: dict[str, list[str]] = {"▲": [], "=": [], "▼": [], "?": []}
+    for result in results:
+        by[mark(result.difference)].append(title(result))
+    return by
 
 
-def said(records: Sequence[Record]) -> dict[str, list[str]]:
+def said(results: Sequence[Result]) -> dict[str, list[str]]:
     """Sentences about the tasks, each once, with the names of the tasks that they hold for."""
     found: dict[str, list[str]] = {}
-    for record in records:
-        for note in record["notes"]:
-            found.setdefault(note, []).append(result.title(record))
+    for result in results:
+        for note in result.notes:
+            found.setdefault(note, []).append(title(result))
     return found
 
 
@@ -175,10 +171,10 @@ def names(found: Sequence[str], most: int = 6) -> str:
     return ", ".join(found) if len(found) <= most + 1 else f"{', '.join(found[:most])} and {len(found) - most} more"
 
 
-def verdict(records: Sequence[Record]) -> str:
+def verdict(results: Sequence[Result]) -> str:
     """In plain words: where the encoder beats its random copy, where it doesn't, and where a log-mel may do as well."""
-    by = marks(records)
-    known = len(records) - len(by["?"])
+    by = marks(results)
+    known = len(results) - len(by["?"])
     if not known:
         return "Nothing can be said against a random copy: none was probed."
     sentences = [
@@ -194,12 +190,11 @@ def verdict(records: Sequence[Record]) -> str:
         )
     else:
         sentences.append("On none is it below.")
-    weak = []
-    for record in records:
-        best = crafted(record["baselines"])
-        if best is not None and mark(result.as_interval(record["baselines"][best]["difference"])) != "▲":
-            weak.append(result.title(record))
+    weak = [
+        title(result) for result in results
+        if (best := crafted(result.baselines)) and mark(result.baselines[best].difference) != "▲"
+    ]  # fmt: skip
     if weak:
-        where = "no task can it" if len(weak) == len(records) else f"{len(weak)} ({names(weak)}) it can't"
+        where = "no task can it" if len(weak) == len(results) else f"{len(weak)} ({names(weak)}) it can't"
         sentences.append(f"On {where} be shown to be above the best hand-crafted features.")
     return " ".join(sentences)

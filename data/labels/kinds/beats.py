@@ -10,8 +10,8 @@ import mir_eval
 import numpy as np
 import numpy.typing as npt
 
-from ..decoding import peaks, track_beats
-from ..kind import Array, OverTime, Settings
+from ..decoding import bar_positions, peaks, track_beats
+from ..kind import Array, OverTime, Settings, Timed
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 TIGHTNESS = (30.0, 100.0, 300.0)
@@ -28,6 +28,9 @@ class Beats(OverTime):
     link = "sigmoid"
     slowest = 10.0  # a frame of 100 ms can't hit ±70 ms reliably
     rank = 12
+    nameless = True
+    jams = "beat"
+    ending = ".beats"
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """A list of times as it is; of a beats file's [time, position in the bar], the times."""
@@ -60,6 +63,23 @@ class Beats(OverTime):
         if "threshold" in settings:
             return peaks(activity[:, 0], times, settings["threshold"], apart=min(1.0, 0.4 * settings["usual"]))
         return track_beats(activity[:, 0], times, settings["usual"], settings["tightness"])
+
+    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+        """Beats and, by a second output of downbeats, their places in the bar."""
+        usual = float(settings.get("usual", 0.5))
+        if settings.get("name") == "peaks":
+            found = peaks(likely[:, 0], times, float(settings.get("threshold", 0.2)), min(1.0, 0.4 * usual))
+        else:
+            found = track_beats(likely[:, 0], times, usual, float(settings.get("tightness", 100.0)))
+        return Timed(found, bar_positions(found, likely[:, 1], times) if likely.shape[1] > 1 else None)
+
+    def text(self, heard: Timed) -> str | None:
+        """Lines of a time in s and, where known, the position in the bar."""
+        if heard.times is None:
+            return None
+        if heard.positions is None:
+            return "".join(f"{time:.3f}\n" for time in heard.times)
+        return "".join(f"{time:.3f}\t{position}\n" for time, position in zip(heard.times, heard.positions))
 
     def said(self, settings: Settings) -> str:
         """As results name decoders."""

@@ -11,8 +11,8 @@ import mir_eval
 import numpy as np
 import numpy.typing as npt
 
-from ..decoding import viterbi
-from ..kind import Array, OverTime, Settings
+from ..decoding import spans_of_path, viterbi
+from ..kind import Array, OverTime, Settings, Timed
 from .key import TONICS
 
 CHORDS = (*(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS), "N")
@@ -31,6 +31,8 @@ class Chords(OverTime):
     pitched = True
     slowest = 2.0
     rank = 10
+    jams = "chord"
+    ending = ".lab"
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """As they are."""
@@ -55,6 +57,17 @@ class Chords(OverTime):
     def decode(self, activity: Array, times: Array, names: Sequence[str], settings: Settings) -> Any:
         """Spans."""
         return chord_spans(viterbi(activity, settings["switch"]), times, names)
+
+    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+        """One chord at a time."""
+        path = viterbi(np.log(np.maximum(likely, 1e-12)), float(settings.get("switch", 3.0)))
+        return Timed(segments=spans_of_path(path, times, seconds, names))
+
+    def text(self, heard: Timed) -> str | None:
+        """Lines of start and end in s, and the chord."""
+        if heard.segments is None:
+            return None
+        return "".join(f"{start:.3f} {end:.3f} {name}\n" for start, end, name in heard.segments)
 
     def said(self, settings: Settings) -> str:
         """As results name decoders."""

@@ -25,6 +25,7 @@ class Events(OverTime):
     link = "sigmoid"
     slowest = 2.0
     rank = 11
+    jams = "segment_open"
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """As they are."""

@@ -27,6 +27,11 @@ class Key(Classes):
     related = True
     pitched = True
     rank = 40
+    jams = "key_mode"
+
+    def jams_value(self, name: str) -> str:
+        """C:major."""
+        return name.replace(" ", ":")
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """Spelt as in `KEYS`."""

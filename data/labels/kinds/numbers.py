@@ -24,6 +24,7 @@ class Numbers(Kind):
     bounds = (-np.inf, 1.0)
     link = "identity"
     rank = 30
+    jams = "vector"
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """A number per column; None where one isn't finite."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ....data.labels.kind import Kind, sorted_names
@@ -226,7 +227,7 @@ class Beats(_CropTargets):
                 hits[item, number, [place for place in places if 0 <= place < clips.frames]] = 1.0
         known = ~torch.isnan(hits)
         wanted = torch.where(known, widened(hits.nan_to_num(), task.beside), math.nan)
-        return _silenced(wanted.transpose(1, 2), clips, math.nan)
+        return _silenced(rearrange(wanted, "batch names frames -> batch frames names"), clips, math.nan)
 
 
 @dataclass(frozen=True)

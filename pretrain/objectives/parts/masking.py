@@ -39,8 +39,11 @@ class Masking:
     def draw(self, valid: Tensor, frames: int, seeds: Tensor) -> Tensor:
         """Draw a mask: valid int64 [batch] (frames that are sound), seeds int64 [batch] → bool [batch, frames].
 
-        Raises ValueError where the clips are shorter than one span. A padded clip whose valid part is shorter than a
+        A padded clip whose valid part is shorter than a
         span stays unmasked.
+
+        Raises:
+            ValueError: the clips are shorter than one span.
         """
         if frames < self.span:
             raise ValueError(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor
 
 from ....data.draws import normal, uniform
@@ -23,6 +24,7 @@ from ....models.cqt import MAX_SHIFT
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
 LOWEST = 27.5
+HALVED = "batch (columns pair) -> batch columns"
 KNOTS = 14  # of the equaliser's curve
 
 
@@ -120,10 +122,10 @@ def _coloured(
     for picture, octaves, columns in pictures:
         picture = _accompanied(picture, draws)
         bands = torch.exp(_at(curve, octaves) + _limits(octaves, draws, chosen) + _notch(octaves, draws))
-        level = gain if columns == pictures[-1][2] else gain.unflatten(1, (-1, 2)).mean(2)
+        level = gain if columns == pictures[-1][2] else reduce(gain, HALVED, "mean", pair=2)
         picture = _reverberated(picture, draws[:, 16], draws[:, 17] * chosen[:, 0], columns)
         picture = picture * bands[:, None] * level[..., None]
-        hiss = rate if columns == pictures[-1][2] else rate.unflatten(1, (-1, 2)).mean(2)
+        hiss = rate if columns == pictures[-1][2] else reduce(rate, HALVED, "mean", pair=2)
         picture = _hissing(picture, octaves, hiss, draws)
         found.append(torch.log1p(_noisy(picture, octaves, draws, normals, chosen[:, 2])))
     return found[0], found[1] if mel is not None else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....data.crops import CropConfig
+from ....models.folders import encoder_in
 from ....models.quantizers import MelQuantizer, MuqQuantizer
 from ...distributed import STOPPED, main_first, ranks
 from ...recipe import Optim, Recipe
@@ -95,14 +96,12 @@ class RVQTarget(Target):
             return
         folder = run / "tokenizer"
         recipe = self.recipe()
-        if not (folder / "done").exists() or not (folder / "encoder" / "config.json").is_file():
+        if not (folder / "done").exists() or encoder_in(folder) is None:
             with main_first():
                 if not (folder / "manifest.parquet").exists():
                     folder.mkdir(parents=True, exist_ok=True)
-                    beside = folder / "manifest.part"
-                    manifest.write(beside)
-                    beside.rename(folder / "manifest.parquet")
-            if train(recipe, folder / "manifest.parquet", folder, root=manifest.root) < recipe.steps:
+                    manifest.write(folder / "manifest.parquet")
+            if train(recipe, folder / "manifest.parquet", folder) < recipe.steps:
                 raise SystemExit(STOPPED)  # a SIGTERM came: the same command goes on
         self._teacher = (load_tokenizer(str(folder), self.grid),)
         with main_first():
@@ -154,10 +153,8 @@ def load_tokenizer(path: str, grid: FrameGrid) -> MelQuantizer | MuqQuantizer:
         ValueError: there is none, or it counts time differently than the encoder.
 
     """
-    folder = Path(path)
-    inside = folder / "encoder"
-    folder = inside if inside.is_dir() else folder
-    if not (folder / "config.json").is_file():
+    folder = encoder_in(Path(path))
+    if folder is None:
         raise ValueError(
             f"There is no Mel-RVQ tokenizer in {path}: name the folder of one, or leave rvq.path empty to train one."
         )

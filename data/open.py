@@ -1,0 +1,203 @@
+"""One door for sound: whatever names recordings becomes a manifest.
+
+Every command that takes sound takes what `POSSIBLE` lists. Files and folders are scanned (decoded to their ends, what
+can't be used is left out) or, with `headers`, taken as their headers say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from . import corpora
+from .audio.files import find_audio
+from .audio.read import SUFFIXES
+from .collections.headers import from_headers
+from .collections.scan import read_labels, scan_files, scan_folder
+from .storage.hf_dataset import is_dataset, open_dataset, open_rows
+from .storage.shards import Shards, is_sharded
+from .track import Manifest, metadata_of
+
+POSSIBLE = (
+    "an audio file, a folder of audio, a manifest (.parquet, or .csv with a column `path`), a folder or URL of shards, "
+    "a folder with a data set of the library `datasets`, or CORPUS:ROOT"
+)
+Kind = Literal["file", "folder", "manifest", "table", "shards", "URL", "data set", "corpus"]
+SYNTH = "synth"  # the corpus that is made here has no reader: its folder holds a manifest
+MANIFEST = "manifest.parquet"  # in a folder of audio: what it holds, with labels
+MANY = 1000  # files whose headers take long enough for a bar
+
+
+def address_kind(address: str | Path) -> Kind:
+    """What an address names.
+
+    Raises:
+        FileNotFoundError: nothing that is there; the sentence lists what is possible.
+        ValueError: a file of another kind.
+    """
+    path = path_of(address)
+    if "://" in str(address):
+        return "URL"
+    if _corpus_in(str(address)):
+        return "corpus"
+    if path.is_dir():
+        return "shards" if is_sharded(path) else "data set" if _is_data_set(path) else "folder"
+    suffix = path.suffix.lower()
+    if suffix == ".parquet" or _is_parquet(path):
+        return "manifest"  # one that isn't there is named by `Manifest.open`
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {address}: sound is {POSSIBLE} with one of {', '.join((*corpora.names(), SYNTH))}."
+        )
+    if suffix == ".csv":
+        return "table"
+    if suffix in SUFFIXES:
+        return "file"
+    raise ValueError(f"{address} is no sound: give {POSSIBLE}; audio files end in {', '.join(SUFFIXES)}.")
+
+
+def path_of(address: str | Path) -> Path:
+    """The path that an address is, where it is one."""
+    return Path(address).expanduser()
+
+
+def open_sound(
+    address: str | Path,
+    root: str | Path | None = None,
+    *,
+    headers: bool = False,
+    refused: dict[str, str] | None = None,
+    progress: bool = True,
+) -> Manifest:
+    """The recordings that an address names.
+
+    Args:
+        address: see `POSSIBLE`. CORPUS alone lies in $GROUNDBASS_DATA/CORPUS; a folder that holds a manifest.parquet is
+            what that lists (not with `headers`, which takes the folder's files).
+        root: where a manifest's paths begin, or its shards lie, if they have moved.
+        headers: believe the headers of files, folders and tables; else their audio is decoded to the end, and left out
+            where it breaks off, is silent, or holds the same bytes as another file.
+        refused: gets path and reason of what is left out.
+        progress: show a bar while files are read.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such thing, or no sound in it; a sentence for the user.
+    """
+    path, refused = path_of(address), {} if refused is None else refused
+    kind = address_kind(address)
+    if kind == "URL":
+        return Shards.open_folder(str(address))
+    if kind == "shards":
+        return Shards.open_folder(path)
+    if kind == "data set":
+        return open_dataset(path, progress)
+    if kind == "manifest":
+        return _stored(path, root)
+    if kind == "corpus":
+        return _corpus(str(address), progress)
+    if headers:
+        return from_headers(_bar(files_of(address), progress), refused)
+    if kind == "folder" and (path / MANIFEST).is_file():
+        return _stored(path / MANIFEST, root)
+    return _scanned(path, kind, refused, progress)
+
+
+def open_several(addresses: Sequence[str | Path], refused: dict[str, str]) -> Manifest:
+    """One address, or several files, folders and tables together, as their headers say. refused: see `open_sound`."""
+    if not addresses:
+        raise ValueError(f"Which sound? Give {POSSIBLE}.")
+    if len(addresses) == 1:
+        return open_sound(addresses[0], headers=True, refused=refused)
+    files: list[Path] = []
+    for address in addresses:
+        kind = address_kind(address)
+        if kind not in ("file", "folder", "table"):
+            raise ValueError(f"{address} (a {kind}) is given with others: give it alone.")
+        files += files_of(address)
+    return from_headers(_bar(list(dict.fromkeys(files)), progress=True), refused)
+
+
+def files_of(address: str | Path) -> list[Path]:
+    """The audio files that a file, a folder or a table names. Raises ValueError for what names no files."""
+    kind, path = address_kind(address), path_of(address)
+    if kind == "file":
+        return [path]
+    if kind == "folder":
+        return [path / name for name in find_audio(path)]
+    if kind == "table":
+        return [path.parent / name for name in _rows(path)]
+    raise ValueError(f"{address} (a {kind}) names no files of its own.")
+
+
+def _scanned(path: Path, kind: Kind, refused: dict[str, str], progress: bool) -> Manifest:
+    if kind == "folder":
+        manifest, skipped = scan_folder(path, progress=progress)
+    elif kind == "table":
+        rows = _rows(path)
+        manifest, skipped, _ = scan_files(path.parent, list(rows), rows, progress=progress)
+    else:
+        manifest, skipped, _ = scan_files(path.parent, [path.name], None, progress=False)
+    refused |= {item.path: f"{item.reason}: {item.detail}" if item.detail else item.reason for item in skipped}
+    if not len(manifest):
+        raise ValueError(f"{path} holds no sound that can be used: {next(iter(refused.values()))}.")
+    return manifest
+
+
+def _stored(path: Path, root: str | Path | None) -> Manifest:
+    """A .parquet: of files, or some tracks of shards or of a data set."""
+    about = metadata_of(path)
+    if "shards" in about:
+        return Shards.open_selection(path, root)
+    if "dataset" in about:
+        return open_rows(path)
+    return Manifest.open(path, root)
+
+
+def _corpus(address: str, progress: bool) -> Manifest:
+    """By the manifest or the shards in its folder, else by the corpus's reader."""
+    name, _, place = address.partition(":")
+    root = path_of(place) if place else corpora.place_of(name)
+    if root.is_file() or root.suffix == ".parquet":
+        return _stored(root, None)
+    if (root / MANIFEST).is_file():
+        return _stored(root / MANIFEST, None)
+    if root.is_dir() and is_sharded(root):
+        return Shards.open_folder(root)
+    if name == SYNTH:
+        raise FileNotFoundError(f"There is no manifest {root / MANIFEST}; make it with `groundbass data synth {root}`.")
+    return corpora.manifest(name, root, progress)
+
+
+def _corpus_in(address: str) -> str | None:
+    """The corpus that CORPUS:ROOT names, or CORPUS where no file or folder is called so."""
+    name, colon, root = address.partition(":")
+    known = name in corpora.names() or name == SYNTH
+    return name if known and (root or (not colon and not Path(name).exists())) else None
+
+
+def _rows(table: Path) -> dict[str, dict[str, object]]:
+    rows = read_labels(table) or {}
+    if not rows:
+        raise ValueError(f"{table} names no file: give a CSV with a column `path`, relative to its folder.")
+    return rows
+
+
+def _bar(files: Sequence[Path], progress: bool) -> Sequence[Path]:
+    bar: Sequence[Path] = tqdm(files, unit="file", desc="headers", disable=not progress or len(files) < MANY)
+    return bar
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Not where audio files or a labels.csv lie in the folder too: a tar beside them may be anything."""
+    own = any(entry.name == "labels.csv" or entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+    return not own and is_dataset(folder)
+
+
+def _is_parquet(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as opened:
+        return opened.read(4) == b"PAR1"
