@@ -75,7 +75,7 @@ def finetune(
         spec_augment: silence spans and cut out bands.
         validate_every: steps between validations.
         patience: validations without a better one until the end.
-        probe: fit the frozen encoder's linear probe too, and compare.
+        probe: fit the frozen encoder's linear probe too, as `groundbass probe` does by default, and compare.
         store: where features of the probe are kept; by default in the run.
         seed: of heads, crops and augmentation.
         workers: processes that read audio.
@@ -200,6 +200,7 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
 def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
     from .probe.apply.classify import load_classifier, what_to_hear
+    from .probe.curves.robustness import features_of
     from .probe.fit import fit
     from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
@@ -229,8 +230,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
         )  # fmt: skip
     if frozen is None:
         return one
-    features = FeatureStore(store).clips(frozen, task.manifest, "mean+std")
-    outcome = fit(task, features)
+    outcome = fit(task, features_of(task, frozen, FeatureStore(store), "auto", f"frozen encoder for {task.name}"))
     order = {int(row): place for place, row in enumerate(outcome.rows)}
     theirs = np.stack([outcome.guess[order[int(row)]] for row in rows])
     other, others = _score(task, truth, theirs, counts)

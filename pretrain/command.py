@@ -137,6 +137,7 @@ def _plan(address: str, recipe: Recipe) -> str:
     encoder = sum(parameter.numel() for parameter in objective.encoder.parameters())
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     rest = sum(parameter.numel() for parameter in objective.parameters()) - encoder
+    later = "".join(f"; from step {one.begin:,} {one.optim.name}, lr {one.optim.lr:g}" for one in recipe.phases)
     lines = {
         "encoder": f"{encoder:,} parameters",
         "heads and the rest": f"{rest:,} parameters",
@@ -145,7 +146,7 @@ def _plan(address: str, recipe: Recipe) -> str:
         "step": f"{recipe.batch_size} crops = {recipe.seconds_per_step:.1f} s of audio",
         "run": f"{recipe.steps:,} steps = {recipe.total_hours:,.1f} h of audio",
         "optimiser": f"{recipe.optim.name}, lr {recipe.optim.lr:g}, {recipe.optim.warmup_steps} warm-up steps, "
-        f"{recipe.optim.decay} after",
+        f"{recipe.optim.decay} after{later}",
         "precision": recipe.precision,
     }
     width = max(map(len, lines))

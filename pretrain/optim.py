@@ -30,6 +30,11 @@ def build(optim: Optim, objective: Objective) -> torch.optim.Optimizer:
     for (scale, decays), parameters in sorted(members.items(), key=lambda entry: entry[0], reverse=True):
         group = {"params": parameters, "weight_decay": optim.weight_decay if decays else 0.0}
         groups.append(group if scale == 1 else group | {"lr_scale": scale, "lr": optim.lr * scale})
+    if optim.name == "sgd":
+        nesterov = optim.momentum > 0
+        return torch.optim.SGD(
+            groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=optim.fused or None
+        )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused or None)
 

@@ -21,12 +21,14 @@ from ..data.crops import CropConfig
 class Optim:
     """The optimiser and its learning rate over time."""
 
-    name: Literal["adam", "adamw"] = "adamw"
-    """adam adds weight decay to the gradient, adamw takes it from the weights"""
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adam and sgd add weight decay to the gradient, adamw takes it from the weights"""
     lr: float = 3e-4
     """the highest learning rate"""
     betas: tuple[float, float] = (0.9, 0.999)
     """decay of the running mean and of the running mean square"""
+    momentum: float = 0.9
+    """Nesterov's, of sgd alone"""
     eps: float = 1e-8
     """added to the root of the mean square"""
     weight_decay: float = 0.0
@@ -46,6 +48,16 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A later part of a run: the best checkpoint so far by validation is loaded, and the optimiser is a new one."""
+
+    begin: int
+    """steps done when it begins; its warm-up and decay count from here to the next phase or the run's end"""
+    optim: Optim
+    """how the weights move from then on"""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a run learns."""
 
@@ -55,6 +67,8 @@ class Recipe:
     """what is heard"""
     optim: Optim = field(default_factory=Optim)
     """how the weights move"""
+    phases: tuple[Phase, ...] = ()
+    """what changes that later, each time from the best checkpoint so far; none: `optim` holds to the end"""
     steps: int = 1000
     """steps of the optimiser"""
     batch_size: int = 32
@@ -105,8 +119,27 @@ class Recipe:
             )
         if self.keep_every is not None and self.keep_every < 1:
             raise ValueError(f"keep_every is {self.keep_every}, but it must be at least 1.")
-        if not (self.optim.lr >= 0 and math.isfinite(self.optim.lr)):
-            raise ValueError(f"optim.lr is {self.optim.lr}, but a learning rate is a finite number of at least 0.")
+        for optim in (self.optim, *(phase.optim for phase in self.phases)):
+            if not (optim.lr >= 0 and math.isfinite(optim.lr)):
+                raise ValueError(f"optim.lr is {optim.lr}, but a learning rate is a finite number of at least 0.")
+        begins = [0, *(phase.begin for phase in self.phases)]
+        if begins != sorted(set(begins)):
+            raise ValueError(
+                f"The phases begin after {', '.join(map(str, begins[1:]))} steps, but each begins later than the one "
+                "before it, and the first after at least one step."
+            )
+
+    def phase_at(self, step: int) -> tuple[Optim, int, int]:
+        """The optimiser of a step (0 is the first), the step that its phase begins with, and the one that it ends at.
+
+        Phases that begin after the run's end are none of it.
+        """
+        settings, begin, end = self.optim, 0, self.steps
+        for phase in self.phases:
+            if phase.begin > step:
+                return settings, begin, min(end, phase.begin)
+            settings, begin = phase.optim, phase.begin
+        return settings, begin, end
 
     @property
     def crop_seconds(self) -> float:

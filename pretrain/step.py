@@ -72,7 +72,8 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     """
     recipe, accelerator = training.recipe, training.accelerator
     accumulation = recipe.accumulation(accelerator.num_processes)
-    learning_rate = schedule(recipe.optim, step, recipe.steps)
+    settings, begin, end = recipe.phase_at(step)
+    learning_rate = schedule(settings, step - begin, end - begin)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
@@ -105,7 +106,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
     with section("optimiser"):
         # with one micro-batch the reference is the weight
         correction = reference / tally[1].clamp(min=1e-12) if accumulation > 1 else None
-        norm = _finish_gradient(training, correction)
+        norm = _finish_gradient(training, correction, settings.clip)
         # what the step itself waits for the device: what follows depends on these numbers
         total, weight, asked, length = torch.cat([tally, norm.detach().to(tally)[None]]).tolist()
         mean = total / weight if weight else 0.0
@@ -146,7 +147,7 @@ def _backward(training: Training, loss: Tensor, last: bool) -> None:
         training.accelerator.backward(loss)
 
 
-def _finish_gradient(training: Training, correction: Tensor | None) -> Tensor:
+def _finish_gradient(training: Training, correction: Tensor | None, clip: float | None) -> Tensor:
     """Correct the gradient's weight, clip it, and return its norm before clipping: [] on the device."""
     device = training.accelerator.device
     if training.accelerator.distributed_type == DistributedType.DEEPSPEED:  # the engine clips and steps
@@ -161,7 +162,6 @@ def _finish_gradient(training: Training, correction: Tensor | None) -> Tensor:
         for parameter in training.objective.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(correction)
-    clip = training.recipe.optim.clip
     norm = training.accelerator.clip_grad_norm_(training.model.parameters(), math.inf if clip is None else clip)
     whole = getattr(norm, "full_tensor", lambda: norm)()  # of FSDP's shards
     return torch.as_tensor(0.0 if whole is None else whole, device=device)

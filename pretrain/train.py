@@ -5,7 +5,7 @@ RUN/loss.jsonl         deterministic: the same recipe and data give the same byt
 RUN/timing.jsonl       what depends on the machine: seconds per step, seconds of audio per second, memory
 RUN/checkpoints/       where the run goes on when it is started again
 RUN/classifier/        the same with heads, where something is learned from labels
-RUN/valid.jsonl        validations, where there are any; at the end RUN/encoder is then the best one
+RUN/valid.jsonl        validations, where there are any; a phase begins with the best one, RUN/encoder ends as it
 RUN/encoder/           the newest encoder in published form: what `groundbass.load_encoder(RUN)` finds
 RUN/alarms.jsonl       what went wrong slowly, in words (see `watch`)
 RUN/probes/            what `--probe-every` measured on the way
@@ -49,7 +49,7 @@ from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective
 from .recipe import Recipe
-from .run import checkpoint
+from .run import checkpoint, phases
 from .run.heard import kept_manifest
 from .run.init_weights import start_from
 from .run.judge import Judge
@@ -138,11 +138,12 @@ def _train(
     _tell_deepspeed(accelerator, recipe)
     model, optimizer = accelerator.prepare(objective, optim.build(recipe.optim, objective))
     training = Training(recipe, accelerator, objective, model, optimizer)
+    phases.check(training)
     say(_announcement(recipe, address, manifest, crops, training, run))
 
     # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
-    judge = Judge(run, objective, first, recipe.steps, processes.is_main_process, say)
+    judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
         Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say).finish(first)
@@ -156,12 +157,16 @@ def _train(
 
     # 8. The steps.
     prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
+    starts = {phase.begin for phase in recipe.phases}
     with (
         _batches(training, crops, first) as (batches, bad),
         Log(training, run, first) as log,
         _asked_to_stop() as asked,
     ):
         for step in range(first, recipe.steps):
+            if step in starts:
+                with distributed.all_or_none(f"while a phase begins after step {step}"):
+                    phases.begin(training, judge, step, say)
             with distributed.all_or_none(f"in step {step + 1}"):
                 result = train_step(training, batches, step, asked.is_set())
             log.write(step + 1, result, bad)
@@ -281,7 +286,8 @@ def _resume(training: Training, run: Path, say: Any) -> int:
     else:
         training.objective.load_state_dict(saved.weights())
         state = saved.optimizer()
-        training.optimizer.load_state_dict(state["optimizer"])
+        if phases.resume(training, saved.step):
+            training.optimizer.load_state_dict(state["optimizer"])
         if training.accelerator.scaler is not None:
             training.accelerator.scaler.load_state_dict(state["scaler"])
     with distributed.main_first():

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from groundbass.pretrain.objective import Objective
 from groundbass.pretrain.objectives import masked, split_views, tokens
 from groundbass.pretrain.objectives.parts.cqt_shape import CqtShape
 from groundbass.pretrain.optim import build, schedule
-from groundbass.pretrain.recipe import Optim, Recipe, addresses, differences, find, resolved
+from groundbass.pretrain.recipe import Optim, Phase, Recipe, addresses, differences, filled, find, resolved
+from groundbass.pretrain.run.phases import check
 
 
 def test_every_address_leads_to_a_recipe_with_a_docstring() -> None:
@@ -73,6 +75,53 @@ def test_schedules_by_hand() -> None:
     assert schedule(dataclasses.replace(linear, decay="constant"), 10**6, 8) == 1.0
     fixed = dataclasses.replace(linear, decay_steps=8)
     assert [schedule(fixed, step, 100) for step in range(8)] == [schedule(linear, step, 8) for step in range(8)]
+
+
+def test_phases_share_a_run_among_them() -> None:
+    later = (Phase(6, Optim("sgd", lr=0.1)), Phase(8, Optim("sgd", lr=0.01)))
+    recipe = dataclasses.replace(find("contrastive.clmr_debug"), steps=12, phases=later)
+    spans = [recipe.phase_at(step)[1:] for step in range(12)]
+    assert spans == [(0, 6)] * 6 + [(6, 8)] * 2 + [(8, 12)] * 4
+    assert [recipe.phase_at(step)[0].lr for step in (5, 6, 11)] == [recipe.optim.lr, 0.1, 0.01]
+    assert dataclasses.replace(recipe, steps=7).phase_at(6)[1:] == (6, 7)
+    for begins in ((0,), (6, 6), (8, 6)):
+        with pytest.raises(ValueError, match="each begins later than the one before it"):
+            dataclasses.replace(recipe, phases=tuple(Phase(begin, Optim()) for begin in begins))
+    with pytest.raises(ValueError, match=r"optim.lr is nan"):
+        dataclasses.replace(recipe, phases=(Phase(1, Optim(lr=math.nan)),))
+    with pytest.raises(ValueError, match="launch by ddp"):
+        check(SimpleNamespace(recipe=recipe, sharded=True))  # type: ignore[arg-type]
+
+
+def test_a_recipe_written_before_phases_is_the_same_recipe() -> None:
+    now = find("contrastive.clmr_debug")
+    then = resolved(now)
+    del then["phases"], then["optim"]["momentum"]
+    assert differences(filled(then, now), resolved(now)) == []
+    assert differences(filled(then, find("tagging.fcn_mtt")), resolved(find("tagging.fcn_mtt"))) != []
+
+
+def test_the_taggers_phases_are_the_published_ones() -> None:
+    """Won et al. 2020: 80 epochs of Adam 1e-4, then SGD .001, .0001, .00001 for 20, 20 and 80; 15,247 clips by 16."""
+    recipe, epoch = find("tagging.fcn_mtt"), math.ceil(15_247 / 16)
+    told = [(recipe.phase_at(at)[0].name, recipe.phase_at(at)[0].lr) for at in range(0, recipe.steps, 10 * epoch)]
+    assert told == [("adam", 1e-4)] * 8 + [("sgd", 1e-3)] * 2 + [("sgd", 1e-4)] * 2 + [("sgd", 1e-5)] * 8
+    assert recipe.objective.validate_every == epoch and recipe.objective.judge == "loss"
+
+
+def test_sgd_by_hand() -> None:
+    """Nesterov's momentum with L2 decay: v = m·v + g + d·w, w = w - lr·(g + d·w + m·v)."""
+    objective = Objective()
+    objective.encoder = torch.nn.Linear(1, 1, bias=False)  # type: ignore[assignment]
+    optimiser = build(Optim("sgd", lr=0.1, momentum=0.5, weight_decay=0.2), objective)
+    weight, value, speed = objective.encoder.weight, float(objective.encoder.weight.detach()), 0.0
+    for slope in (1.0, -2.0, 0.5):
+        weight.grad = torch.full((1, 1), slope)
+        optimiser.step()
+        pull = slope + 0.2 * value
+        speed = 0.5 * speed + pull
+        value -= 0.1 * (pull + 0.5 * speed)
+        assert float(weight.detach()) == pytest.approx(value, abs=1e-6)
 
 
 def test_weight_decay_spares_vectors_and_frozen_weights_are_left_out() -> None:

@@ -32,8 +32,11 @@ from groundbass.pretrain.command import main
 from groundbass.pretrain.distributed import STOPPED
 from groundbass.pretrain.objective import Loss, Objective, TrainingStopped
 from groundbass.pretrain.objectives.contrastive import ContrastiveConfig
-from groundbass.pretrain.recipe import Optim, Recipe, find
+from groundbass.pretrain.optim import schedule
+from groundbass.pretrain.recipe import Optim, Phase, Recipe, find
 from groundbass.pretrain.run import checkpoint
+from groundbass.pretrain.run.judge import Judge
+from groundbass.pretrain.run.log import Log
 from groundbass.pretrain.train import train
 
 SAMPLES = 20736  # SampleCNN's window at 8 kHz
@@ -110,6 +113,14 @@ def weights(run: Path, step: int) -> bytes:
     return (run / "checkpoints" / f"step_{step}" / "weights.safetensors").read_bytes()
 
 
+def optimiser_of(run: Path) -> dict[int, dict[str, Tensor]]:
+    """What the newest checkpoint holds of every parameter."""
+    saved = checkpoint.newest(run)
+    assert saved is not None
+    found: dict[int, dict[str, Tensor]] = saved.optimizer()["optimizer"]["state"]
+    return found
+
+
 def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "loss.jsonl").read_text().splitlines()]
 
@@ -126,6 +137,82 @@ def test_two_steps_and_two_more_are_four_to_the_bit(manifest: Path, tmp_path: Pa
     optimizers = [checkpoint.newest(tmp_path / run) for run in ("straight", "twice")]
     states = [found.optimizer()["optimizer"]["state"] for found in optimizers if found is not None]
     assert all(torch.equal(states[0][i]["exp_avg"], states[1][i]["exp_avg"]) for i in states[0])
+
+
+@dataclass(frozen=True)
+class Judged(Toy):
+    """A toy that counts its steps in its state and is validated by that count: best after two."""
+
+    def build(self) -> JudgedObjective:
+        return JudgedObjective(self)
+
+
+class JudgedObjective(ToyObjective):
+    done: Tensor
+    validate_every = 2
+
+    def __init__(self, config: Judged) -> None:
+        super().__init__(config)
+        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
+
+    def after_step(self, step: int) -> None:
+        super().after_step(step)
+        self.done += 1
+
+    def validate(self, state: dict[str, Tensor]) -> dict[str, float]:
+        return {"score": {2: 0.9}.get(int(state["done"]), 0.5)}
+
+
+PHASES = (Phase(4, Optim("sgd", 1e-2, warmup_steps=2, clip=0.1)), Phase(7, Optim("sgd", 1e-3, momentum=0.5)))
+
+
+@pytest.fixture(scope="module")
+def straight(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine steps of three phases that nothing disturbs."""
+    run = tmp_path_factory.mktemp("phases")
+    train(toy(objective=Judged(dropout=0.5), steps=9, checkpoint_every=1, keep_last=1, phases=PHASES), manifest, run)
+    return run
+
+
+def test_a_phase_begins_with_the_best_and_a_new_optimiser(straight: Path) -> None:
+    judged = [json.loads(line) for line in (straight / "valid.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["score"]) for line in judged] == [
+        (2, 0.9), (4, 0.5), (6, 0.5), (7, 0.5), (8, 0.5), (9, 0.5)
+    ]  # fmt: skip
+    adam = Optim(lr=1e-2, warmup_steps=2, decay="cosine", decay_steps=10)
+    rates = [*(schedule(adam, step, 4) for step in range(4)), 5e-3, 1e-2, 1e-2, 1e-3, 1e-3]
+    assert [line["lr"] for line in lines(straight)] == pytest.approx(rates)
+    assert load_file(straight / "checkpoints/step_9/weights.safetensors")["done"] == 2 + 2, "twice from step 2"
+    assert {name for state in optimiser_of(straight).values() for name in state} == {"momentum_buffer"}
+
+
+@pytest.mark.parametrize(
+    "part, step", [(Log, 4), (Judge, 4), (Log, 5), (Log, 6), (Judge, 7), (Log, 8)],
+    ids=["before a phase ends", "before it is judged", "as one begins", "within one", "between two", "in the last"],
+)  # fmt: skip
+def test_phases_resume_to_the_bit(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Path, part: Any, step: int
+) -> None:
+    """Killed around a phase's begin, the same command ends with the same losses, validations, weights and momenta."""
+    name = "write" if part is Log else "after"
+    real = getattr(part, name)
+
+    def killed(self: Any, at: int, *rest: Any) -> None:
+        if at == step:
+            raise KeyboardInterrupt
+        real(self, at, *rest)
+
+    recipe = toy(objective=Judged(dropout=0.5), steps=9, checkpoint_every=1, keep_last=1, phases=PHASES)
+    with monkeypatch.context() as patched:
+        patched.setattr(part, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, manifest, tmp_path)
+    assert train(recipe, manifest, tmp_path) == 9
+    assert weights(tmp_path, 9) == weights(straight, 9)
+    for file in ("loss.jsonl", "valid.jsonl"):
+        assert (tmp_path / file).read_bytes() == (straight / file).read_bytes()
+    ours, theirs = optimiser_of(tmp_path), optimiser_of(straight)
+    assert all(torch.equal(ours[i]["momentum_buffer"], theirs[i]["momentum_buffer"]) for i in theirs)
 
 
 def test_contrast_resumes_to_the_bit(manifest: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from groundbass.models.heads import HeadConfig
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import predict as command
 from groundbass.probe.apply.classify import Classifier, Prediction
+from groundbass.probe.apply.predict_page import chord_colour
 from groundbass.probe.apply.verdicts import compare, read_truth
 
 RATE = 24_000
@@ -191,6 +194,71 @@ def test_the_page_has_a_lane_for_what_was_heard(place: Path, tmp_path: Path) -> 
     widths = [float(w) for w in re.findall(r"width:([\d.]+)%", first.partition('data-head="chords"')[2])]
     assert sum(widths) == pytest.approx(100.0, abs=1.0), "chords fill the song"
     assert len(re.findall('class="tick"', first)) > 3
+
+
+def test_near_chords_look_alike() -> None:
+    """A fifth up is 30 degrees of hue; enharmonic names agree, minor keeps its root's hue, no chord has no colour."""
+
+    def hue(name: str) -> int:
+        return int(re.findall(r"hsl\((\d+)", chord_colour(name))[0])
+
+    circle = ("C:maj", "G:maj", "D:maj", "A", "E:maj", "B:7", "F#:maj", "Db:maj", "Ab:maj", "Eb:maj", "Bb", "F:maj")
+    assert [hue(name) for name in circle] == list(range(0, 360, 30))
+    assert chord_colour("F#:maj") == chord_colour("Gb:maj") and hue("A:min") == hue("A:maj")
+    assert chord_colour("A:min") != chord_colour("A:maj") and chord_colour("N") == "transparent"
+
+
+LISTENER = """
+const audio = document.querySelector("audio"), told = {}, first = document.querySelector("section");
+const press = (key, more) => document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, ...more}));
+const click = (place, share) => {
+  const box = place.getBoundingClientRect();
+  place.dispatchEvent(new MouseEvent("click", {bubbles: true, clientX: box.left + share * box.width}));
+};
+const steps = {
+  lane: () => click(first.querySelector(".lane[data-head=chords]"), 0.25),
+  right: () => press("ArrowRight", {shiftKey: true}),
+  left: () => press("ArrowLeft"),
+  wave: () => click(first.querySelector(".wave"), 0.5),
+  space: () => press(" "),
+};
+const sorted = () => {
+  document.querySelectorAll("#all th button")[0].click(); document.querySelectorAll("#all th button")[0].click();
+  told.order = [...document.querySelectorAll("#all tbody tr")].map(row => row.cells[0].textContent);
+};
+const begin = () => {
+  if (audio.readyState < 1) return setTimeout(begin, 20);
+  for (const [name, act] of Object.entries(steps)) { act(); told[name] = audio.currentTime; }
+  told.share = parseFloat(first.querySelector(".cursor").style.left);
+  told.says = first.querySelector("output").textContent; told.playing = !audio.paused;
+  sorted();
+  document.documentElement.dataset.told = JSON.stringify(told);
+};
+begin();
+"""
+
+
+@pytest.mark.slow
+def test_the_page_seeks_plays_and_sorts_in_a_browser(place: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("No Chromium is installed (apt-get install chromium): the page isn't tried in a browser.")
+    run(place, "--page", str(tmp_path / "page.html"), "--quiet")
+    page = (tmp_path / "page.html").read_text() + f"<script>{{{LISTENER}}}</script>"
+    (tmp_path / "tried.html").write_text(page)
+    line = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required",
+            f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
+            (tmp_path / "tried.html").as_uri()]  # fmt: skip
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-told="([^"]*)"', done.stdout)
+    assert found, done.stderr[-2000:]
+    told = json.loads(found[1].replace("&quot;", '"'))
+    assert told["lane"] == pytest.approx(1.5, abs=0.05), "a quarter of six seconds"
+    assert told["right"] == pytest.approx(told["lane"] + 1) and told["left"] == 0
+    assert told["wave"] == pytest.approx(3.0, abs=0.05) and told["share"] == pytest.approx(50.0, abs=1)
+    names = KINDS["chords"][0]["names"]
+    assert told["playing"] and told["says"].startswith("0:03.0") and any(name in told["says"] for name in names)  # type: ignore[attr-defined]
+    assert told["order"] == ["song1.flac", "song0.flac"], "descending"
 
 
 def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,16 @@ def train() -> list[Row]:
     return rows()
 
 
+def spectra() -> list[Row]:
+    """The CQT target (`cqt`) and a mel front end whose kernels learn (`trained_mel`), each against nnAudio's layer.
+
+    On a GPU these rows say which back end `--objective.cqt.backend` should be. `mel` is the fixed front end.
+    """
+    from .spectra import rows
+
+    return rows()
+
+
 def published() -> list[Row]:
     """Parts of published recipes: the conformer layer against transformers', MuQ's quantiser, split views, memory.
 

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..objective import Objective
+    from ..recipe import Recipe
 
 
 class Judge:
     """Validations of one run; every rank asks, rank 0 validates and decides for all."""
 
-    def __init__(self, run: Path, objective: Objective, first: int, steps: int, main: bool, say: Callable[..., Any]):
-        self._run, self._objective, self._steps, self._main, self._say = run, objective, steps, main, say
+    def __init__(
+        self, run: Path, objective: Objective, first: int, recipe: Recipe, main: bool, say: Callable[..., Any]
+    ):
+        self._run, self._objective, self._main, self._say = run, objective, main, say
+        self._also = {recipe.steps, *(phase.begin for phase in recipe.phases)}
         self._lines: list[dict[str, Any]] = []
         self._file: Lines | None = None
         if not objective.validate_every:
@@ -39,9 +43,9 @@ class Judge:
             self.after(first)  # killed between the checkpoint and its validation
 
     def due(self, step: int) -> bool:
-        """Whether a step is validated: every `validate_every`, and the last."""
+        """Whether a step is validated: every `validate_every`, the last, and the last of a phase."""
         every = self._objective.validate_every
-        return bool(every) and step > 0 and (step % every == 0 or step == self._steps)
+        return bool(every) and step > 0 and (step % every == 0 or step in self._also)
 
     def after(self, step: int) -> None:
         """Validate the checkpoint of `step`."""

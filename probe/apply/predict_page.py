@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
+from zlib import crc32
 
 import numpy as np
 
@@ -19,16 +21,26 @@ from .classify import Prediction
 POINTS = 800  # of a waveform's picture
 LANES = 8  # of a head: its likeliest names
 PICTURE_RATE = 4000  # Hz that the picture is read at
+SURE = 3  # names of a verdict that are drawn with their probability
+PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+
+
+class Span(NamedTuple):
+    """A stretch of a lane: start and end in s, a share of darkness, what to say of it, and its own colour if any."""
+
+    start: float
+    end: float
+    dark: float
+    said: str
+    colour: str = ""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A row over time. spans: start and end in s, a share of darkness, and what to say of it; ticks: without length;
-    named: what to say is written into them.
-    """
+    """A row of spans over time. ticks: they are instants; named: what to say is written into them."""
 
     name: str
-    spans: list[tuple[float, float, float, str]]
+    spans: list[Span]
     ticks: bool = False
     named: bool = False
 
@@ -49,11 +61,11 @@ def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str
         "source": quote(relative),
         "seconds": round(seconds, 3),
         "peaks": peaks(path),
-        "verdicts": [{"head": name, "told": told(said), "value": _sortable(said)} for name, said in found.items()],
-        "lanes": [
-            {"head": name, "name": lane.name, "ticks": lane.ticks, "named": lane.named, "spans": lane.spans}
-            for name, said in found.items() for lane in lanes(said)
+        "verdicts": [
+            {"head": name, "told": told(said), "value": _sortable(said), "sure": _sure(said)}
+            for name, said in found.items()
         ],
+        "lanes": [(name, lane) for name, said in found.items() for lane in lanes(said)],
     }  # fmt: skip
 
 
@@ -66,19 +78,28 @@ def peaks(path: str) -> list[float]:
 
 
 def told(said: Prediction) -> str:
-    """The verdict about a recording, with how sure it is."""
+    """The verdict about a recording, with how sure it is: a probability, or the share of the time."""
     if said.segments is not None:
         long: dict[str, float] = {}
         for start, end, name in said.segments:
             long[name] = long.get(name, 0.0) + end - start
-        first = sorted(long, key=lambda name: -long[name])[:4]
-        return "mostly " + ", ".join(first) if first else "nothing"
+        whole = max(float(said.end[-1]), 1e-9)
+        order = sorted(long, key=lambda name: -long[name])[:4]
+        shares = [
+            f"{name} ({long[name] / whole:.0%}{'' if place else ' of the time'})" for place, name in enumerate(order)
+        ]
+        return ", ".join(shares) or "nothing"
     if said.times is not None:
         return f"{len(said.times)} beats" + ("" if said.tempo is None else f", {said.tempo:.1f} bpm")
     if said.values is not None:
         return said.label
     pairs = said.ranked(None if said.label_kind.several else 1)[:6]
     return ", ".join(f"{name} ({value:.0%})" for name, value in pairs) or "nothing above its threshold"
+
+
+def _sure(said: Prediction) -> list[tuple[str, float]]:
+    """The likeliest names of a verdict about the whole recording, with their probabilities."""
+    return [] if said.times is not None or said.segments is not None else said.ranked(SURE)
 
 
 def _sortable(said: Prediction) -> str:
@@ -89,28 +110,47 @@ def _sortable(said: Prediction) -> str:
 
 
 def lanes(said: Prediction) -> list[Lane]:
-    """What was heard over time: chords and events as they begin and end, beats as ticks, others by their windows."""
+    """What was heard over time: chords and events as they begin and end, beats as ticks, others by their windows.
+
+    One answer for the whole recording is a verdict and no lane.
+    """
     if said.segments is not None and said.label_kind.exclusive:
-        return [Lane(said.kind, [(a, b, 0.35, name) for a, b, name in said.segments], named=True)]
+        spans = [Span(a, b, 1.0, name, chord_colour(name)) for a, b, name in said.segments]
+        return [Lane(said.kind, spans, named=True)]
     if said.segments is not None:
         names = sorted({name for _, _, name in said.segments})
-        return [Lane(name, [(a, b, 0.8, name) for a, b, one in said.segments if one == name]) for name in names]
+        return [Lane(name, [Span(a, b, 0.8, name) for a, b, one in said.segments if one == name]) for name in names]
     if said.times is not None:
         bars = said.positions if said.positions is not None else np.zeros(len(said.times), int)
         spans = [
-            (float(t), float(t), 1.0 if p == 1 else 0.45, f"beat {p}" if p else "beat")
+            Span(float(t), float(t), 1.0 if p == 1 else 0.45, f"beat {p}" if p else "beat")
             for t, p in zip(said.times, bars)
         ]
         return [Lane(said.kind, spans, ticks=True)]
     over = said.windows if said.windows is not None else said
+    if len(over.start) < 2:
+        return []
     if over.probabilities is None:
         return _numbers(over)
     order = np.argsort(-over.probabilities.max(0))[:LANES]
     return [
-        Lane(over.names[i], [(float(a), float(b), float(p), f"{over.names[i]} {p:.0%}")
+        Lane(over.names[i], [Span(float(a), float(b), float(p), f"{over.names[i]} {p:.0%}")
                              for a, b, p in zip(over.start, over.end, over.probabilities[:, i])])
         for i in order
     ]  # fmt: skip
+
+
+def chord_colour(name: str) -> str:
+    """A hue by the root's place on the circle of fifths, so that near chords look alike; minor is darker, N is empty.
+
+    name: such as C:maj, F#:min7 or Bb; the hue of what isn't named after a pitch is drawn from its letters.
+    """
+    found = re.match(r"([A-G])([#b]*)(?::(\w+))?(?:/.*)?$", name)
+    if found is None:
+        return "transparent" if name in ("", "N", "X") else f"hsl({crc32(name.encode()) % 360} 50% 72%)"
+    root = PITCHES[found[1]] + found[2].count("#") - found[2].count("b")
+    minor = (found[3] or "").startswith(("min", "dim", "hdim"))
+    return f"hsl({30 * (7 * root % 12)} {45 if minor else 70}% {62 if minor else 76}%)"
 
 
 def _numbers(over: Prediction) -> list[Lane]:
@@ -119,7 +159,7 @@ def _numbers(over: Prediction) -> list[Lane]:
     for column, name in enumerate(over.names):
         row = over.values[:, column]
         low, size = float(row.min()), max(float(np.ptp(row)), 1e-9)
-        spans = [(float(a), float(b), 0.15 + 0.8 * (float(v) - low) / size, f"{name} {v:.3g}")
+        spans = [Span(float(a), float(b), 0.15 + 0.8 * (float(v) - low) / size, f"{name} {v:.3g}")
                  for a, b, v in zip(over.start, over.end, row)]  # fmt: skip
         found.append(Lane(name, spans))
     return found
