@@ -39,7 +39,8 @@ check: install
 	@mkdir -p $(VENV)/link && ln -sfn "$(CURDIR)" $(VENV)/link/groundbass
 	cd $(VENV)/link && groundbass/$(BIN)/mypy --config-file groundbass/pyproject.toml --cache-dir groundbass/.mypy_cache \
 		-p groundbass.data -p groundbass.models -p groundbass.pretrain -p groundbass.probe \
-		-m groundbass.cli -m groundbass.benchmarks -m groundbass.doctor -m groundbass.quickstart
+		-m groundbass.cli -m groundbass.benchmarks -m groundbass.doctor -m groundbass.quickstart -m groundbass.tiny \
+		-m groundbass.finetuning -m groundbass.efficiency
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu"
 
 soak: install

@@ -51,6 +51,7 @@ COMMANDS = {
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
     "finetune": Command("finetuning:finetune", "train an encoder on labels, compared with its frozen probe"),
+    "efficiency": Command("efficiency:efficiency", "scores over the number of labelled recordings: how many it saves"),
     "predict": Command("probe.apply.predict:predict", "what classifiers hear in recordings: tables, files, a page"),
     "report": Command("probe.report.command:report", "tables and one HTML page from probe results"),
     "import": Command(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -83,27 +84,20 @@ def finetune(
     """
     from .models.encoder import load_encoder
     from .pretrain.distributed import rank
-    from .pretrain.train import train
     from .probe.report import finetuned
 
     tasks = _tasks(data, label, fold, run)
-    heard: Any = load_encoder(encoder)
-    manifest = run / "labelled.parquet"
-    if rank() == 0 and not manifest.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        labelled_manifest(tasks).write(manifest)
-    recipe = _recipe(
-        encoder, heard, tasks, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
-        crop_seconds=crop_seconds,
-        batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps, balance=balance,
-        mixup=mixup,
-        smoothing=smoothing, spec=spec_augment, validate_every=validate_every, patience=patience, seed=seed,
-        workers=workers, precision=precision,
+    way = Way(
+        scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        crop_seconds=crop_seconds, batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps,
+        balance=balance, mixup=mixup, smoothing=smoothing, spec=spec_augment, validate_every=validate_every,
+        patience=patience, seed=seed, workers=workers, precision=precision,
     )  # fmt: skip
-    train(recipe, manifest, run, address="labelled.finetune")
+    finetune_on(encoder, tasks, run, way)
     if rank() != 0:
         return []
-    found = [_compared(task, number, run, heard if probe else None, store or run / "features")
+    frozen: Any = load_encoder(encoder) if probe else None
+    found = [_compared(task, number, run, frozen, store or run / "features")
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
     for one in found:
         print(one.told())
@@ -112,8 +106,51 @@ def finetune(
     return found
 
 
+@dataclass(frozen=True)
+class Way:
+    """How an encoder is trained on labels; see `finetune`, whose words these are."""
+
+    scratch: bool = False
+    unfreeze: int | None = None
+    lora_rank: int = 0
+    pooling: str = "mean+std"
+    crop_seconds: float = 5.0
+    batch_size: int = 16
+    lr: float = 3e-4
+    layer_decay: float = 0.75
+    head_lr: float = 10.0
+    steps: int = 600
+    balance: bool = False
+    mixup: float = 0.0
+    smoothing: float = 0.0
+    spec: bool = False
+    validate_every: int = 50
+    patience: int = 4
+    seed: int = 0
+    workers: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+def finetune_on(encoder: str, tasks: Sequence[Any], run: Path, way: Way) -> None:
+    """Train on tasks of the same tracks, each with one fold, until RUN/classifier stands; goes on where it stopped."""
+    from .models.encoder import load_encoder
+    from .pretrain.distributed import rank
+    from .pretrain.train import train
+
+    manifest = run / "labelled.parquet"
+    if rank() == 0 and not manifest.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        labelled_manifest(tasks).write(manifest)
+    rate = int(load_encoder(encoder).sample_rate)
+    train(_recipe(encoder, rate, tasks, way), manifest, run, address="labelled.finetune")
+
+
 def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
-    """The questions, each with the one fold that is asked for. Raises ValueError where they aren't of one corpus."""
+    """The questions, each with the one fold that is asked for.
+
+    Raises:
+        ValueError: they aren't of one corpus.
+    """
     from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, run / "features")
@@ -160,8 +197,8 @@ def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
     return manifest.relabelled(rows, tracks)
 
 
-def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any:
-    """`labelled.finetune`, set by the encoder and the options."""
+def _recipe(encoder: str, rate: int, tasks: Sequence[Any], way: Way) -> Any:
+    """`labelled.finetune`, set by the encoder's rate (Hz) and the way."""
     from .data.crops import CropConfig
     from .pretrain.objectives.labelled import LabelledConfig, Mixup, SpecAugment, finetune
     from .pretrain.objectives.parts.label_targets import LabelTask
@@ -171,51 +208,53 @@ def _recipe(encoder: str, heard: Any, tasks: Sequence[Any], **asked: Any) -> Any
     asked_of = tuple(
         LabelTask(
             label_of(task), kind_of(task), names=() if task.label_kind.nameless else tuple(map(str, task.classes)),
-            pooling=asked["pooling"], smoothing=asked["smoothing"],
+            pooling=way.pooling, smoothing=way.smoothing,
         )
         for task in tasks
     )  # fmt: skip
     objective = LabelledConfig(
-        encoder=encoder, fresh=asked["scratch"], tasks=asked_of, unfreeze=asked["unfreeze"],
-        lora_rank=asked["lora_rank"],
-        layer_decay=1.0 if asked["scratch"] else asked["layer_decay"],
-        head_lr=1.0 if asked["scratch"] else asked["head_lr"], balance=asked["balance"],
-        mixup=Mixup(probability=asked["mixup"]),
-        spec=SpecAugment(times=2, bands=2) if asked["spec"] else SpecAugment(),
-        validate_every=asked["validate_every"], patience=asked["patience"],
+        encoder=encoder, fresh=way.scratch, tasks=asked_of, unfreeze=way.unfreeze,
+        lora_rank=way.lora_rank,
+        layer_decay=1.0 if way.scratch else way.layer_decay,
+        head_lr=1.0 if way.scratch else way.head_lr, balance=way.balance,
+        mixup=Mixup(probability=way.mixup),
+        spec=SpecAugment(times=2, bands=2) if way.spec else SpecAugment(),
+        validate_every=way.validate_every, patience=way.patience,
     )  # fmt: skip
-    rate = int(heard.sample_rate)
-    crops = CropConfig(sample_rate=rate, crop_samples=max(1, round(asked["crop_seconds"] * rate)))
+    crops = CropConfig(sample_rate=rate, crop_samples=max(1, round(way.crop_seconds * rate)))
     optim = Optim(
-        lr=asked["lr"], betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=min(50, asked["steps"] // 10),
+        lr=way.lr, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=min(50, way.steps // 10),
         decay="cosine", clip=1.0,
     )  # fmt: skip
     return dataclasses.replace(
-        base, objective=objective, crops=crops, optim=optim, steps=asked["steps"], batch_size=asked["batch_size"],
-        checkpoint_every=max(asked["validate_every"], 1), seed=asked["seed"], workers=asked["workers"],
-        precision=asked["precision"], keep_last=1,
+        base, objective=objective, crops=crops, optim=optim, steps=way.steps, batch_size=way.batch_size,
+        checkpoint_every=max(way.validate_every, 1), seed=way.seed, workers=way.workers,
+        precision=way.precision, keep_last=1,
     )  # fmt: skip
+
+
+def heard(task: Any, number: int, run: Path) -> Any:
+    """What the run's classifier says of the first fold's test tracks: [tracks, outputs]; number: of the task's head."""
+    from .probe.apply.classify import load_classifier, what_to_hear
+
+    classifier, found = load_classifier(run), []
+    for row in task.folds[0].test:
+        said = classifier.hear(*what_to_hear(task.manifest, int(row)))[classifier.names[number]]
+        values = said.values if said.values is not None else said.probabilities
+        assert values is not None
+        found.append(values[0])
+    return np.stack(found)
 
 
 def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
-    from .probe.apply.classify import load_classifier, what_to_hear
     from .probe.curves.robustness import features_of
     from .probe.fit import fit
     from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
     from .probe.report.finetuned import Compared
 
-    rows = task.folds[0].test
-    classifier = load_classifier(run)
-    names = classifier.names
-    guess = []
-    for row in rows:
-        said = classifier.hear(*what_to_hear(task.manifest, int(row)))[names[number]]
-        values = said.values if said.values is not None else said.probabilities
-        assert values is not None
-        guess.append(values[0])
-    ours = np.stack(guess)
+    rows, ours = task.folds[0].test, heard(task, number, run)
     counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
     truth = task.targets[rows]
     mine, replicates = _score(task, truth, ours, counts)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 
@@ -22,12 +23,12 @@ TOLERANCE = 0.08
 WINDOW_SECONDS = 30.0
 
 
-HEADS: dict[str, dict[str, Any]] = {
-    "key": {},
-    "chords": {"name": "viterbi", "switch": 4.0},
-    "beats": {"name": "tracker", "usual": 0.5, "tightness": 100.0},
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "key": ("key", {}),
+    "chords": ("chords", {"name": "viterbi", "switch": 4.0}),
+    "beats": ("beats+downbeats", {"name": "tracker", "usual": 0.5, "tightness": 300.0, "parts": 4}),
 }
-"""The heads that ship, each with the decoder of what varies over time; others lose to their rivals so far."""
+"""The heads that ship, with the labels that they learned and the decoder of what varies over time."""
 
 
 def tiny(
@@ -35,14 +36,22 @@ def tiny(
     *,
     steps: int | None = None,
     precision: str = "no",
+    recordings: Path | None = None,
 ) -> None:
     """Make `groundbass-tiny` anew: corpus, training, encoder and heads; and compare them with what ships.
+
+    With --recordings nothing is made: what ships is scored on them.
 
     Args:
         folder: everything is written here; the same folder goes on where it stopped.
         steps: train this many steps instead of the recipe's.
         precision: of the arithmetic; bf16 is faster where the CPU computes it.
+        recordings: a folder with audio and labels.csv (path, key, name of a .beats file): score what ships beside key
+            profiles and librosa's beats (needs librosa), and nothing else.
     """
+    if recordings is not None:
+        print("\n".join(judge(recordings)))
+        return
     from .cli import main as groundbass
 
     corpus, run = folder / "corpus", folder / "run"
@@ -76,19 +85,19 @@ def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:
     scores = accuracies(objective, clips)
     digest = weights_hash(encoder)
     heads = dict(zip((answers.task.label for answers in objective.answers), objective.heads, strict=True))
-    for name, decoder in HEADS.items():
+    for name, (label, decoder) in HEADS.items():
         facts = HeadFacts(
             window_seconds=WINDOW_SECONDS, unit="frame" if decoder else "clip", decoder=decoder,
             aggregation="probabilities" if decoder else "moments", encoder="groundbass-tiny", encoder_hash=digest,
             task={"name": name, "question": f"{name} of the embedded corpus"},
             scores={f"corpus_{key}": value for key, value in scores.items() if key == name}, licence="apache-2.0",
         )  # fmt: skip
-        write_head(out, name, heads[name], facts)
+        write_head(out, name, heads[label], facts)
     return scores
 
 
 def trained(run: Path, clips: Any) -> Any:
-    """The run's objective with its newest weights, in evaluation mode."""
+    """The run's objective with its newest weights (their averages, where it keeps them), in evaluation mode."""
     from .pretrain.recipe import find
     from .pretrain.run.checkpoint import newest
 
@@ -97,7 +106,8 @@ def trained(run: Path, clips: Any) -> Any:
         raise FileNotFoundError(f"The run {run} has no checkpoint yet: train it further.")
     objective = find(RECIPE).objective.build()
     objective.prepare(clips, run)
-    objective.load_state_dict(found.weights())
+    weights = found.weights()
+    objective.load_state_dict(weights | objective.published_state(weights))
     return objective.eval()
 
 
@@ -162,3 +172,104 @@ def compared(scores: dict[str, float]) -> str:
         said = "" if theirs is None else f"{theirs:9.3f}" + ("" if abs(theirs - value) <= TOLERANCE else "  differs")
         lines.append(f"  {name:36s} {value:6.3f}{said}")
     return "\n".join(lines)
+
+
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+"""How well each pitch class fits a key of C (Krumhansl 1990, Cognitive Foundations of Musical Pitch, table 2.1)."""
+
+
+def judge(folder: Path, classifier: str | Path | None = None) -> list[str]:
+    """Score what ships (or another classifier with the heads key and beats) on recordings with truth, beside rivals.
+
+    Rivals: Krumhansl's key profiles on the mean of the encoder's own log-CQT, and librosa's beat tracker.
+
+    Args:
+        folder: audio and labels.csv with the columns path, key (may be empty) and beats (name of a .beats file).
+        classifier: a heads folder; None: what ships.
+
+    Returns:
+        Lines of a Markdown table.
+    """
+    import csv
+
+    from .probe.apply.classify import load_classifier, shipped
+
+    heads = load_classifier(classifier or shipped())
+    with (folder / "labels.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for what, pair in _judged(heads, folder, row).items():
+            found.setdefault(what, []).append(pair)
+    head = "| | recordings | here | simple rival | difference |\n|---|---|---|---|---|"
+    return [head, *(_line(what, np.array(pairs)) for what, pairs in found.items())]
+
+
+def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """What is right of one recording, here and of the rival; NaN where there is no rival."""
+    import mir_eval
+    from librosa.beat import beat_track
+
+    from .data.audio.read import read
+    from .data.labels.kinds.beats import beat_scores
+
+    file = folder / row["path"]
+    said, model = heads.hear(file), heads.answering.encoder.model
+    found: dict[str, tuple[float, float]] = {}
+    if row.get("key"):
+        sound = torch.from_numpy(read(file, heads.answering.rate))[None]
+        key = " ".join(row["key"].split())
+        score = mir_eval.key.weighted_score
+        found["weighted key score"] = score(key, said["key"].label), score(key, template_key(model.pictures(sound)[0]))
+    truth = np.array(
+        [[float(word) for word in line.split()] for line in (folder / row["beats"]).read_text().splitlines()]
+    )
+    beats, positions = said["beats"].times, said["beats"].positions
+    wave = read(file, 22_050)
+    rival = beat_track(y=wave, sr=22_050, units="time")[1]
+    times = truth[:, 0].tolist()
+    found["beat F, 70 ms"] = beat_scores(times, beats)[0], beat_scores(times, rival)[0]
+    if positions is not None and truth.shape[1] > 1 and (truth[:, 1] == 1).any():
+        downbeats = truth[truth[:, 1] == 1, 0].tolist()
+        found["downbeat F, 70 ms (rival: every fourth beat)"] = (
+            beat_scores(downbeats, beats[positions == 1])[0], beat_scores(downbeats, rival[::4])[0],
+        )  # fmt: skip
+    found["tempo within 4 %, its double or half"] = _same_tempo(truth[:, 0], beats), _same_tempo(truth[:, 0], rival)
+    return found
+
+
+def template_key(cqt: torch.Tensor) -> str:
+    """The key whose profile correlates best with the mean magnitude of each pitch class; cqt: [1, frames, bins]."""
+    from .data.labels.kinds.key import KEYS
+
+    magnitude = torch.expm1(cqt[0]).mean(0).reshape(-1, 12, 2).sum((0, 2)).double().numpy()  # from A on, by semitones
+    chroma = np.roll(magnitude, -3)  # from C on
+    profiles = {"major": np.array(MAJOR), "minor": np.array(MINOR)}
+    names = {(name.split()[0], name.split()[1]): name for name in KEYS}
+    tonics = [name.split()[0] for name in KEYS if name.endswith("major")]
+    scores = {
+        names[tonic, mode]: float(np.corrcoef(np.roll(profile, place), chroma)[0, 1])
+        for mode, profile in profiles.items() for place, tonic in enumerate(tonics)
+    }  # fmt: skip
+    return max(scores, key=lambda name: scores[name])
+
+
+def _same_tempo(truth: Any, beats: Any) -> float:
+    """1 where the median distances of beats agree within 4 %, or after doubling or halving; else 0."""
+    if len(beats) < 2 or len(truth) < 2:
+        return 0.0
+    ratio = float(np.median(np.diff(truth)) / np.median(np.diff(beats)))
+    return float(any(abs(ratio / factor - 1) <= 0.04 for factor in (0.5, 1.0, 2.0)))
+
+
+def _line(what: str, pairs: Any) -> str:
+    from .probe.report import bootstrap
+
+    counts, groups = bootstrap.draw(list(range(len(pairs))))
+    weights = counts / counts.sum(1, keepdims=True)
+    cells = []
+    for values in (pairs[:, 0], pairs[:, 1], pairs[:, 0] - pairs[:, 1]):
+        found = bootstrap.interval(float(values.mean()), weights @ values, groups)
+        cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+    return f"| {what} | {len(pairs)} | {' | '.join(cells)} |"

@@ -121,7 +121,11 @@ def open_several(addresses: Sequence[str | Path], refused: dict[str, str]) -> Ma
 
 
 def files_of(address: str | Path) -> list[Path]:
-    """The audio files that a file, a folder or a table names. Raises ValueError for what names no files."""
+    """The audio files that a file, a folder or a table names.
+
+    Raises:
+        ValueError: what names no files.
+    """
     kind, path = address_kind(address), path_of(address)
     if kind == "file":
         return [path]

@@ -81,8 +81,9 @@ class Manifest(Sequence[Track]):
     def open(cls, path: str | Path, root: str | Path | None = None) -> Manifest:
         """Open a Parquet manifest; `root` overrides the folder where its audio lies.
 
-        Raises FileNotFoundError where the manifest, or the first file that it names, is missing; ValueError where the
-        file is no manifest.
+        Raises:
+            FileNotFoundError: the manifest, or the first file that it names, is missing.
+            ValueError: the file is no manifest.
         """
         path = Path(path)
         if not path.is_file():
@@ -109,7 +110,11 @@ class Manifest(Sequence[Track]):
 
     @classmethod
     def from_tracks(cls, tracks: Iterable[Track], root: str | Path) -> Manifest:
-        """A manifest of these tracks. Raises ValueError where two share a key."""
+        """A manifest of these tracks.
+
+        Raises:
+            ValueError: two share a key.
+        """
         tracks = list(tracks)
         seen: set[str] = set()
         for track in tracks:
@@ -200,7 +205,11 @@ class Manifest(Sequence[Track]):
         return np.asarray(self.column("samples") / self.column("sample_rate"), dtype=np.float64)
 
     def labels(self, name: str) -> list[Any]:
-        """The label of every track, None where it has none. Raises ValueError for an unknown name."""
+        """The label of every track, None where it has none.
+
+        Raises:
+            ValueError: an unknown name.
+        """
         if LABEL + name not in self.table.column_names:
             known = ", ".join(self.label_names) or "no labels"
             raise ValueError(f"The manifest has no label {name!r}: it has {known}")

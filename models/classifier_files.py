@@ -32,7 +32,8 @@ HERE = Path(__file__).parent
 def make_classifier(encoder: Any, heads: Sequence[tuple[str, Head, HeadFacts]]) -> AudioClassifier:
     """An encoder (one of our models) with copies of some heads, each with its name and facts, in evaluation mode.
 
-    Raises ValueError for heads that don't fit the encoder: another width, or a layer that it lacks.
+    Raises:
+        ValueError: heads that don't fit the encoder: another width, or a layer that it lacks.
     """
     for name, head, _ in heads:
         if head.config.dim != encoder.dim or not -encoder.layers <= head.config.layer < encoder.layers:
@@ -80,7 +81,11 @@ def write_classifier(model: AudioClassifier, folder: str | Path, card: str | Non
 
 
 def open_classifier(folder: str | Path, device: str | torch.device = "cpu") -> AudioClassifier:
-    """A classifier of ours from its folder, by our own classes. Raises ValueError for any other model."""
+    """A classifier of ours from its folder, by our own classes.
+
+    Raises:
+        ValueError: any other model.
+    """
     folder = Path(folder)
     config = read_config(folder)
     encoder_class = find_our_class(config)

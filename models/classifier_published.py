@@ -109,7 +109,8 @@ def save_inputs(inputs: list[tuple[Tensor, Tensor | None]], file: Path) -> None:
 def verify_classifier(model: AudioClassifier, folder: Path) -> float:
     """The largest difference of logits in a process without this package, on noise with and without padding.
 
-    Raises ValueError where the folder doesn't load there, or a difference is above 1e-5 (absolute plus relative).
+    Raises:
+        ValueError: the folder doesn't load there, or a difference is above 1e-5 (absolute plus relative).
     """
     samples = 2 * model.sample_rate
     sound = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(0))

@@ -83,7 +83,9 @@ def write_head(folder: str | Path, name: str, head: Head, facts: HeadFacts) -> P
 def read_head(folder: str | Path, name: str) -> tuple[Head, HeadFacts]:
     """The head `name` of a folder, in evaluation mode, and its facts.
 
-    Raises FileNotFoundError where there is none, ValueError where it is damaged or of a newer version.
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or of a newer version.
     """
     place = Path(folder) / f"{name}.json"
     if not place.is_file():
@@ -115,7 +117,11 @@ def head_names(folder: str | Path) -> list[str]:
 
 
 def read_heads(folder: str | Path) -> Mapping[str, tuple[Head, HeadFacts]]:
-    """All heads of a folder by name. Raises FileNotFoundError where it holds none."""
+    """All heads of a folder by name.
+
+    Raises:
+        FileNotFoundError: it holds none.
+    """
     names = head_names(folder)
     if not names:
         raise FileNotFoundError(f"{folder} holds no heads; `groundbass probe ENCODER TASK` writes some.")

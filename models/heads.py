@@ -72,7 +72,11 @@ class HeadConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadConfig:
-        """What `to_dict` gave. Raises ValueError for a setting that this version doesn't know."""
+        """What `to_dict` gave.
+
+        Raises:
+            ValueError: a setting that this version doesn't know.
+        """
         known = {field.name for field in fields(cls)}
         strange = sorted(set(values) - known)
         if strange:

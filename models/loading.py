@@ -25,6 +25,7 @@ from .folders import encoder_in
 from .mert_folder import load_mert_folder
 
 PUBLIC_MERT = "mert_model"
+MOST_RATE = 768_000  # Hz, as for audio
 ODD = (TypeError, AttributeError, LookupError, ArithmeticError)  # what configs with values of another kind end in
 PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
 
@@ -108,6 +109,9 @@ def load_folder(
     ours = find_our_class(config)
     if ours is None and not trust:
         _refuse_code(folder, config)
+    rate = config.get("sample_rate", 1)
+    if ours is not None and (type(rate) not in (int, float) or not 0 < rate <= MOST_RATE):
+        raise ValueError(f"{folder / 'config.json'} says sample_rate = {str(rate)[:80]!r}, and it is a number of Hz.")
     with quiet():
         try:
             model, report = (ours or AutoModel).from_pretrained(

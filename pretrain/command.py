@@ -60,7 +60,10 @@ class Options:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 0, or 75 where the same command goes on (SIGTERM, a lost rank).
 
-    Raises ValueError or OSError with a sentence for the user; tyro exits with 2 on unknown or malformed overrides.
+    Raises:
+        ValueError: an option or a file is wrong.
+        OSError: a file can't be read or written.
+        SystemExit: tyro ends with 2 on unknown or malformed overrides.
     """
     if "--list" in argv:
         return _list()

@@ -76,8 +76,11 @@ def train(
     address, overrides: how the recipe was named on the command line, for recipe.json.
     Returns the steps done: fewer than recipe.steps where SIGTERM or Ctrl-C came. A run that its validations end early
     counts as done.
-    Raises ValueError where the folder holds another run or the recipe doesn't fit the machine, and TrainingStopped
-    where going on would be a waste; OSError where another process trains there.
+
+    Raises:
+        ValueError: the folder holds another run or the recipe doesn't fit the machine.
+        TrainingStopped: going on would be a waste.
+        OSError: another process trains there.
     """
     distributed.join()
     with distributed.alone(run):

@@ -29,7 +29,10 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
 
     PATH is the corpus's folder, or a manifest of it (.parquet); without one, `$GROUNDBASS_DATA/<corpus>`.
     label: for `folder:` only, `COLUMN[:class|tags|number|key]` each. store: where the scan of a folder is remembered.
-    Raises ValueError naming the nearest tasks for an unknown address, FileNotFoundError for a corpus that isn't there.
+
+    Raises:
+        ValueError: an unknown address; the sentence names the nearest tasks.
+        FileNotFoundError: a corpus that isn't there.
     """
     name, _, place = address.partition(":")
     if name == "folder":

@@ -136,7 +136,11 @@ class Question:
     published: Published = field(default_factory=dict)
 
     def meet(self, manifest: Manifest, address: str = "") -> Task:
-        """Ask this of a corpus. Raises ValueError when the corpus lacks the label or a split."""
+        """Ask this of a corpus.
+
+        Raises:
+            ValueError: the corpus lacks the label or a split.
+        """
         if self.part is not None:
             parts = _column(manifest, "part")
             manifest = manifest.select([row for row, part in enumerate(parts) if part == self.part])

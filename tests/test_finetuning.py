@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from groundbass import efficiency, finetuning
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
@@ -107,3 +109,35 @@ def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_pat
     publish(tmp_path / "heads", tmp_path / "second")
     card = (tmp_path / "second" / "README.md").read_text()
     assert "thresholds 0.25, 0.50" in card and "| mood | roc_auc | 0.750 |" in card
+
+
+@pytest.mark.slow
+def test_the_curve_over_the_number_of_labels(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each number of labels teaches four methods on the same recordings; what was answered isn't asked again."""
+    music, encoder = f"folder:{folder / 'music'}", str(folder / "encoder")
+    task = find_tasks(music, ("genre",), None)[0]
+    few = efficiency.fewer(task, 2, seed=0)
+    assert np.bincount(few.targets[few.folds[0].train]).tolist() == [2, 2, 2]
+    assert set(few.folds[0].train) < set(task.folds[0].train) and few.folds[0].test is task.folds[0].test
+    asked: dict[str, Any] = {"data": music, "label": ("genre",), "per_class": (2,), "baselines": ("mfcc",)}
+    asked |= {"steps": 2, "batch_size": 4, "crop_seconds": 1.0, "workers": 0, "out": tmp_path / "curve"}
+    points = efficiency.efficiency(encoder, **asked)
+    methods = ["frozen", "mfcc", "fine-tuned", "from scratch"]
+    assert [(p.method, p.shots, p.clips) for p in points] == [
+        *((method, 2, 6) for method in methods), *((method, None, 18) for method in methods)
+    ]  # fmt: skip
+    assert all(p.low <= p.value <= p.high for p in points)
+    monkeypatch.setattr(finetuning, "finetune_on", lambda *_: pytest.fail("it was trained before"))
+    assert efficiency.efficiency(encoder, **asked) == points
+    assert not list((tmp_path / "curve" / "runs").iterdir()), "runs are not kept"
+    rows = (tmp_path / "curve" / "efficiency.csv").read_text().splitlines()
+    assert len(rows) == 9 and (tmp_path / "curve" / "efficiency.png").stat().st_size > 10_000
+    assert "2 per class (6 recordings)" in capsys.readouterr().out
+    right = efficiency.scored(task, None, "oracle", task.folds[0].test, np.eye(3)[task.targets[task.folds[0].test]])
+    assert right.value == right.high == 1.0
+    with pytest.raises(ValueError, match="at least one recording per class"):
+        efficiency.efficiency(encoder, **(asked | {"per_class": (0,)}))
+    with pytest.raises(ValueError, match="give --label"):
+        efficiency.efficiency(encoder, **(asked | {"label": ("genre", "level:number")}))

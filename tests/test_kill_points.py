@@ -111,7 +111,7 @@ torch.save(clmr_weights(), "clmr.pt")
 # Where a run may wait for ranks: the sharded forms are written in parts that are not byte-equal (pickled metadata).
 SHARDED = ("*/sharded/*", "*/checkpoint.json")
 
-FEW = {"scan": 2, "contrastive": 2, "mert": 2, "iterate": 1, "embed": 2, "publish_force": 1}
+FEW = {"scan": 2, "contrastive": 2, "mert": 2, "iterate": 1, "embed": 2}
 
 FSDP2 = FSDP_ON_CPU + "from groundbass.cli import main\nmain()"
 

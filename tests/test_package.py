@@ -306,6 +306,17 @@ def test_readme_names_only_commands_and_recipes_that_exist() -> None:
             assert rest[0] in addresses()
 
 
+def test_docstrings_say_in_one_form_what_is_raised() -> None:
+    """A section `Raises:` with a line per exception, no sentence in between."""
+    prose = []
+    for path in [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in modules(folder))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                said = re.search(r"\bRaises \w+(Error|Stopped|Exit)\b", ast.get_docstring(node) or "")
+                prose += [f"{path.relative_to(ROOT)}:{node.lineno}: {said[0]}"] if said else []
+    assert not prose
+
+
 def test_error_sentences_begin_with_a_capital() -> None:
     """But for those that begin with the name of what is wrong: `batch_size is 0`, `config.json says`."""
     small = []

@@ -49,6 +49,19 @@ def test_a_faster_clip_has_its_events_earlier() -> None:
         assert int(changed.valid[item]) == min(200, int(200 / speed))
 
 
+def test_out_of_tune_is_a_part_of_a_row() -> None:
+    """A note in row 100 moves by less than a row, some clips up and some down; what there is of it stays."""
+    cqt, mel = torch.zeros(8, 40, 192), torch.zeros(8, 80, 81)
+    cqt[:, :, 100] = 1.0
+    changed = change(cqt, mel, torch.full((8,), 40), SEEDS, PictureAugment(cents=50.0), HERTZ)
+    centre = (changed.cqt[:, 0] * torch.arange(192)).sum(1) - 100
+    assert centre.min() < -0.1 and centre.max() > 0.1 and centre.abs().max() <= 1.0
+    torch.testing.assert_close(changed.cqt.sum(2), torch.ones(8, 40))
+    assert changed.mel is not None and changed.mel.equal(mel) and changed.semitones.tolist() == [0] * 8
+    with pytest.raises(ValueError, match="cents is 60"):
+        PictureAugment(cents=60)
+
+
 def test_colour_is_a_recording_chain() -> None:
     cqt, mel = pictures()
     quiet = PictureAugment(semitones=6, colour=1.0)

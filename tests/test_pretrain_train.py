@@ -550,11 +550,19 @@ def test_bf16_is_a_switch(manifest: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_compiled_training_learns_the_same(manifest: Path, tmp_path: Path) -> None:
-    train(contrastive(), manifest, tmp_path / "plain")
-    train(contrastive(compile=True), manifest, tmp_path / "compiled")
-    plain, compiled = ([line["loss"] for line in lines(tmp_path / run)] for run in ("plain", "compiled"))
-    assert compiled == pytest.approx(plain, rel=1e-3)
+@pytest.mark.parametrize("address", ["masked.bestrq_debug", "contrastive.clmr_debug"])
+def test_compiled_training_learns_the_same(manifest: Path, tmp_path: Path, address: str) -> None:
+    """SampleCNN's first step only: from then on rounding decides which sample a max-pool takes, and Adam makes steps
+    of it (two ranks against one differ alike: test_pretrain_distributed.py).
+    """
+    recipe = contrastive() if address.startswith("contrastive") else find(address)
+    recipe = dataclasses.replace(recipe, steps=4, checkpoint_every=4, log_every=1, workers=0, trackers=())
+    train(recipe, manifest, tmp_path / "plain")
+    train(dataclasses.replace(recipe, compile=True), manifest, tmp_path / "compiled")
+    same = 1 if address.startswith("contrastive") else 4
+    for ours, theirs in list(zip(lines(tmp_path / "compiled"), lines(tmp_path / "plain"), strict=True))[:same]:
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=5e-5)
+        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-3)
     assert (
         load_file(tmp_path / "compiled/checkpoints/step_4/weights.safetensors").keys()
         == load_file(tmp_path / "plain/checkpoints/step_4/weights.safetensors").keys()

@@ -53,7 +53,11 @@ class AudioInfo:
 def info(path: str | Path) -> AudioInfo:
     """Length, sample rate (Hz) and channels from the header of `path`.
 
-    Raises FileNotFoundError, or ValueError where the file can't be decoded. Headers can lie: `data scan` decodes.
+    Headers can lie: `data scan` decodes.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: the file can't be decoded.
     """
     with open_audio(path) as file:
         frames = mp3.index(path) if file.format == "MP3" else None
@@ -71,7 +75,10 @@ def read(
     sample_rate: of the result in Hz; None keeps the file's own.
     start, samples: the part, counted at the returned rate; `samples=None` reads to the end.
     Returns [samples] float32, shorter where the file ends; full scale is 1.
-    Raises FileNotFoundError, or ValueError where the file can't be decoded.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: the file can't be decoded.
     """
     if start < 0 or (samples is not None and samples < 0):
         raise ValueError(f"start={start} and samples={samples} must not be negative: both count samples of the result")
@@ -107,7 +114,8 @@ def read_bytes(
 ) -> npt.NDArray[np.float32]:
     """As `read`, from an encoded file in memory. WAV, FLAC and the like are sought in; others are decoded whole.
 
-    Raises ValueError, with `name`, where it can't be decoded.
+    Raises:
+        ValueError: it can't be decoded; the sentence has `name`.
     """
     try:
         with sf.SoundFile(io.BytesIO(data)) as file:
@@ -153,7 +161,10 @@ def _at_most(file: sf.SoundFile, count: int) -> npt.NDArray[np.float32]:
 def blocks(path: str | Path, samples: int = 1 << 20) -> Iterator[npt.NDArray[np.float32]]:
     """The whole file, decoded in blocks of at most `samples`: each [samples, channels] float32.
 
-    Raises FileNotFoundError, ValueError where the file is no audio, soundfile.LibsndfileError where it breaks off.
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: the file is no audio.
+        soundfile.LibsndfileError: it breaks off.
     """
     with open_audio(path) as file:
         frames = mp3.index(path) if file.format == "MP3" else None
@@ -183,7 +194,10 @@ def resample(waveform: npt.NDArray[np.floating[Any]], source_rate: int, target_r
 def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate: int) -> None:
     """Write [samples] or [channels, samples] in [-1, 1] in the format of the suffix (WAV and FLAC as 16 bit).
 
-    The file is written beside and renamed. Raises ValueError for an unknown suffix.
+    The file is written beside and renamed.
+
+    Raises:
+        ValueError: an unknown suffix.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -201,7 +215,12 @@ def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate
 
 
 def open_audio(path: str | Path) -> sf.SoundFile:
-    """An open `soundfile.SoundFile`. Raises FileNotFoundError, or ValueError where the file is no audio."""
+    """An open `soundfile.SoundFile`.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: the file is no audio.
+    """
     if not os.path.isfile(path):  # a pipe would be waited for
         raise FileNotFoundError(f"{path} does not exist or is no file: check the path, or the manifest's root (--root)")
     try:

@@ -13,8 +13,10 @@ from .scan import is_text
 def from_headers(files: Iterable[Path], refused: dict[str, str]) -> Manifest:
     """Files as tracks whose key is their path as given, and whose hash is size and time.
 
-    refused: gets path and reason of those that can't be opened. Raises ValueError where none can; a single file raises
-    its own error.
+    refused: gets path and reason of those that can't be opened.
+
+    Raises:
+        ValueError: none can; a single file raises its own error.
     """
     tracks: list[Track] = []
     error: Exception | None = None

@@ -92,8 +92,10 @@ def scan_folder(
 ) -> tuple[Manifest, list[Skipped]]:
     """All tracks below `folder` in the order of their paths, and what was left out.
 
-    Raises FileNotFoundError or NotADirectoryError where there is no such folder, ValueError where it holds no audio
-    or its labels.csv can't be understood.
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NotADirectoryError: it is a file.
+        ValueError: it holds no audio or its labels.csv can't be understood.
     """
     manifest, skipped, _ = _scan(Path(folder), workers, progress)
     return manifest, skipped
@@ -193,7 +195,8 @@ def _decode(file: Path) -> tuple[int, float, bool, str]:
 def read_labels(file: Path) -> dict[str, dict[str, Any]] | None:
     """labels.csv, or a table like it, as {path: {column: value}}; None where there is none.
 
-    Raises ValueError, saying the row, where it can't be understood.
+    Raises:
+        ValueError: saying the row, where it can't be understood.
     """
     if not file.is_file():
         return None

@@ -55,7 +55,9 @@ def tracks_of(corpus: Corpus, root: str | Path, progress: bool = True) -> list[T
 
     Files that are missing or unreadable are left out: `groundbass data verify` names them. Headers are read in
     parallel, once: what they say is remembered in ROOT/.groundbass-audio.parquet by size and time of change.
-    Raises FileNotFoundError where there is no audio at all; what `corpus.read` raises.
+
+    Raises:
+        FileNotFoundError: there is no audio at all; what `corpus.read` raises.
     """
     root = Path(root)
     entries = corpus.read(root)

@@ -23,16 +23,28 @@ def peaks(probability: Array, times: Array, threshold: float, apart: float = 0.2
     return np.asarray(times[chosen[keep]])
 
 
-def track_beats(probability: Array, times: Array, usual: float, tightness: float = 100.0) -> Array:
+def between_frames(probability: Array, times: Array, parts: int) -> tuple[Array, Array]:
+    """Frames [n] and their times, with parts - 1 more between every two, on straight lines."""
+    if parts == 1 or len(times) < 2:
+        return probability, times
+    place = np.arange((len(times) - 1) * parts + 1) / parts
+    frames = np.arange(len(times), dtype=np.float64)
+    return np.interp(place, frames, probability), np.interp(place, frames, times)
+
+
+def track_beats(probability: Array, times: Array, usual: float, tightness: float = 100.0, parts: int = 1) -> Array:
     """Beat times by dynamic programming: high probability, steady steps (Ellis 2007, Beat Tracking by Dynamic
     Programming, equations 1 to 4).
 
-    usual: the commonest distance of beats in s; the track's own is where the autocorrelation of the probability,
-    weighted by a log-normal window of one octave around `usual`, is highest. tightness: the cost of leaving it. Where
-    nothing is heard, the answer is that of a metronome: a beat every `usual` seconds from the start.
+    parts: of a frame that a beat may fall on. With frames of 40 ms, whole frames are too coarse for a tempo: two steps
+    of 12 and 13 frames are 4 % either side of 120 beats per minute. usual: the commonest distance of beats in s; the
+    track's own is where the autocorrelation of the probability, weighted by a log-normal window of one octave around
+    `usual`, is highest. tightness: the cost of leaving it. Where nothing is heard, the answer is that of a metronome: a
+    beat every `usual` seconds from the start.
     """
     if len(times) < 4:
         return times[:0]
+    probability, times = between_frames(probability, times, parts)
     step = float(np.median(np.diff(times)))
     period = _period(probability, usual / step)
     if period is None:

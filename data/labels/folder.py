@@ -38,7 +38,11 @@ class LabelledFolder:
     notes: tuple[str, ...] = ()
 
     def column(self, asked: str) -> Column:
-        """What `COLUMN[:KIND]` asks for. Raises ValueError for a column or a kind that isn't there."""
+        """What `COLUMN[:KIND]` asks for.
+
+        Raises:
+            ValueError: a column or a kind that isn't there.
+        """
         name, _, word = asked.partition(":")
         if name not in self.columns:
             known = ", ".join(sorted(self.columns)) or "none"
@@ -79,7 +83,10 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
     """A folder with labels.csv, or whatever else `open_sound` opens, whose own labels count.
 
     store: where the scan of a folder is remembered.
-    Raises ValueError where it holds no audio or its labels match none, FileNotFoundError where it isn't there.
+
+    Raises:
+        ValueError: it holds no audio or its labels match none.
+        FileNotFoundError: it isn't there.
     """
     path, table = path_of(address), path_of(address) / "labels.csv"
     scanned = address_kind(address) == "folder" and (table.is_file() or not (path / MANIFEST).is_file())

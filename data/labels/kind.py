@@ -111,12 +111,17 @@ class Kind(ABC):
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
         """A track's values in the columns it reads, none of them missing -> its label; None for none.
 
-        Raises ValueError for what can't be one.
+        Raises:
+            ValueError: what can't be one.
         """
 
     @abstractmethod
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
-        """Of the outputs, from all labels (None: no label). Raises ValueError for labels that leave nothing to ask."""
+        """Of the outputs, from all labels (None: no label).
+
+        Raises:
+            ValueError: labels that leave nothing to ask.
+        """
 
     @abstractmethod
     def encode(self, labels: Sequence[Any], names: Sequence[str]) -> npt.NDArray[Any]:

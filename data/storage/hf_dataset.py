@@ -49,7 +49,11 @@ class StoredAudio(Manifest):
     def read(
         self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """As `audio.read`. Raises ValueError where it can't be decoded."""
+        """As `audio.read`.
+
+        Raises:
+            ValueError: it can't be decoded.
+        """
         cell = self._rows[int(self.table["row"][row].as_py())][self._column]
         if cell.get("bytes") is None:
             return audio.read(cell["path"], sample_rate, start, samples)
@@ -75,7 +79,9 @@ def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
 
     Of several splits, `train` is used, as `datasets` tells them by the names of files (`train-00000-of-00002.parquet`,
     `train/…`); where there is no such split, the first. Rows without readable audio are left out.
-    Raises ValueError where there is no column of audio, or nothing in it.
+
+    Raises:
+        ValueError: there is no column of audio, or nothing in it.
     """
     folder = Path(folder)
     rows, column = _load(folder)
@@ -96,7 +102,11 @@ def open_dataset(folder: str | Path, progress: bool = True) -> StoredAudio:
 
 
 def open_rows(path: Path) -> StoredAudio:
-    """Some tracks of a data set, as `write` listed them. Raises ValueError where the data set has changed since."""
+    """Some tracks of a data set, as `write` listed them.
+
+    Raises:
+        ValueError: the data set has changed since.
+    """
     folder = metadata_of(path)["dataset"]
     whole = open_dataset(folder)
     table = pq.read_table(path)

@@ -83,7 +83,11 @@ def write_shards(
     workers: int | None = None,
     progress: bool = True,
 ) -> list[str]:
-    """See `shard`; returns sentences. Raises ValueError where `out` holds shards of something else."""
+    """See `shard`; returns sentences.
+
+    Raises:
+        ValueError: `out` holds shards of something else.
+    """
     manifest.check_rate(sample_rate)
     groups = shard_rows(manifest, sample_rate, shard_mb)
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
@@ -210,7 +214,11 @@ def _write_shard(job: _Job, item: tuple[int, list[int], Manifest]) -> dict[str, 
 
 
 def _chunks(job: _Job, tracks: Manifest, row: int) -> list[dict[str, Any]]:
-    """The rows of one track. Raises ValueError where it can't be read."""
+    """The rows of one track.
+
+    Raises:
+        ValueError: it can't be read.
+    """
     track = tracks[row]
     length = track.samples * job.sample_rate // track.sample_rate  # as crops count it
     found = []
@@ -228,7 +236,8 @@ def _chunks(job: _Job, tracks: Manifest, row: int) -> list[dict[str, Any]]:
 def _encoded(tracks: Manifest, row: int, sample_rate: int, start: int, samples: int) -> tuple[bytes, float]:
     """A chunk as 16-bit FLAC and the scale 1, or as 24-bit FLAC and the power of two that it must be multiplied by.
 
-    Raises ValueError where the file can't be read, or ends early.
+    Raises:
+        ValueError: the file can't be read, or ends early.
     """
     try:
         sound = tracks.read(row, sample_rate, start, samples)

@@ -67,7 +67,9 @@ class Shards(Manifest):
     def open_folder(cls, folder: str | Path, check: bool = False) -> Shards:
         """Open a folder of shards. check: compare every shard's checksum, not only its size.
 
-        Raises FileNotFoundError where there is no index or a shard is missing, ValueError where a shard isn't whole.
+        Raises:
+            FileNotFoundError: there is no index or a shard is missing.
+            ValueError: a shard isn't whole.
         """
         folder = str(folder).rstrip("/")
         try:
@@ -149,7 +151,11 @@ class Shards(Manifest):
             )
 
     def read(self, row: int, sample_rate: int | None = None, start: int = 0, samples: int | None = None) -> Sound:
-        """Part of a track: as `audio.read`, across chunks. Raises ValueError for another rate than the shards'."""
+        """Part of a track: as `audio.read`, across chunks.
+
+        Raises:
+            ValueError: another rate than the shards'.
+        """
         self.check_rate(sample_rate or self.sample_rate)
         shard, first, chunks = self._places[row].tolist()
         end = chunks * self.chunk_samples if samples is None else start + samples
@@ -215,7 +221,11 @@ def is_sharded(folder: str | Path) -> bool:
 
 
 def filesystem_of(folder: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path in it. Raises ValueError where a package is missing."""
+    """The file system of a path or URL, and the path in it.
+
+    Raises:
+        ValueError: a package is missing.
+    """
     try:
         filesystem, path = fsspec.core.url_to_fs(folder)
     except (ImportError, ValueError) as error:

@@ -69,7 +69,11 @@ class Zone:
 
 
 def soundfont_path() -> Path:
-    """Where pretty_midi keeps TimGM6mb.sf2; raises FileNotFoundError with the cure when it is not installed."""
+    """Where pretty_midi keeps TimGM6mb.sf2.
+
+    Raises:
+        FileNotFoundError: it isn't installed; the sentence has the cure.
+    """
     spec = importlib.util.find_spec("pretty_midi")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(f"The embedded corpus needs {SOUNDFONT}, which the package pretty_midi brings. {CURE}")

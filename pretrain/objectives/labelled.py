@@ -201,7 +201,10 @@ class Labelled(Objective):
     def heard(self, manifest: Manifest) -> Manifest:
         """The tracks that are trained on: those of the training split that have any of the labels.
 
-        With `balance` they come with weights. Raises ValueError where none is left.
+        With `balance` they come with weights.
+
+        Raises:
+            ValueError: none is left.
         """
         columns = self._columns(manifest)
         labelled = set().union(*(meet(task, columns).labels for task in self.config.questions))
@@ -808,7 +811,7 @@ def _synth_tasks(rhythm: int, hidden: int = 128) -> tuple[LabelTask, ...]:
         LabelTask("key", "key", hidden=hidden, smoothing=0.05, **clip),  # type: ignore[arg-type]
         LabelTask("chords", "chords"),
         LabelTask("beats", "beats", weight=2.0, positive_weight=3.0, layer=rhythm),
-        LabelTask("downbeats", "beats", weight=2.0, positive_weight=6.0, layer=rhythm),
+        LabelTask("beats+downbeats", "beats", weight=2.0, positive_weight=4.0),
         LabelTask("tempo", "numbers", weight=0.2, log2=True, tempo=True, layer=rhythm, **clip),  # type: ignore[arg-type]
         LabelTask("style", "classes", weight=0.15, smoothing=0.05, **clip),  # type: ignore[arg-type]
         LabelTask("tags", "tags", weight=0.7, **clip),  # type: ignore[arg-type]
@@ -825,8 +828,8 @@ def synth_tiny() -> Recipe:
     played faster or slower, and coloured as another recording chain would (`parts/picture_augment.py`).
 
     groundbass data synth CORPUS --hours 8 --seed 7 --clip-seconds 18 --variety 0.8 --music 0.85 --train 0.9
-    groundbass pretrain labelled.synth_tiny --data CORPUS/manifest.parquet --run RUN · 2 CPU cores · half an hour to an
-    hour; where the CPU computes bf16 (AMX), --precision bf16 halves that · scores in `pretrain/RESULTS.md`
+    groundbass pretrain labelled.synth_tiny --data CORPUS/manifest.parquet --run RUN · one CPU core that computes
+    bf16 (AMX), with --precision bf16: 42 minutes; others about twice that · scores in `pretrain/RESULTS.md`
     """
     return Recipe(
         objective=LabelledConfig(
@@ -840,13 +843,14 @@ def synth_tiny() -> Recipe:
             ),
             tasks=_synth_tasks(6),
             pictures=PictureAugment(semitones=6, speed=0.25, colour=1.0),
+            average=0.998,
         ),
         crops=CropConfig(sample_rate=24_000, crop_samples=240_000, align=960, epoch="duration"),
-        optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02, warmup_steps=30, decay="cosine", clip=2.0),
-        steps=330,
+        optim=Optim(lr=2e-3, betas=(0.9, 0.98), weight_decay=0.02, warmup_steps=100, decay="cosine", clip=2.0),
+        steps=3300,
         batch_size=8,
         log_every=20,
-        checkpoint_every=110,
+        checkpoint_every=300,
         workers=1,
     )
 

@@ -103,7 +103,8 @@ def finish(
 def newest(run: Path, say: Callable[[str], None] = warnings.warn) -> Checkpoint | None:
     """The newest whole checkpoint of a run; None where there is none. A damaged one is passed over with a sentence.
 
-    Raises ValueError where there are checkpoints and every one is damaged: to begin anew would surprise.
+    Raises:
+        ValueError: there are checkpoints and every one is damaged: to begin anew would surprise.
     """
     folders = _folders(run / "checkpoints")
     for folder in folders:

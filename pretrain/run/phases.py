@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def check(training: Training) -> None:
-    """Refuse phases where the optimiser belongs to an engine. Raises ValueError under DeepSpeed and FSDP."""
+    """Refuse phases where the optimiser belongs to an engine.
+
+    Raises:
+        ValueError: DeepSpeed or FSDP steps the optimiser.
+    """
     if training.recipe.phases and training.sharded:
         raise ValueError(
             "The recipe has phases, each with an optimiser of its own, and DeepSpeed and FSDP keep one for the whole "

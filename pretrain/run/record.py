@@ -67,7 +67,8 @@ def manifest_hash(manifest: Manifest) -> str:
 def check_same(run: Path, new: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
     """What recipe.json says of this run, which `run` already holds; None where it holds none. recipe: of `new`.
 
-    Raises ValueError, saying what differs, where it holds another one.
+    Raises:
+        ValueError: it holds another one; the sentence says what differs.
     """
     path = run / "recipe.json"
     if not path.exists():

@@ -164,7 +164,9 @@ class Sound:
 def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None) -> Sound:
     """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz; pool: see `Sound`.
 
-    Raises ValueError or OSError for what is no sound: empty, NaN, an unreadable file.
+    Raises:
+        ValueError: what is no sound: empty, NaN, an unreadable file.
+        OSError: what is no sound: empty, NaN, an unreadable file.
     """
     if isinstance(source, (str, Path)):
         about = audio.info(source)
@@ -389,7 +391,10 @@ class Classifier:
         """What the first head says of a file or a waveform ([samples], at `sample_rate` Hz or the classifier's own).
 
         unit: "track", "window", or "frame" (heads over time, others answer about windows).
-        Raises ValueError or OSError for what is no sound.
+
+        Raises:
+            ValueError: what is no sound.
+            OSError: what is no sound.
         """
         return next(iter(self.hear(sound, sample_rate, unit).values()))
 
@@ -536,7 +541,11 @@ def _on_heads(path: Path, device: str, encoder: str | Path | None) -> OnEncoder:
 
 
 def shipped() -> Path:
-    """What `predict` takes where nothing is named. Raises ValueError where this installation has none."""
+    """What `predict` takes where nothing is named.
+
+    Raises:
+        ValueError: this installation has none.
+    """
     folder = Path(__file__).parents[2] / "models" / "shipped" / "groundbass_tiny"
     if not folder.is_dir():
         raise ValueError(

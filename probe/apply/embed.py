@@ -150,7 +150,12 @@ def describe(encoder: Encoder, name: str, asked: Embedding, dtype: str) -> dict[
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """The metadata of a table. Raises FileNotFoundError, or ValueError where it is none of ours."""
+    """The metadata of a table.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: it is none of ours.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}: `groundbass embed ENCODER FILES --out {path}` makes one.")
     about: dict[str, Any] = {}

@@ -54,7 +54,11 @@ class Embedding:
 
 
 def chosen_layers(encoder: Encoder, layers: int | Sequence[int] | str) -> tuple[int, ...]:
-    """Layer numbers from numbers (negative ones count from the end) or "all". Raises ValueError for others."""
+    """Layer numbers from numbers (negative ones count from the end) or "all".
+
+    Raises:
+        ValueError: there is no such layer.
+    """
     if layers == MOST_LAYERS:
         return tuple(range(encoder.layers))
     asked: list[Any] = [layers] if isinstance(layers, int) else list(layers)

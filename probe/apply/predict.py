@@ -169,7 +169,11 @@ class Recording:
 
 
 def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
-    """Which words are classifiers, and the recordings that the others name. Raises ValueError where those are none."""
+    """Which words are classifiers, and the recordings that the others name.
+
+    Raises:
+        ValueError: those are none.
+    """
     names: list[str] = []
     recordings: list[Recording] = []
     for word in what:

@@ -69,7 +69,8 @@ class Comparison:
 def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, str]]:
     """labels.csv as recording → column → value; a row is found by its path, absolute, as given, or beside the table.
 
-    Raises ValueError where no row names a recording that was heard.
+    Raises:
+        ValueError: no row names a recording that was heard.
     """
     if not table.is_file():
         raise FileNotFoundError(f"There is no table of labels {table}.")

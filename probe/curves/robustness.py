@@ -110,7 +110,8 @@ class Degradation:
 def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
     """The kinds that were asked for, "all" being every one.
 
-    Raises ValueError, naming the nearest, for an unknown one.
+    Raises:
+        ValueError: an unknown one; the sentence names the nearest.
     """
     for name in names:
         if name not in LEVELS and name != ALL:

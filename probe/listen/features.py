@@ -157,8 +157,10 @@ class FeatureStore:
         encoder is asked.
 
         The mean is over valid frames only; windows of a long track are weighted by their valid frames.
-        Raises ValueError naming the track when its features aren't finite or it is shorter than a frame; OSError when
-        the disk hasn't the room.
+
+        Raises:
+            ValueError: its features aren't finite or it is shorter than a frame; the sentence names the track.
+            OSError: the disk hasn't the room.
         """
         return self._pooled(encoder, manifest, pooling, name, None, change).array
 
@@ -390,8 +392,9 @@ def encode(
 ) -> Iterator[Tensor]:
     """One call of the encoder: the valid frames of each window, [layers, frames, dim] float32 on the CPU.
 
-    Raises ValueError for hidden states of a wrong shape or another frame rate than the encoder tells, windows under a
-    frame, and features that aren't finite.
+    Raises:
+        ValueError: hidden states of a wrong shape or another frame rate than the encoder tells, windows under a
+            frame, and features that aren't finite.
     """
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     batch = torch.zeros(len(waveforms), int(lengths.max()))

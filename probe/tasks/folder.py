@@ -15,7 +15,10 @@ def folder_tasks(path: str | Path, labels: Sequence[str], store: Path | None = N
     """One task per `--label COLUMN[:KIND]` of a folder with labels.csv, or of what else names sound and labels.
 
     Split by the column `split`, else `fold` (k tests, k+1 validates, the rest trains, pooled), else grouped by
-    `artist`, else at random with a warning. Raises ValueError when the labels match no audio or the column isn't there.
+    `artist`, else at random with a warning.
+
+    Raises:
+        ValueError: the labels match no audio or the column isn't there.
     """
     folder = read_folder(path, store)
     if not labels:

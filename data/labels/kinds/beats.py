@@ -70,7 +70,8 @@ class Beats(OverTime):
         if settings.get("name") == "peaks":
             found = peaks(likely[:, 0], times, float(settings.get("threshold", 0.2)), min(1.0, 0.4 * usual))
         else:
-            found = track_beats(likely[:, 0], times, usual, float(settings.get("tightness", 100.0)))
+            tightness, parts = float(settings.get("tightness", 100.0)), int(settings.get("parts", 1))
+            found = track_beats(likely[:, 0], times, usual, tightness, parts)
         return Timed(found, bar_positions(found, likely[:, 1], times) if likely.shape[1] > 1 else None)
 
     def text(self, heard: Timed) -> str | None:

@@ -113,7 +113,11 @@ class Chords(OverTime):
 
 
 def spans_of(value: Any, columns: Sequence[str], kind: str) -> Any:
-    """Spans as they are. Raises ValueError for anything else."""
+    """Spans as they are.
+
+    Raises:
+        ValueError: it is anything else.
+    """
     if not are_spans([value]):
         raise ValueError(
             f"--label {columns[0]}:{kind} needs spans of start, end and label, or the name of a .lab file beside "

@@ -67,8 +67,10 @@ def _table() -> Array:
 
 
 def key_name(text: Any) -> str:
-    """Spell a key as "Db minor": flats, mode in lower case. Raises ValueError for anything that isn't a major or minor
-    key.
+    """Spell a key as "Db minor": flats, mode in lower case.
+
+    Raises:
+        ValueError: anything that isn't a major or minor key.
     """
     parts = str(text).strip().split()
     tonic = parts[0][:1].upper() + parts[0][1:].lower() if parts else ""

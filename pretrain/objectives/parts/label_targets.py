@@ -135,7 +135,11 @@ class Key(Classes):
     """A major or minor key; as classes."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
-        """Spelt with flats. Raises ValueError for what is no key."""
+        """Spelt with flats.
+
+        Raises:
+            ValueError: what is no key.
+        """
         return None if values[0] in (None, "") else key.KIND.convert(values, task.columns)
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
@@ -312,7 +316,11 @@ class Answers:
 
 
 def resolved(task: LabelTask, values: Sequence[Any] = ()) -> Kind:
-    """The kind that a task names, else what its values look like. Raises ValueError for an unknown one."""
+    """The kind that a task names, else what its values look like.
+
+    Raises:
+        ValueError: an unknown one.
+    """
     try:
         return kind_of(task.kind) if task.kind else guess(values)
     except ValueError as error:
@@ -322,7 +330,8 @@ def resolved(task: LabelTask, values: Sequence[Any] = ()) -> Kind:
 def meet(task: LabelTask, columns: dict[str, dict[str, Any]]) -> Answers:
     """Read a task's labels. columns: label name → key → value.
 
-    Raises ValueError for a label that isn't there, an unknown kind, and labels that leave nothing to learn.
+    Raises:
+        ValueError: a label that isn't there, an unknown kind, and labels that leave nothing to learn.
     """
     missing = [column for column in task.columns if column not in columns]
     if missing:

@@ -24,6 +24,7 @@ from ....models.cqt import MAX_SHIFT
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
 LOWEST = 27.5
+CENTS = 50.0  # a row of the log-CQT
 HALVED = "batch (columns pair) -> batch columns"
 KNOTS = 14  # of the equaliser's curve
 
@@ -34,6 +35,8 @@ class PictureAugment:
 
     semitones: int = 0
     """transposed by up to so many semitones, at most 6"""
+    cents: float = 0.0
+    """out of tune by up to so many cents, at most 50; labels stay"""
     speed: float = 0.0
     """played faster or slower by up to a factor exp(speed)"""
     colour: float = 0.0
@@ -43,6 +46,8 @@ class PictureAugment:
         """Refuse what the pictures have no room for."""
         if not 0 <= self.semitones <= MAX_SHIFT // 2:
             raise ValueError(f"semitones is {self.semitones}: the pictures have room for 0 to {MAX_SHIFT // 2}.")
+        if not 0.0 <= self.cents <= 50.0:
+            raise ValueError(f"cents is {self.cents}: 0 to 50, half a semitone.")
         if not 0.0 <= self.speed <= 0.5:
             raise ValueError(f"speed is {self.speed}: 0 to 0.5, a factor of up to exp(0.5).")
         if not 0.0 <= self.colour <= 2.0:
@@ -51,7 +56,7 @@ class PictureAugment:
     @property
     def on(self) -> bool:
         """Whether anything is changed."""
-        return bool(self.semitones or self.speed or self.colour)
+        return bool(self.semitones or self.cents or self.speed or self.colour)
 
 
 class Changed(NamedTuple):
@@ -87,6 +92,8 @@ def change(
     if config.speed:
         cqt, mel = _played(cqt, speed, 1), None if mel is None else _played(mel, speed, 2)
         valid = torch.minimum((valid / speed).floor().long().clamp(min=1), torch.full_like(valid, cqt.shape[1]))
+    if config.cents:
+        cqt = _detuned(cqt, (2 * draws[:, 31] - 1) * (config.cents / CENTS))
     if config.colour:
         cqt, mel = _coloured(cqt, mel, draws[:, 2:], normal(seeds + 1, KNOTS + 4), config.colour, mel_hertz)
     inside = torch.arange(cqt.shape[1], device=cqt.device) < valid[:, None]
@@ -104,6 +111,14 @@ def _played(picture: Tensor, speed: Tensor, columns: int) -> Tensor:
     below = below.long()[..., None].expand(-1, -1, picture.shape[2])
     first, second = picture.gather(1, below), picture.gather(1, below + 1)
     return torch.lerp(first, second, share)
+
+
+def _detuned(picture: Tensor, rows: Tensor) -> Tensor:
+    """[batch, frames, rows] moved up by a part of a row, [batch] in [-1, 1]: a row says what lay between two rows."""
+    up, down = rows.clamp(min=0)[:, None, None], (-rows).clamp(min=0)[:, None, None]
+    below = torch.cat([picture[..., :1], picture[..., :-1]], -1)
+    above = torch.cat([picture[..., 1:], picture[..., -1:]], -1)
+    return (1 - up - down) * picture + up * below + down * above
 
 
 def _coloured(

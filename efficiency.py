@@ -1,0 +1,258 @@
+"""`groundbass efficiency`: how many labels an encoder saves.
+
+A few recordings per class, more, and all of them teach, in turn: heads on the frozen encoder and on hand-crafted
+features (`groundbass probe`), the whole encoder (`groundbass finetune`), and the same network from fresh weights. Every
+fold of the data tests once; the answers of all folds are scored together, with 95 % intervals over recordings.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+TRAINED = ("fine-tuned", "from scratch")
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one way of learning reached. shots: recordings per class; None: all. clips: of them, mean over folds."""
+
+    method: str
+    shots: int | None
+    clips: int
+    value: float
+    low: float
+    high: float
+
+
+def efficiency(
+    encoder: tyro.conf.Positional[str],
+    *,
+    data: Annotated[str, tyro.conf.arg(metavar="folder:PATH|CORPUS")],
+    out: Path,
+    label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:KIND]"), tyro.conf.UseAppendAction] = (),
+    per_class: tuple[int, ...] = (1, 5, 20),
+    baselines: tuple[str, ...] = ("mfcc", "log_cqt", "all_crafted"),
+    train: bool = True,
+    steps: int = 100,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    crop_seconds: float = 5.0,
+    store: Path | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+) -> list[Point]:
+    """Draw the curve of scores over the number of labelled recordings; the same --out goes on where it stopped.
+
+    Validation tracks choose as always: pooling, layer and strength of heads, the best moment of training. OUT gets
+    efficiency.csv, efficiency.json and efficiency.png.
+
+    Args:
+        encoder: a run, or a published or imported folder.
+        data: as `groundbass probe` takes it: folder:PATH (with --label), or a task such as gtzan_genre.
+        out: the folder of answers and results.
+        label: of folder: data, COLUMN[:KIND].
+        per_class: numbers of training recordings per class (per output, for tags and numbers); all are always there.
+        baselines: hand-crafted sets that stand beside it.
+        train: also fine-tune and train from scratch.
+        steps: of each training.
+        batch_size: crops per step.
+        lr: highest learning rate.
+        crop_seconds: length of a training crop.
+        store: where features are kept; OUT/features by default.
+        seed: of the draws of recordings, of heads and crops.
+        workers: processes that read audio in training.
+        precision: of the arithmetic in training: no, bf16, fp16.
+
+    Raises:
+        ValueError: several tasks, a task over time, a number per class below 1.
+    """
+    from .finetuning import Way
+    from .probe.addresses import find_tasks
+
+    tasks = find_tasks(data, label, out / "features")
+    if len(tasks) != 1 or tasks[0].label_kind.over_time:
+        named = ", ".join(task.name for task in tasks)
+        raise ValueError(
+            f"The curve is that of one task about whole recordings, and {data} asks {named}: give --label."
+        )
+    if min(per_class, default=1) < 1:
+        raise ValueError(f"--per-class {min(per_class)}: at least one recording per class.")
+    way = Way(
+        steps=steps, batch_size=batch_size, lr=lr, crop_seconds=crop_seconds, seed=seed, workers=workers,
+        precision=precision, validate_every=max(1, steps // 2), patience=0,
+    )  # fmt: skip
+    how = _Trained(encoder, out, way)
+    points: list[Point] = []
+    for shots in (*sorted(per_class), None):
+        part = fewer(tasks[0], shots, seed)
+        answers = _probed(part, shots, encoder, baselines, out, store or out / "features")
+        if train:
+            answers |= {method: how.answers(part, shots, method) for method in TRAINED}
+        points += [scored(part, shots, method, rows, guess) for method, (rows, guess) in answers.items()]
+        write(out, tasks[0].metric, points)
+        print(told(points[-len(answers) :]), flush=True)
+    print(f"{out / 'efficiency.csv'}, {out / 'efficiency.png'}")
+    return points
+
+
+def fewer(task: Any, shots: int | None, seed: int) -> Any:
+    """The task with so many training recordings per class in every fold; None: all."""
+    from .probe.curves.few_shot import subset
+
+    if shots is None:
+        return task
+    folds = [dataclasses.replace(fold, train=subset(task, fold.train, shots, seed)) for fold in task.folds]
+    return dataclasses.replace(task, folds=tuple(folds))
+
+
+Answers = tuple[Any, Any]  # rows of the task's manifest, and what was said of them
+
+
+def _probed(
+    task: Any, shots: int | None, encoder: str, baselines: Sequence[str], out: Path, store: Path
+) -> dict[str, Answers]:
+    """Linear heads on the frozen encoder and on hand-crafted features, kept in OUT/answers."""
+    from .models.encoder import load_encoder, weights_hash
+    from .probe.evaluation import Settings, TaskProbe
+    from .probe.listen.features import FeatureStore
+
+    wanted: Any = tuple(baselines)
+    loaded = load_encoder(encoder)
+    place = out / "answers" / f"frozen_{_name(shots)}.json"
+    key = _digest(task, weights_hash(loaded), wanted)
+
+    def find() -> dict[str, Answers]:
+        settings = Settings(baselines=wanted, seeds=())
+        found = TaskProbe(task, loaded, FeatureStore(store), settings).evaluate()
+        outcomes = {"frozen": found.trained, **{name: each[0] for name, each in found.others.items()}}
+        return {name: (outcome.rows, outcome.guess) for name, outcome in outcomes.items()}
+
+    return _kept(place, key, find)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How the trained methods learn; see `efficiency`."""
+
+    encoder: str
+    out: Path
+    way: Any
+
+    def answers(self, task: Any, shots: int | None, method: str) -> Answers:
+        """Of all folds' test tracks."""
+        parts = [self._fold(task, number, shots, method) for number in range(len(task.folds))]
+        rows, guesses = zip(*parts, strict=True)
+        return np.concatenate(rows), np.concatenate(guesses)
+
+    def _fold(self, task: Any, number: int, shots: int | None, method: str) -> Answers:
+        one = dataclasses.replace(task, folds=(task.folds[number],))
+        place = self.out / "answers" / f"{method.replace(' ', '_')}_{_name(shots)}_{number}.json"
+        key = _digest(one, method, dataclasses.astuple(self))
+        return _kept(place, key, lambda: {method: (one.folds[0].test, self._train(one, method, key))})[method]
+
+    def _train(self, task: Any, method: str, key: str) -> Any:
+        """A run of its own, of which the answers alone are kept."""
+        from .finetuning import finetune_on, heard
+
+        run, scratch = self.out / "runs" / key, method == "from scratch"
+        finetune_on(self.encoder, [task], run, dataclasses.replace(self.way, scratch=scratch))
+        found = heard(task, 0, run)
+        shutil.rmtree(run)
+        return found
+
+
+def _name(shots: int | None) -> str:
+    return "all" if shots is None else str(shots)
+
+
+def _digest(task: Any, *settings: Any) -> str:
+    """Of the tracks, labels and folds that teach and test, and of how."""
+    folds = [[getattr(fold, part).tolist() for part in ("train", "valid", "test")] for fold in task.folds]
+    told = [task.hashes, np.asarray(task.targets).tolist(), folds, settings]
+    return hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=12).hexdigest()
+
+
+def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict[str, Answers]:
+    """What a file holds under this key, else what `find` finds, written beside and renamed."""
+    if place.is_file():
+        told = json.loads(place.read_text(encoding="utf-8"))
+        if told["key"] == key:
+            return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in told["answers"].items()}
+    found = find()
+    lists = {name: (np.asarray(rows).tolist(), np.asarray(guess).tolist()) for name, (rows, guess) in found.items()}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.part")
+    part.write_text(json.dumps({"key": key, "answers": lists}), encoding="utf-8")
+    os.replace(part, place)
+    return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in lists.items()}
+
+
+def scored(task: Any, shots: int | None, method: str, rows: Any, guess: Any) -> Point:
+    """The task's main metric on all folds' test tracks, with its interval over groups of tracks."""
+    from .probe.report import bootstrap
+
+    truth, kind = task.targets[rows], task.label_kind
+    counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
+    value = float(kind.resampled(truth, guess, task.classes, np.ones((1, len(rows))))[0])
+    found = bootstrap.interval(value, kind.resampled(truth, guess, task.classes, counts), groups, kind.bounds)
+    clips = round(float(np.mean([len(fold.train) for fold in task.folds])))
+    return Point(method, shots, clips, found.value, found.low, found.high)
+
+
+def write(out: Path, metric: str, points: Sequence[Point]) -> None:
+    """efficiency.csv, .json and .png."""
+    rows = [dataclasses.asdict(point) for point in points]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "efficiency.csv").open("w", newline="", encoding="utf-8") as lines:
+        table = csv.DictWriter(lines, [field.name for field in dataclasses.fields(Point)])
+        table.writeheader()
+        table.writerows(rows)
+    (out / "efficiency.json").write_text(json.dumps({"metric": metric, "points": rows}, indent=1) + "\n", "utf-8")
+    draw(out / "efficiency.png", metric, points)
+
+
+def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
+    """Scores with intervals over the number of training recordings, a line per method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    methods = list(dict.fromkeys(point.method for point in points))
+    for number, method in enumerate(methods):
+        mine = [point for point in points if point.method == method]
+        at = [point.clips * (1 + 0.02 * (number - len(methods) / 2)) for point in mine]
+        values = [point.value for point in mine]
+        spans = [[p.value - p.low for p in mine], [p.high - p.value for p in mine]]
+        style = "--" if method not in ("frozen", *TRAINED) else "-"
+        axes.errorbar(at, values, yerr=np.nan_to_num(spans), fmt=f"o{style}", capsize=2, markersize=4, label=method)
+    ticks = sorted({(point.clips, _name(point.shots)) for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks([clips for clips, _ in ticks], [f"{clips}\n({name} per class)" for clips, name in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("training recordings")
+    axes.set_ylabel(metric)
+    axes.legend()
+    figure.savefig(place, dpi=150)
+    pyplot.close(figure)
+
+
+def told(points: Sequence[Point]) -> str:
+    """A line per method."""
+    first = points[0]
+    head = f"{_name(first.shots)} per class ({first.clips} recordings):"
+    return "\n".join([head, *(f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points)])
