@@ -1,4 +1,4 @@
-"""Pooling by choice: what statistics of change hear, that validation alone chooses, and that all systems choose alike."""
+"""Pooling by choice: statistics of change, what validation alone chooses, and that all systems choose alike."""
 
 from dataclasses import replace
 
