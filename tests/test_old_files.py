@@ -75,6 +75,20 @@ def test_a_feature_store_is_not_computed_again(old: Path) -> None:
     assert store.calls == 0
 
 
+def test_what_a_feature_store_lacks_is_computed_anew_and_said(old: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It holds means alone, and deviations are asked for."""
+    encoder, manifest = groundbass.load_encoder(OLD / "published"), Manifest.open(OLD / "music.parquet")
+    [stored] = old.glob("store/*/*/features.npy")
+    store = FeatureStore(old / "store", workers=0)
+    wide = store.clips(encoder, manifest, "mean+std")
+    assert "holds mean alone, by an earlier version; they are computed anew" in capfd.readouterr().err
+    means = np.load(stored)
+    np.testing.assert_allclose(wide[..., : means.shape[-1]], means, rtol=1e-5, atol=1e-6)
+    heard = store.calls
+    assert heard > 0 and store.clips(encoder, manifest, "mean+std+change").shape[-1] == 4 * means.shape[-1]
+    assert store.calls == heard
+
+
 def test_results_are_reported(tmp_path: Path) -> None:
     tables = (OLD / "probe" / "results.json", OLD / "probe" / "results.parquet")
     report((OLD / "probe", *tables), out=tmp_path / "page.md")
