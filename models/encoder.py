@@ -256,7 +256,8 @@ that time know the encoder by a hash without them."""
 def _settings(config: Any) -> bytes:
     """A config as stable bytes, without what depends on where, when and by whom it was saved."""
     passing = {"transformers_version", "_name_or_path", "auto_map", "architectures", "dtype"}
-    values = {key: value for key, value in config.to_dict().items() if key not in passing and LATER.get(key) != value}
+    told = {key: value for key, value in config.to_dict().items() if key not in passing}
+    values = {key: value for key, value in told.items() if key not in LATER or LATER[key] != value}
     return json.dumps(values, sort_keys=True, default=str).encode()
 
 
