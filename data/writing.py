@@ -6,11 +6,15 @@ and `probe` renames; published folders of models have `models/writing.py`, as ne
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STALE_SECONDS = 86_400.0
 
 
 @contextmanager
@@ -28,6 +32,17 @@ def written(path: Path, *, locked: bool = False) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it, once it is a day old: they may be on another machine.
+
+    Lists the folder, so it is for who writes one file there, not thousands.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+        with suppress(FileNotFoundError, PermissionError):  # another was faster, or it is another's
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink()
 
 
 def write_text(path: Path, text: str, *, locked: bool = False) -> None:

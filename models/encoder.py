@@ -248,10 +248,16 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+LATER = {"mel_kernels": "fixed"}
+"""Settings that configs have had since version 0.1, at the value that means what was before them: stores and heads of
+that time know the encoder by a hash without them."""
+
+
 def _settings(config: Any) -> bytes:
-    """A config as stable bytes, without what depends on where and by whom it was saved."""
+    """A config as stable bytes, without what depends on where, when and by whom it was saved."""
     passing = {"transformers_version", "_name_or_path", "auto_map", "architectures", "dtype"}
-    values = {key: value for key, value in config.to_dict().items() if key not in passing}
+    told = {key: value for key, value in config.to_dict().items() if key not in passing}
+    values = {key: value for key, value in told.items() if key not in LATER or LATER[key] != value}
     return json.dumps(values, sort_keys=True, default=str).encode()
 
 

@@ -185,22 +185,26 @@ class TaskProbe:
             case "random":
                 return {name: self._random()}
             case "all_crafted":
-                return {name: [fit(task, all_crafted(task, self.store), [0])]}
+                return {name: [fit(task, all_crafted(task, self.store, self.settings.pooling), [0])]}
             case "tzanetakis":
                 return self._tzanetakis()
             case "lecture":
                 return {name: [self._crafted(name, Lecture(), self._lecture_settings())]}
             case _:
-                linear = replace(self.settings, pooling="auto", protocol="linear")
+                linear = replace(self.settings, protocol="linear")  # and the pooling that the encoder has
                 return {name: [self._crafted(name, (CRAFTED | ALONE)[name](), linear)]}
 
     def _crafted(self, name: str, encoder: Encoder, settings: Settings) -> Outcome:
         return self._probe(encoder, [0], f"{name} for {self.task.name}", settings)[0]
 
     def _lecture_settings(self) -> Settings:
-        """The protocol that was asked for, since pipelines end in it; MARBLE's networks read learned layers only."""
-        protocol = "linear" if self.settings.protocol == "marble" else self.settings.protocol
-        return replace(self.settings, pooling="auto" if protocol == "linear" else "mean+std", protocol=protocol)
+        """The protocol that was asked for, since pipelines end in it; MARBLE's networks read learned layers only.
+
+        Forests and machines get the means and deviations that the classic pipeline is made of.
+        """
+        if self.settings.protocol in ("linear", "marble"):
+            return replace(self.settings, protocol="linear")
+        return replace(self.settings, pooling="mean+std")
 
     def _tzanetakis(self) -> dict[str, list[Outcome]]:
         task, features = self.task, texture(self.task, self.store, f"tzanetakis for {self.task.name}")
@@ -236,8 +240,11 @@ def texture(task: Task, store: FeatureStore, title: str) -> Features:
     return robustness.features_of(task, Tzanetakis(), replace(store, window_seconds=30.0), "mean", title)
 
 
-def all_crafted(task: Task, store: FeatureStore) -> Features:
-    """All hand-crafted sets side by side: first every set's means, then its deviations, then its changes."""
+def all_crafted(task: Task, store: FeatureStore, pooling: AskedPooling = "auto") -> Features:
+    """All hand-crafted sets side by side: first every set's means, then its deviations, then its changes.
+
+    pooling: one of them, or auto: all, to choose from.
+    """
     sets = [
         robustness.features_of(task, make(), store, "auto", f"{name} for {task.name}") for name, make in CRAFTED.items()
     ]
@@ -249,7 +256,9 @@ def all_crafted(task: Task, store: FeatureStore) -> Features:
         more = [found.array[..., width[step - 1] : width[step]] for found, width in zip(sets, widths)]
         columns += more
         ends.append(ends[-1] + sum(part.shape[-1] for part in more))
-    return Features(np.concatenate(columns, -1), statistics.owner, dict(zip(robustness.POOLED, ends)))
+    widths_of = {name: end for name, end in zip(robustness.POOLED, ends) if pooling in ("auto", name)}
+    array = np.concatenate(columns, -1)[..., : max(widths_of.values())]
+    return Features(array, statistics.owner, widths_of)
 
 
 def frame_layers(task: Task, encoder: Encoder, store: FeatureStore, layers: Sequence[int], title: str) -> Sequence[int]:

@@ -19,18 +19,20 @@ import torch
 
 from ..data.labels.splits import Fold
 from .heads.classic import forests, machines
-from .heads.forms import form_of
+from .heads.forms import Solved, form_of
 from .heads.gmm import mixtures
 from .heads.head import Array, Features, Floats, Head, Rows, TrainingData, answer, items_of
 from .heads.kept import LinearMap
 from .heads.knn import nearest
-from .heads.linear import basis
+from .heads.linear import Basis, basis
 from .heads.marble import grid
+from .heads.side_by_side import side_by_side
 from .listen.features import forget
 from .task import Task
 
 Protocol = Literal["linear", "marble", "knn", "gmm", "svm", "forest"]
 SETTINGS = {"linear": "strength", "marble": "learning rate", "knn": "neighbours", "gmm": "components"}
+TOGETHER = 2_000  # training items up to which heads of several layers and poolings are solved together
 SETTINGS |= {"svm": "cost", "forest": "least leaf"}
 
 
@@ -133,12 +135,20 @@ def _of_all_poolings(
     task: Task, fold: Fold, features: Features, layers: Sequence[int], protocol: Protocol, seeds: Sequence[int]
 ) -> Iterator[Head]:
     """The protocol's heads, pooling by pooling; they respond to the widest features."""
-    for name, part in features.poolings():
-        data = training_data(task, part, fold.train, fold.valid, layers, seeds)
-        for head in candidates(protocol, data):
-            whole = part.array.shape[-1] == features.array.shape[-1]
-            respond = head.respond if whole else _reading(head, part.array.shape[-1])
-            yield replace(head, pooling=name, respond=respond)
+    parts = [
+        (name, training_data(task, part, fold.train, fold.valid, layers, seeds)) for name, part in features.poolings()
+    ]
+    trained: Iterable[tuple[str, TrainingData, Iterable[Head]]]
+    if protocol == "linear":
+        found = linear_heads([(data, layer) for _, data in parts for layer in layers])
+        trained = ((name, data, next(found)) for name, data in parts for _ in layers)
+    else:
+        trained = ((name, data, candidates(protocol, data)) for name, data in parts)
+    for name, data, heads in trained:
+        width = data.array.shape[-1]
+        whole = width == features.array.shape[-1]
+        for head in heads:
+            yield replace(head, pooling=name, respond=head.respond if whole else _reading(head, width))
 
 
 def candidates(protocol: Protocol, data: TrainingData) -> Iterable[Head]:
@@ -202,23 +212,35 @@ def choose(
 
 def linear(data: TrainingData) -> Iterator[Head]:
     """Linear heads of every layer and strength: standardised features, convex losses, solved to the optimum."""
-    for layer in data.layers:
-        yield from _linear_layer(data, layer)
+    for heads in linear_heads([(data, layer) for layer in data.layers]):
+        yield from heads
 
 
-def _linear_layer(data: TrainingData, layer: int) -> Iterator[Head]:
-    train = torch.from_numpy(np.ascontiguousarray(data.array[layer][data.train]))
-    space = basis(train)
+def linear_heads(places: Sequence[tuple[TrainingData, int]]) -> Iterator[list[Head]]:
+    """Linear heads of every strength, for each layer of each features of the same items: small ones solved together."""
+    together = 1 if len(places[0][0].train) > TOGETHER else -(-len(places) // 2)
+    works = [places[start : start + together] for start in range(0, len(places), together)]
+    for found in side_by_side(_linear_heads, works, most=1 if together == 1 else None):
+        yield from found
 
-    def seen(array: Floats, items: Rows) -> torch.Tensor:
-        return space.project(torch.from_numpy(np.ascontiguousarray(array[layer][items])))
 
-    for solved in form_of(data.kind).solve(space.project(train), data.targets[data.train], data.outputs):
+def _linear_heads(places: Sequence[tuple[TrainingData, int]]) -> list[list[Head]]:
+    trains = [torch.from_numpy(np.ascontiguousarray(data.array[layer][data.train])) for data, layer in places]
+    spaces = [basis(train) for train in trains]
+    tables = [space.project(train) for space, train in zip(spaces, trains)]
+    data = places[0][0]
+    paths = form_of(data.kind).solve_all(tables, data.targets[data.train], data.outputs)
+    return [
+        [_linear_head(layer, space, solved) for solved in path]
+        for (_, layer), space, path in zip(places, spaces, paths)
+    ]
 
-        def respond(array: Floats, items: Rows, solved: Any = solved) -> Array:
-            return np.asarray(solved(seen(array, items)))
 
-        yield Head(layer, solved.strength, 0, respond, LinearMap(space, solved))
+def _linear_head(layer: int, space: Basis, solved: Solved) -> Head:
+    def respond(array: Floats, items: Rows) -> Array:
+        return np.asarray(solved(space.project(torch.from_numpy(np.ascontiguousarray(array[layer][items])))))
+
+    return Head(layer, solved.strength, 0, respond, LinearMap(space, solved))
 
 
 PROTOCOLS: dict[str, Callable[[TrainingData], Iterable[Head]]] = {

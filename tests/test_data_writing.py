@@ -40,6 +40,15 @@ def test_an_exception_leaves_the_old_file_and_nothing_beside_it(written: Written
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.json"]
 
 
+def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
+    for name in (".page[1].html.17", ".page[1].html.18", ".page1.html.19"):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (1e9, 1e9))
+    (tmp_path / ".page[1].html.18").write_text("of somebody who writes now")
+    data_writing.remove_leftovers(tmp_path / "page[1].html")
+    assert sorted(os.listdir(tmp_path)) == [".page1.html.19", ".page[1].html.18"]
+
+
 def test_a_locked_place_keeps_nothing_of_a_killed_start(tmp_path: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path; from groundbass.data.writing import written\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 import groundbass
 from groundbass.data.open import open_sound
 from groundbass.data.track import Manifest
+from groundbass.models import encoder as encoder_door
+from groundbass.models.mert import MertConfig
 from groundbass.pretrain.command import main as pretrain
 from groundbass.pretrain.recipe import differences, find, resolved
 from groundbass.probe.listen.features import FeatureStore
@@ -72,6 +75,20 @@ def test_a_feature_store_is_not_computed_again(old: Path) -> None:
     assert store.calls == 0
 
 
+def test_what_a_feature_store_lacks_is_computed_anew_and_said(old: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It holds means alone, and deviations are asked for."""
+    encoder, manifest = groundbass.load_encoder(OLD / "published"), Manifest.open(OLD / "music.parquet")
+    [stored] = old.glob("store/*/*/features.npy")
+    store = FeatureStore(old / "store", workers=0)
+    wide = store.clips(encoder, manifest, "mean+std")
+    assert "holds mean alone, by an earlier version; they are computed anew" in capfd.readouterr().err
+    means = np.load(stored)
+    np.testing.assert_allclose(wide[..., : means.shape[-1]], means, rtol=1e-5, atol=1e-6)
+    heard = store.calls
+    assert heard > 0 and store.clips(encoder, manifest, "mean+std+change").shape[-1] == 4 * means.shape[-1]
+    assert store.calls == heard
+
+
 def test_results_are_reported(tmp_path: Path) -> None:
     tables = (OLD / "probe" / "results.json", OLD / "probe" / "results.parquet")
     report((OLD / "probe", *tables), out=tmp_path / "page.md")
@@ -89,3 +106,25 @@ def test_results_mean_what_they_meant() -> None:
         for fold in again["folds"]:
             assert fold.pop("pooling") == "mean"  # the only one there was
         assert {name: again[name] for name in told} == told
+
+
+def test_a_setting_that_came_later_changes_no_hash() -> None:
+    """Stores, results and heads of version 0.1 name an encoder by its weights' hash, as it was without the setting."""
+    config = MertConfig(frontend="mel")
+    told = config.to_dict()
+    assert told["mel_kernels"] == "fixed"
+
+    class Before:
+        def to_dict(self) -> dict[str, Any]:
+            return {name: value for name, value in told.items() if name != "mel_kernels"}
+
+    class Now(Before):
+        def to_dict(self) -> dict[str, Any]:
+            return told
+
+    class Trained(Before):
+        def to_dict(self) -> dict[str, Any]:
+            return told | {"mel_kernels": "trained"}
+
+    assert encoder_door._settings(Now()) == encoder_door._settings(Before()) != encoder_door._settings(Trained())
+    assert b"null" in encoder_door._settings(Now())  # what is None stays in it

@@ -128,7 +128,7 @@ def test_a_kept_head_over_time_equals_the_probes_own_activity(name):
     row = int(outcome.rows[0])
     with torch.no_grad():
         logits = head([torch.from_numpy(layer[row * FRAMES : (row + 1) * FRAMES])[None] for layer in x])[0].double()
-    activity = outcome.frame_heads[0][0].activity(task, frames, row)
+    activity = outcome.frame_heads[0][0].activities(task, frames, [row])[row]
     if task.label_kind.link == "softmax":
         np.testing.assert_allclose(logits.softmax(-1).numpy(), np.exp(activity), atol=1e-5)
     else:

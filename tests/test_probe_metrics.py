@@ -1,13 +1,15 @@
 """Metrics against scikit-learn and mir_eval; intervals against a world whose truth is known."""
 
+from itertools import pairwise
+
 import mir_eval
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import r2_score, roc_auc_score
 
-from groundbass.data.labels.kinds.beats import beat_scores
-from groundbass.data.labels.kinds.chords import CHORDS, chord_class, chord_scores
+from groundbass.data.labels.kinds.beats import beat_scores, f_measure
+from groundbass.data.labels.kinds.chords import CHORDS, chord_class, chord_scores, chord_spans, frame_edges, majmin
 from groundbass.data.labels.kinds.key import KEYS, key_name
 from groundbass.data.labels.lookup import kind_of
 from groundbass.probe.report.bootstrap import Interval, draw, interval, mark
@@ -196,3 +198,26 @@ def test_frame_kinds_are_means_over_tracks():
     found = kind_of("beats").measure(np.zeros(2), scores, ["beat"])
     assert found == pytest.approx({"f_measure": 0.75, "cmlc": 0.2, "cmlt": 0.3, "amlc": 0.4, "amlt": 0.5})
     assert kind_of("beats").resampled(np.zeros(2), scores, ["beat"], np.array([[2.0, 0.0]])).tolist() == [0.5]
+
+
+def test_quick_beat_scores_are_mir_evals():
+    """Crowded, sparse and empty beats, and pairs just inside and outside of 70 ms."""
+    draw = np.random.default_rng(3)
+    for number in range(200):
+        truth, guess = (np.sort(draw.uniform(0, 4, draw.integers(0, 60))) for _ in range(2))
+        if number % 2:
+            guess = np.sort(truth + draw.choice([-0.0701, -0.0699, 0.0, 0.0699, 0.0701], len(truth)))
+        assert f_measure(truth, guess) == pytest.approx(beat_scores(truth.tolist(), guess)[0], abs=1e-12)
+
+
+def test_quick_chord_scores_are_mir_evals():
+    draw = np.random.default_rng(4)
+    names = [*CHORDS, "C:dim", "D:min7", "X"]
+    for _ in range(50):
+        cuts = np.concatenate([[0.0], np.sort(draw.uniform(0.3, 7.9, 5)), [draw.uniform(8, 9)]])
+        spans = [{"start": a, "end": b, "label": str(draw.choice(names))} for a, b in pairwise(cuts)]
+        times = (np.arange(draw.integers(60, 110)) + 0.5) / 12.5
+        path = np.repeat(draw.integers(0, 25, len(times)), 8)[: len(times)]
+        numbers = np.array([chord_class(span["label"]) for span in spans])
+        found = majmin(cuts[:-1], cuts[1:], numbers, path, frame_edges(times))
+        assert found == pytest.approx(chord_scores(spans, chord_spans(path, times))[0], abs=1e-9)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..open import open_sound
 from ..parallel import cores, in_order
 from ..track import Manifest, cache_folder
-from ..writing import write_text, written
+from ..writing import remove_leftovers, write_text, written
 from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
 
 BATCH = 32  # tracks whose prints are remembered in one file
@@ -215,6 +215,7 @@ def _recall(place: Path) -> list[Prints] | None:
 
 def _write(found: Report, out: Path) -> None:
     """The hits as a table, written beside and renamed."""
+    remove_leftovers(out)
     if out.suffix == ".json":
         write_text(out, json_text.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
         return

@@ -220,6 +220,12 @@ class OverTime(Kind):
     def score(self, label: Any, answer: Any) -> tuple[float, ...]:
         """The measures of one track. answer: as `decode` gives it."""
 
+    def main_scores(
+        self, label: Any, activity: Array, times: Array, names: Sequence[str], decoders: Sequence[Settings]
+    ) -> list[float]:
+        """The main measure of one track under each decoder, quickly: heads are judged by it thousands of times."""
+        return [self.score(label, self.decode(activity, times, names, settings))[0] for settings in decoders]
+
     @abstractmethod
     def deaf(self, labels: Sequence[Any], seconds: float) -> Any:
         """The best answer that doesn't listen for a track of this length, learned from training labels."""

@@ -7,17 +7,22 @@ are the moments that jukemir compares with (Castellon et al. 2021, section 4.2):
 from __future__ import annotations
 
 import math
-from functools import cached_property
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torchaudio.functional as AF
 from einops import rearrange, reduce
-from scipy import signal
+from scipy import fft, signal
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
+FRAMES = 256  # whose correlations are in memory at a time
+ONE_POLE = np.array([[0.01, 0.0, 0.0, 1.0, -0.99, 0.0]])
 
 
 class _Descriptor:
@@ -39,9 +44,11 @@ class _Descriptor:
         lengths = [waveform.shape[1]] * len(waveform) if valid is None else [int(samples) for samples in valid]
         frames = self.valid_frames(torch.tensor(lengths))
         result = torch.zeros(len(waveform), 1, int(frames.max()), self.dim)
-        for row, samples in enumerate(lengths):
-            found = self.describe(waveform[row, :samples].cpu())[: int(frames[row])]  # a last one lies past the end
-            result[row, 0, : len(found)] = found
+        clips = [waveform[row, :samples].cpu() for row, samples in enumerate(lengths)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # filters and transforms leave Python's lock
+            for row, found in enumerate(pool.map(self.describe, clips)):
+                kept = found[: int(frames[row])]  # a last one lies past the end
+                result[row, 0, : len(kept)] = kept
         return result.to(waveform.device)
 
     def describe(self, waveform: Tensor) -> Tensor:
@@ -144,6 +151,7 @@ class Tzanetakis(_Descriptor):
     """
 
     dim = 30
+    _mfcc = Mfcc()
     fingerprint = "Tzanetakis and Cook 2002, 19 timbral, 6 rhythmic, 5 pitch, 22050 Hz, version 1"
     frame_rate = 1 / 30
 
@@ -154,9 +162,7 @@ class Tzanetakis(_Descriptor):
     def describe(self, waveform: Tensor) -> Tensor:
         sound = waveform.double().numpy()
         sound = np.pad(sound, (0, max(0, 2 * self.sample_rate - len(sound))))
-        mfcc = Mfcc()
-        mfcc.hop = 512
-        coefficients = mfcc.coefficients(torch.from_numpy(sound).float()).double().numpy()[:, 1:6]
+        coefficients = self._mfcc.coefficients(torch.from_numpy(sound).float()).double().numpy()[:, 1:6]
         parts = [
             timbre(sound, self.sample_rate, coefficients),
             rhythm(sound, self.sample_rate),
@@ -217,30 +223,57 @@ def beat_histogram(sound: Array, rate: int) -> Array:
 
 def _octaves(sound: Array, rate: int) -> list[Array]:
     """Octave bands below the Nyquist rate, the lowest reaching down to 0 Hz."""
-    top, bands = rate / 2, []
+    return [signal.sosfilt(sections, sound) for sections in _octave_filters(rate)]
+
+
+@cache
+def _octave_filters(rate: int) -> list[Array]:
+    top, filters = rate / 2, []
     for _ in range(6):
         low = top / 2
-        bands.append(signal.sosfilt(signal.butter(2, [low, 0.99 * top], "bandpass", fs=rate, output="sos"), sound))
+        filters.append(signal.butter(2, [low, 0.99 * top], "bandpass", fs=rate, output="sos"))
         top = low
-    bands.append(signal.sosfilt(signal.butter(2, top, "lowpass", fs=rate, output="sos"), sound))
-    return bands
+    return [*filters, signal.butter(2, top, "lowpass", fs=rate, output="sos")]
 
 
 def _envelope(band: Array, step: int) -> Array:
     """Rectified, smoothed by a one-pole low-pass (0.99), thinned to every `step`-th sample, without its mean."""
-    smooth = signal.lfilter([0.01], [1, -0.99], np.abs(band))[::step]
+    smooth = signal.sosfilt(ONE_POLE, np.abs(band))[::step]
     return np.asarray(smooth - smooth.mean())
 
 
 def _enhanced(correlation: Array) -> Array:
-    """Without the peaks at multiples of a period (Tolonen and Karjalainen 2000): clipped at 0, its stretched copies
-    taken away.
+    """[…, lags] without the peaks at multiples of a period (Tolonen and Karjalainen 2000): clipped at 0, its stretched
+    copies taken away.
     """
     result = np.maximum(correlation, 0)
-    lags = np.arange(len(result))
+    lags = np.arange(result.shape[-1])
     for factor in range(2, 9):
-        result = np.maximum(result - np.interp(lags / factor, lags, result), 0)
+        whole, part = lags // factor, lags % factor / factor
+        low = result[..., whole]
+        rise = result[..., np.minimum(whole + 1, lags[-1])] - low
+        result = np.maximum(result - (low + part * rise), 0)
     return np.asarray(result)
+
+
+def _highest(correlation: Array, first: int, last: int, most: int = 3) -> tuple[Places, Places]:
+    """The highest peaks of each row of [rows, lags] among the lags `first` to `last`: their rows and lags, each row's
+    highest first. A peak is above both neighbours, or the middle of a plateau that is.
+    """
+    inner = correlation[:, 1:-1]
+    peaks = np.zeros(correlation.shape, dtype=bool)
+    peaks[:, 1:-1] = (inner > correlation[:, :-2]) & (inner > correlation[:, 2:])
+    flat = ((correlation[:, 1:] == correlation[:, :-1]) & (correlation[:, 1:] > 0)).any(1)
+    for row in np.flatnonzero(flat):  # hardly ever: equal neighbours
+        peaks[row] = False
+        peaks[row, signal.find_peaks(correlation[row])[0]] = True
+    peaks[:, :first], peaks[:, last + 1 :] = False, False
+    heights = np.where(peaks, correlation, -np.inf)
+    places = np.argsort(heights, axis=1)[:, ::-1][:, :most]
+    rows = np.repeat(np.arange(len(places)), places.shape[1])
+    places = places.ravel()
+    real = peaks[rows, places]
+    return rows[real], places[real]
 
 
 def rhythm(sound: Array, rate: int) -> Array:
@@ -270,22 +303,24 @@ def pitch_histogram(sound: Array, rate: int) -> Array:
     size, hop = 2048, 1024
     histogram = np.zeros(128)
     shortest, longest = int(rate / 1500), int(rate / 50)
-    window = np.hanning(size)
+    starts = np.arange(0, len(sound) - size + 1, hop)
     loudest = float(np.abs(sound).max(initial=0.0))
-    for start in range(0, len(sound) - size + 1, hop):
-        if np.abs(sound[start : start + size]).max() < 1e-3 * max(loudest, 1e-9):
-            continue
-        spectra = [np.abs(np.fft.rfft(part[start : start + size] * window, 2 * size)) ** 0.67 for part in (low, high)]
-        correlation = np.fft.irfft(spectra[0] + spectra[1])[:size]
-        if correlation[0] <= 1e-12:
-            continue
-        correlation = _enhanced(correlation / correlation[0])[: longest + 2]
-        places, _ = signal.find_peaks(correlation)
-        places = places[(places >= shortest) & (places <= longest)]
-        for place in places[np.argsort(correlation[places])[::-1][:3]]:
-            note = round(12 * np.log2(rate / place / 440) + 69)
-            if 0 <= note < 128:
-                histogram[note] += correlation[place]
+    level = np.abs(np.lib.stride_tricks.sliding_window_view(sound, size)[starts]).max(1)
+    starts = starts[level >= 1e-3 * max(loudest, 1e-9)]
+    window = np.hanning(size)
+    for some in np.split(starts, range(FRAMES, len(starts), FRAMES)):
+        spectra = np.zeros((len(some), size + 1))
+        for part in (low, high):
+            spectrum = fft.rfft(np.lib.stride_tricks.sliding_window_view(part, size)[some] * window, 2 * size)
+            power = spectrum.real**2 + spectrum.imag**2
+            spectra += np.exp(0.335 * np.log(np.maximum(power, 1e-300)))  # magnitudes to the power 0.67
+        correlation = fft.irfft(spectra)[:, : longest + 2]
+        correlation = correlation[correlation[:, 0] > 1e-12]
+        correlation = _enhanced(correlation / correlation[:, :1])
+        rows, places = _highest(correlation, shortest, longest)
+        notes = np.round(12 * np.log2(rate / places / 440) + 69).astype(int)
+        inside = (notes >= 0) & (notes < 128)
+        np.add.at(histogram, notes[inside], correlation[rows[inside], places[inside]])
     return histogram
 
 

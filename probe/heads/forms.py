@@ -7,7 +7,7 @@ mean. Kinds of labels say which form they have; no protocol asks for a kind.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...data.labels.kind import Kind
-from .linear import RIDGE_STRENGTHS, STRENGTHS, LinearHead, logistic, ridge
+from .linear import RIDGE_STRENGTHS, STRENGTHS, LinearHead, logistics, ridge
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -73,11 +73,21 @@ class Form(ABC):
     def table(self, targets: npt.NDArray[Any], outputs: int) -> Array:
         """Targets as numbers [items, outputs]."""
 
-    @abstractmethod
     def solve(
         self, coordinates: Tensor, targets: npt.NDArray[Any], outputs: int, strengths: tuple[float, ...] | None = None
-    ) -> Iterator[Solved]:
+    ) -> list[Solved]:
         """The heads of every strength at the optimum. coordinates: [items, rank]; targets: [items, …]."""
+        return self.solve_all([coordinates], targets, outputs, strengths)[0]
+
+    @abstractmethod
+    def solve_all(
+        self,
+        tables: Sequence[Tensor],
+        targets: npt.NDArray[Any],
+        outputs: int,
+        strengths: tuple[float, ...] | None = None,
+    ) -> list[list[Solved]]:
+        """`solve` on several tables of coordinates of the same items at once, each as if alone."""
 
     @abstractmethod
     def votes(self, shares: Array, table: Array, prior: float) -> Array:
@@ -97,16 +107,23 @@ class _Logistic(Form):
 
     link: Literal["softmax", "sigmoid"]
 
-    def solve(
-        self, coordinates: Tensor, targets: npt.NDArray[Any], outputs: int, strengths: tuple[float, ...] | None = None
-    ) -> Iterator[Solved]:
+    def solve_all(
+        self,
+        tables: Sequence[Tensor],
+        targets: npt.NDArray[Any],
+        outputs: int,
+        strengths: tuple[float, ...] | None = None,
+    ) -> list[list[Solved]]:
         """Logistic regression."""
         strengths = STRENGTHS if strengths is None else strengths
         fixed, learned = self.constants(targets, outputs)
-        table = torch.from_numpy(self.table(targets, outputs)[:, learned].astype(np.float32))
-        fitted = logistic(coordinates, table, strengths, self.link) if len(learned) else None
-        for number, strength in enumerate(strengths):
-            yield Solved(strength, self, None if fitted is None else fitted.of(number), fixed, learned)
+        if not len(learned):
+            return [[Solved(strength, self, None, fixed, learned) for strength in strengths] for _ in tables]
+        wanted = torch.from_numpy(self.table(targets, outputs)[:, learned].astype(np.float32))
+        return [
+            [Solved(strength, self, heads.of(number), fixed, learned) for number, strength in enumerate(strengths)]
+            for heads in logistics(tables, wanted, strengths, self.link)
+        ]
 
     @abstractmethod
     def constants(self, targets: npt.NDArray[Any], outputs: int) -> tuple[Array, Rows]:
@@ -200,16 +217,23 @@ class Values(Form):
         """As they are."""
         return targets.astype(np.float64)
 
-    def solve(
-        self, coordinates: Tensor, targets: npt.NDArray[Any], outputs: int, strengths: tuple[float, ...] | None = None
-    ) -> Iterator[Solved]:
+    def solve_all(
+        self,
+        tables: Sequence[Tensor],
+        targets: npt.NDArray[Any],
+        outputs: int,
+        strengths: tuple[float, ...] | None = None,
+    ) -> list[list[Solved]]:
         """Ridge regression on standardised numbers."""
         wanted = torch.from_numpy(targets)
         mean, scale = _standard(wanted)
         strengths = RIDGE_STRENGTHS if strengths is None else strengths
-        lines = ridge(coordinates, (wanted - mean) / scale, strengths)
-        for number, strength in enumerate(strengths):
-            yield Solved(strength, self, lines.of(number), np.zeros(outputs), np.arange(outputs), mean, scale)
+        paths = [ridge(table, (wanted - mean) / scale, strengths) for table in tables]
+        none, learned = np.zeros(outputs), np.arange(outputs)
+        return [
+            [Solved(strength, self, lines.of(k), none, learned, mean, scale) for k, strength in enumerate(strengths)]
+            for lines in paths
+        ]
 
     def votes(self, shares: Array, table: Array, prior: float) -> Array:
         """Means."""

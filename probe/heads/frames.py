@@ -6,7 +6,7 @@ likeliest chord of each frame), the decoder by the validation score on that laye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,11 +21,14 @@ from ..task import Task
 from .forms import Solved, form_of
 from .kept import LinearMap
 from .linear import Basis, basis
+from .side_by_side import side_by_side
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 TRAINING_FRAMES = 60_000
+GROUP = 20_000  # frames that heads answer at a time
+TOGETHER = 2**24  # numbers of training features up to which layers are fitted side by side
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,9 @@ class FrameHead:
         """The head as a plain map of frames."""
         return LinearMap(self.space, self.solved)
 
-    def activity(self, task: Task, frames: Frames, row: int) -> Array:
-        """[frames, names] of a track: what its decoder reads; `frames` must hold the layer."""
-        first, end = frames.spans[row]
-        place = frames.layers.index(self.layer)
-        found = self.solved(self.space.project(torch.from_numpy(frames.array[place, first:end].copy())))
-        return form_of(task.label_kind).activity(found)
-
     def activities(self, task: Task, frames: Frames, rows: Sequence[int] | Rows) -> dict[int, Array]:
-        """`activity` of every row."""
-        return {int(row): self.activity(task, frames, int(row)) for row in rows}
+        """[frames, names] of every row: what its decoder reads; `frames` must hold the layer."""
+        return _activities(task, frames, self.layer, self.space, [self.solved], rows)[0]
 
     def scores(self, task: Task, frames: Frames, rows: Sequence[int] | Rows) -> Array:
         """[rows, measures] of the kind; `frames` must hold the layer."""
@@ -92,27 +88,67 @@ def fit_fold(task: Task, frames: Frames, fold: Fold) -> tuple[FrameHead, Choice,
     kind, labels = over_time(task), [task.labels[int(row)] for row in fold.train]
     x, y = _training(task, frames, fold.train)
     quick = kind.decoders(labels, quick=True)
-    best: tuple[float, FrameHead] | None = None
-    curve: dict[int, float] = {}
-    for place, layer in enumerate(frames.layers):
-        found = torch.from_numpy(frames.array[place][x])
-        space = basis(found)
-        for solved in form_of(kind).solve(space.project(found), y, len(task.classes), STRENGTHS):
-            head = FrameHead(layer, solved.strength, space, solved, quick[0])
-            activity = head.activities(task, frames, fold.valid)
-            for decoder in quick:
-                valid = float(_scores(task, frames, activity, decoder)[:, 0].mean())
-                curve[layer] = max(curve.get(layer, -np.inf), valid)
-                if best is None or valid > best[0]:
-                    best = valid, replace(head, decoder=decoder, said=kind.said(decoder))
-    assert best is not None
-    valid, head = best
+
+    def best_of(layer: int) -> tuple[float, FrameHead]:
+        return _fit_layer(task, frames, layer, fold.valid, x, y, quick)
+
+    few = len(x) * frames.array.shape[2] <= TOGETHER
+    found = list(side_by_side(best_of, frames.layers, most=None if few else 1))
+    curve = {head.layer: score for score, head in found}
+    valid, head = max(found, key=lambda pair: pair[0])  # of equals the first
     activity = head.activities(task, frames, fold.valid)
-    for decoder in kind.decoders(labels, quick=False):
-        score = float(_scores(task, frames, activity, decoder)[:, 0].mean())
+    more = kind.decoders(labels, quick=False)
+    for decoder, score in zip(more, _main_scores(task, frames, activity, more)):
         if score > valid:
             valid, head = score, replace(head, decoder=decoder, said=kind.said(decoder))
     return head, Choice(head.layer, head.setting, valid), curve
+
+
+def _fit_layer(
+    task: Task, frames: Frames, layer: int, valid: Rows, x: Rows, y: npt.NDArray[np.int64], decoders: list[Settings]
+) -> tuple[float, FrameHead]:
+    """The best validation score of a layer and its head, the first of equals. x, y: training frames, their targets."""
+    kind = over_time(task)
+    train = torch.from_numpy(frames.array[frames.layers.index(layer)][x])
+    space = basis(train)
+    path = form_of(kind).solve(space.project(train), y, len(task.classes), STRENGTHS)
+    best: tuple[float, FrameHead] | None = None
+    for solved, activity in zip(path, _activities(task, frames, layer, space, path, valid)):
+        for decoder, score in zip(decoders, _main_scores(task, frames, activity, decoders)):
+            if best is None or score > best[0]:
+                best = score, FrameHead(layer, solved.strength, space, solved, decoder, kind.said(decoder))
+    assert best is not None
+    return best
+
+
+def _activities(
+    task: Task, frames: Frames, layer: int, space: Basis, path: Sequence[Solved], rows: Sequence[int] | Rows
+) -> list[dict[int, Array]]:
+    """What decoders read of every row, for each of several heads on one layer; some tracks at a time."""
+    array, form = frames.array[frames.layers.index(layer)], form_of(task.label_kind)
+    found: list[dict[int, Array]] = [{} for _ in path]
+    for group in _groups(frames, rows):
+        spans = [frames.spans[row] for row in group]
+        coordinates = space.project(torch.from_numpy(np.concatenate([array[first:end] for first, end in spans])))
+        edges = np.cumsum([end - first for first, end in spans])[:-1]
+        for solved, kept in zip(path, found):
+            kept.update(zip(group, np.split(form.activity(solved(coordinates)), edges)))
+    return found
+
+
+def _groups(frames: Frames, rows: Sequence[int] | Rows) -> Iterator[list[int]]:
+    """Rows in their order, so many at a time that they have about `GROUP` frames."""
+    group: list[int] = []
+    size = 0
+    for row in map(int, rows):
+        first, end = frames.spans[row]
+        if group and size + end - first > GROUP:
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += end - first
+    if group:
+        yield group
 
 
 def _training(task: Task, frames: Frames, rows: Rows) -> tuple[Rows, npt.NDArray[np.int64]]:
@@ -141,6 +177,15 @@ def _scores(task: Task, frames: Frames, activity: dict[int, Array], decoder: Set
         answer = kind.decode(curve, frames.times[first:end], task.classes, decoder)
         result.append(kind.score(task.labels[row], answer))
     return np.array(result)
+
+
+def _main_scores(task: Task, frames: Frames, activity: dict[int, Array], decoders: Sequence[Settings]) -> list[float]:
+    """Under each decoder, the mean of the main measure."""
+    kind, found = over_time(task), []
+    for row, curve in activity.items():
+        first, end = frames.spans[row]
+        found.append(kind.main_scores(task.labels[row], curve, frames.times[first:end], task.classes, decoders))
+    return [float(score) for score in np.mean(found, axis=0)]
 
 
 def constant_frames(task: Task) -> Outcome:

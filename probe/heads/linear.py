@@ -9,23 +9,24 @@ that a diagonal preconditioner makes L-BFGS converge in tens of iterations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .solver import Function, Phase, minimise
+
+Link = Literal["softmax", "sigmoid"]
 STRENGTHS = tuple(float(10.0**exponent) for exponent in (-5.0, -4.25, -3.5, -2.75, -2.0, -1.25, -0.5, 0.25, 1.0))
 RIDGE_STRENGTHS = tuple(float(10.0**exponent) for exponent in (-4.0, -3.25, -2.5, -1.75, -1.0, -0.25, 0.5, 1.25, 2.0))
 
 LARGE = 100_000  # clips from which coordinates are kept as float32; sums are always float64
+MANY = 100_000  # targets from which products are in float32 until the optimum is near
+LOGITS = 200_000  # numbers that the logits of all heads take at a time: they stay in a core's cache
 CHUNK = 16_384  # clips whose standardised features are in memory at a time
-LOGITS = 2e7  # numbers that the logits of all strengths take at a time
-
-# A batch of problems: (points [problems, parameters], problem numbers) -> values [problems], gradients [problems,
-# parameters]
-Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def logistic(
     coordinates: Tensor,
     targets: Tensor,
     strengths: tuple[float, ...],
-    link: Literal["softmax", "sigmoid"],
+    link: Link,
     tolerance: float = 1e-5,
     iterations: int = 1000,
 ) -> Heads:
@@ -139,136 +140,148 @@ def logistic(
     for "softmax", any number for "sigmoid" (each output by itself; the cross-entropies are summed over outputs,
     which makes each output its own problem). scikit-learn's C is 1 / (strength * clips). Every output needs a positive.
     """
-    (clips, outputs), rank = targets.shape, coordinates.shape[1]
-    penalties = torch.tensor(strengths, dtype=torch.float64)
-    size = max(256, int(LOGITS // (len(strengths) * outputs)))
-    chunks = list(zip(coordinates.split(size), targets.split(size)))
-    share = targets.double().mean(0)
-    curvature = (share * (1 - share)).clamp_min(1e-4)  # of the loss at the constant prediction, per output
-    variances = torch.stack([part.double().square().sum(0) for part, _ in chunks]).sum(0) / clips
-    step = torch.rsqrt(variances[None, :, None] * curvature + penalties[:, None, None])  # [strengths, rank, outputs]
-    bias_step = torch.rsqrt(curvature)
-
-    def split(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        weight = points[:, : rank * outputs].view(len(points), rank, outputs) * step[problems]
-        return weight, points[:, rank * outputs :] * bias_step
-
-    def value(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = split(points, problems)
-        flat = weight.permute(1, 0, 2).reshape(rank, -1)
-        loss = torch.zeros(len(points), dtype=torch.float64)
-        slope, bias_slope = torch.zeros_like(flat), torch.zeros_like(bias)
-        for part, wanted in chunks:
-            part, wanted = part.double(), wanted.double()
-            logits = (part @ flat).view(len(part), -1, outputs) + bias
-            if link == "softmax":
-                log_normaliser = torch.logsumexp(logits, -1)
-                loss += (log_normaliser - torch.einsum("nsk,nk->ns", logits, wanted)).sum(0)
-                residual = (logits - log_normaliser[..., None]).exp() - wanted[:, None]
-            else:
-                loss += (torch.nn.functional.softplus(logits) - logits * wanted[:, None]).sum((0, 2))
-                residual = logits.sigmoid() - wanted[:, None]
-            slope += part.T @ residual.flatten(1)
-            bias_slope += residual.sum(0)
-        penalty = penalties[problems]
-        loss = loss / clips + penalty / 2 * weight.square().sum((1, 2))
-        slope = slope.view(rank, -1, outputs).permute(1, 0, 2) / clips
-        gradient = (slope + penalty[:, None, None] * weight) * step[problems]
-        return loss, torch.cat([gradient.flatten(1), bias_slope / clips * bias_step], 1)
-
-    start = torch.zeros(len(strengths), rank * outputs + outputs, dtype=torch.float64)
-    if link == "softmax":
-        start[:, rank * outputs :] = share.clamp_min(1e-6).log() / bias_step
-    else:
-        start[:, rank * outputs :] = torch.logit(share.clamp(1e-6, 1 - 1e-6)) / bias_step
-    best = minimise(value, start, tolerance, iterations)
-    weight, bias = split(best, torch.arange(len(strengths)))
-    return Heads(weight, bias.clone())
+    return logistics([coordinates], targets, strengths, link, tolerance, iterations)[0]
 
 
-# A pair of L-BFGS: step and change of the gradient [problems, parameters], inverse of their inner product [problems]
-Pair = tuple[Tensor, Tensor, Tensor]
+def logistics(
+    tables: Sequence[Tensor],
+    targets: Tensor,
+    strengths: tuple[float, ...],
+    link: Link,
+    tolerance: float = 1e-5,
+    iterations: int = 1000,
+) -> list[Heads]:
+    """`logistic` on several tables of the same clips (layers, poolings), which share their steps and nothing else.
 
-
-def minimise(function: Function, start: Tensor, tolerance: float, iterations: int, memory: int = 8) -> Tensor:
-    """L-BFGS on many independent smooth problems at once, each with its own line search and its own end.
-
-    start: [problems, parameters]. A problem ends when the largest entry of its gradient is below `tolerance`, or when
-    no step lowers its value any more (rounding). Nocedal and Wright, Numerical Optimization, algorithm 7.4.
+    The strongest penalty comes first; each weaker one starts where the line through the two before it leads, since
+    weights grow about evenly with the logarithm of its inverse. Many clips are first fitted with products in float32;
+    float64 goes on from near the optimum, to the same tolerance.
     """
-    points = start.clone()
-    active = torch.arange(len(points))
-    values, gradients = function(points, active)
-    pairs: list[Pair] = []
-    going = gradients.abs().amax(1) > tolerance
-    for _ in range(iterations):
-        if not going.all():
-            active, values, gradients = active[going], values[going], gradients[going]
-            pairs = [(step[going], change[going], inverse[going]) for step, change, inverse in pairs]
-        if not len(active):
-            break
-        direction = _direction(gradients, pairs)
-        slope = (direction * gradients).sum(1)
-        at = points[active]
-        rate = torch.ones_like(values)
-        if not pairs:
-            rate = torch.minimum(rate, 1 / gradients.norm(dim=1).clamp_min(1e-12))
-        new, values, new_gradients, moved = _search(function, at, values, gradients, direction, slope, rate, active)
-        points[active] = new
-        pairs = [*pairs, _pair(new - at, new_gradients - gradients)][-memory:]
-        gradients = new_gradients
-        going = moved & (gradients.abs().amax(1) > tolerance)
-    return points
+    problem = CrossEntropy(tables, targets, link)
+    found: dict[float, Tensor] = {}
+    for strength in sorted(set(strengths), reverse=True):
+        step = problem.step(strength)
+        phases = [Phase(problem.value(strength, step, torch.float64), tolerance)]
+        if targets.numel() >= MANY:
+            phases.insert(0, Phase(problem.value(strength, step, torch.float32), 10 * tolerance, rounding=1e-7))
+        start = (_foreseen(found, strength) if found else problem.constant()) / step
+        found[strength] = minimise(phases, start.flatten(1), iterations).view_as(step) * step
+    paths = [torch.stack([found[strength][number].T for strength in strengths]) for number in range(len(tables))]
+    return [
+        Heads(path[:, : table.shape[1]].contiguous(), path[:, -1].contiguous()) for path, table in zip(paths, tables)
+    ]
 
 
-def _pair(step: Tensor, change: Tensor) -> Pair:
-    """A pair without positive curvature gets the inverse 0, which takes it out."""
-    product = (step * change).sum(1)
-    return step, change, torch.where(product > 1e-300, 1 / product.clamp_min(1e-300), 0.0)
+def _foreseen(found: dict[float, Tensor], strength: float) -> Tensor:
+    """Weights at a strength, on the line through the last two in its logarithm; of one, the same."""
+    if len(found) == 1:
+        return next(iter(found.values()))
+    (before, earlier), (last, newest) = list(found.items())[-2:]
+    share = math.log(strength / last) / math.log(last / before)
+    return newest + share * (newest - earlier)
 
 
-def _direction(gradients: Tensor, pairs: list[Pair]) -> Tensor:
-    """The two-loop recursion, one row per problem."""
-    direction = -gradients
-    weights = []
-    for step, change, inverse in reversed(pairs):
-        alpha = inverse * (step * direction).sum(1)
-        direction = torch.addcmul(direction, alpha[:, None], change, value=-1)
-        weights.append(alpha)
-    if pairs:
-        _, change, inverse = pairs[-1]
-        length = inverse * change.square().sum(1)  # of the newest change, in units of its product with the step
-        direction = direction / torch.where(length > 0, length, 1.0)[:, None]
-    for (step, change, inverse), alpha in zip(pairs, reversed(weights)):
-        beta = inverse * (change * direction).sum(1)
-        direction = torch.addcmul(direction, (alpha - beta)[:, None], step)
-    uphill = (direction * gradients).sum(1) >= 0
-    return torch.where(uphill[:, None], -gradients, direction)
+class CrossEntropy:
+    """The problems of several tables as one: points [tables, outputs · (rank + 1)].
+
+    A point is [outputs, rank + 1] weights, the bias last, in units (`step`) in which the curvature at the constant
+    prediction is 1; narrower tables leave their last weights at 0.
+    """
+
+    def __init__(self, tables: Sequence[Tensor], targets: Tensor, link: Link) -> None:
+        self.targets, self.link = targets, link
+        (self.clips, self.outputs), self.rank = targets.shape, max(table.shape[1] for table in tables)
+        self.share = targets.double().mean(0)
+        self.variances = torch.zeros(len(tables), self.rank + 1, dtype=torch.float64)
+        for table, row in zip(tables, self.variances):
+            parts = [part.double().square().sum(0) for part in table.split(CHUNK)]
+            row[: table.shape[1]] = torch.stack(parts).sum(0) / self.clips
+        self.variances[:, -1] = 1.0
+        self.tables = [self._padded(table, table.dtype) for table in tables] if self.clips <= LARGE else [*tables]
+        self._rough: tuple[list[Tensor], Tensor] | None = None
+
+    def penalties(self, strength: float) -> Tensor:
+        """[rank + 1], none for the bias."""
+        found = torch.full((self.rank + 1,), strength, dtype=torch.float64)
+        found[-1] = 0.0
+        return found
+
+    def step(self, strength: float) -> Tensor:
+        """[tables, outputs, rank + 1], the inverse root of the curvature at the constant."""
+        curvature = (self.share * (1 - self.share)).clamp_min(1e-4)  # of the loss, per output
+        return torch.rsqrt(self.variances[:, None] * curvature[:, None] + self.penalties(strength))
+
+    def constant(self) -> Tensor:
+        """The weights [tables, outputs, rank + 1] of the constant prediction."""
+        weights = torch.zeros(len(self.tables), self.outputs, self.rank + 1, dtype=torch.float64)
+        share = self.share
+        softmax = self.link == "softmax"
+        weights[..., -1] = share.clamp_min(1e-6).log() if softmax else torch.logit(share.clamp(1e-6, 1 - 1e-6))
+        return weights
+
+    def value(self, strength: float, step: Tensor, kind: torch.dtype) -> Function:
+        """What `minimise` minimises, its large products in this precision."""
+        penalty = self.penalties(strength)
+        tables, targets = self._in(kind)
+        held: list[Tensor] = []  # the steps of the last call's problems, which rarely change
+
+        def function(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+            if not held or held[0] is not problems:
+                held[:] = [problems, step[problems]]
+            weight = points.view_as(held[1]) * held[1]
+            losses, slope = self._sums(weight, [tables[number] for number in problems.tolist()], targets, kind)
+            shrink = penalty * weight
+            losses = losses / self.clips + torch.einsum("pkr,pkr->p", shrink, weight) / 2
+            return losses, shrink.add_(slope, alpha=1 / self.clips).mul_(held[1]).flatten(1)
+
+        return function
+
+    def _in(self, kind: torch.dtype) -> tuple[list[Tensor], Tensor]:
+        """Tables and targets [outputs, clips] in a precision, unless they are too large to be kept twice."""
+        targets = self.targets.T.to(kind).contiguous() if self.clips <= LARGE else self.targets.T
+        if kind == torch.float64 or self.clips > LARGE:
+            return self.tables, targets
+        if self._rough is None:
+            self._rough = [table.to(kind) for table in self.tables], targets
+        return self._rough
+
+    def _sums(self, weight: Tensor, tables: list[Tensor], targets: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropies [problems] and their slopes [problems, outputs, rank + 1], both float64."""
+        cast = weight.to(kind)
+        slope, losses = torch.zeros_like(cast), torch.zeros(len(weight), dtype=torch.float64)
+        size = max(256, LOGITS // (len(weight) * self.outputs))
+        for first in range(0, self.clips, size):
+            wanted = targets[:, first : first + size].to(kind)
+            parts = [self._padded(table[first : first + size], kind) for table in tables]
+            logits = torch.empty(len(weight), self.outputs, wanted.shape[1], dtype=kind)
+            for number, part in enumerate(parts):
+                torch.mm(cast[number], part.T, out=logits[number])
+            losses += residuals(logits, wanted, self.link)
+            for number, part in enumerate(parts):
+                slope[number].addmm_(logits[number], part)
+        return losses, slope.double()
+
+    def _padded(self, table: Tensor, kind: torch.dtype) -> Tensor:
+        """[clips, rank + 1] of a table, zeros where it is narrower, ones at the end; a table that is so stays."""
+        if table.dtype == kind and table.shape[1] == self.rank + 1:
+            return table
+        whole = torch.zeros(len(table), self.rank + 1, dtype=kind)
+        whole[:, : table.shape[1]] = table
+        whole[:, -1] = 1.0
+        return whole
 
 
-def _search(
-    function: Function,
-    at: Tensor,
-    values: Tensor,
-    gradients: Tensor,
-    direction: Tensor,
-    slope: Tensor,
-    rate: Tensor,
-    active: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Backtrack each problem until Armijo's condition holds; a problem that can't move stays and says so."""
-    new, new_values, new_gradients = at.clone(), values.clone(), gradients.clone()
-    waiting = torch.arange(len(active))
-    for _ in range(25):
-        trial = at[waiting] + rate[waiting, None] * direction[waiting]
-        trial_values, trial_gradients = function(trial, active[waiting])
-        fine = trial_values <= values[waiting] + 1e-4 * rate[waiting] * slope[waiting]
-        hit = waiting[fine]
-        new[hit], new_values[hit], new_gradients[hit] = trial[fine], trial_values[fine], trial_gradients[fine]
-        waiting = waiting[~fine]
-        if not len(waiting):
-            break
-        rate[waiting] = rate[waiting] / 2
-    moved = torch.ones(len(active), dtype=torch.bool)
-    moved[waiting] = False
-    return new, new_values, new_gradients, moved
+def residuals(logits: Tensor, wanted: Tensor, link: Link) -> Tensor:
+    """Cross-entropies summed over clips [problems]; leaves answer minus target in the place of the logits.
+
+    logits: [problems, outputs, clips]; wanted: [outputs, clips] of 0 and 1.
+    """
+    if link == "sigmoid":
+        loss = (torch.nn.functional.softplus(logits) - logits * wanted).sum((1, 2), dtype=torch.float64)
+        logits.sigmoid_().sub_(wanted)
+        return loss
+    logits -= logits.amax(1, keepdim=True)
+    right = (logits * wanted).sum((1, 2), dtype=torch.float64)
+    total = logits.exp_().sum(1, keepdim=True)
+    logits.div_(total).sub_(wanted)
+    return total.log_().sum((1, 2), dtype=torch.float64) - right

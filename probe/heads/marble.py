@@ -13,9 +13,7 @@ head stops by its own validation score. So a head gives the same result alone as
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -27,6 +25,7 @@ from ..listen.features import forget
 from .forms import Form, form_of
 from .head import WEIGHTED, Array, Floats, Head, Rows, TrainingData, answer
 from .kept import NetworkMap
+from .side_by_side import side_by_side
 
 RATES = (5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2)
 HIDDEN = 512
@@ -47,14 +46,8 @@ def grid(data: TrainingData, rates: Sequence[float] = RATES, epochs: int = EPOCH
     """Every layer (and the weighted sum of several) × learning rate × seed; layers train side by side in threads."""
     layers = [*data.layers, *([WEIGHTED] if len(data.layers) > 1 else [])]
     works = list(product(layers, data.seeds))
-    workers = max(1, min(len(works), os.cpu_count() or 1))
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for heads in pool.map(lambda work: _group(data, work[0], work[1], rates, epochs), works):
-                yield from heads
-    finally:
-        torch.set_num_threads(threads)
+    for heads in side_by_side(lambda work: _group(data, work[0], work[1], rates, epochs), works):
+        yield from heads
 
 
 @dataclass(frozen=True)

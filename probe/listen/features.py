@@ -4,6 +4,9 @@ A store is a folder ROOT/FAMILY/KEY with features.npy, items.json and meta.json;
 settings, a key a list of tracks. It is written as KEY.partial and renamed when the last clip is in, so a killed
 extraction leaves no valid store, and the next one goes on with the clips that are missing. A new store copies the clips
 that others of its family have, so tasks of one corpus with different tracks share what they share.
+
+What is kept of a clip are its moments: mean, deviation, and the deviations of differences over one and four frames.
+They are the widest pooling, and every narrower one is their beginning, so that no pooling costs a second pass.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -150,8 +152,9 @@ class FeatureStore:
     ) -> Array:
         """Pooled features of all tracks and layers: [layers, tracks, POOLINGS[pooling] · dim] float32, memory-mapped.
 
-        Means, then deviations of frames, then of their differences over one and four frames. What other stores hold of
-        these tracks is copied, and frames that a frame task has stored are pooled, before the encoder is asked.
+        Means, then deviations of frames, then of their differences over one and four frames; all four are stored. What
+        other stores hold of these tracks is copied, and frames that a frame task has stored are pooled, before the
+        encoder is asked.
 
         The mean is over valid frames only; windows of a long track are weighted by their valid frames.
 
@@ -189,32 +192,49 @@ class FeatureStore:
         items = [firsts[item] for item in range(len(firsts))]
         hashes = manifest.hashes()
         names = [hashes[w.row] if stretch is None else f"{hashes[w.row]} from {w.start}" for w in items]
-        width, change_too = encoder.dim * POOLINGS[pooling], pooling == WIDEST
+        width = encoder.dim * POOLINGS[pooling]
 
         def write(array: Array, item: int, parts: list[Moments]) -> None:
-            array[:, item] = pooled(parts, pooling).numpy()
+            array[:, item] = pooled(parts, WIDEST).numpy()
 
         listening = Listening(
-            encoder, manifest, plans, names, (encoder.layers, len(items), width),
-            [self.window_seconds, seconds, pooling], name, partial(moments, change=change_too), write, change,
+            encoder, manifest, plans, names, (encoder.layers, len(items), encoder.dim * POOLINGS[WIDEST]),
+            [self.window_seconds, seconds, WIDEST], name, moments, write, change,
         )  # fmt: skip
-        array = self._made(listening, lambda array, done: self._known(listening, array, done))
-        return Windows(array, np.array([window.row for window in items], dtype=np.int64))
+        array = self._older(listening, pooling)
+        if array is None:
+            array = self._made(listening, lambda array, done: self._known(listening, array, done))
+        return Windows(array[..., :width], np.array([window.row for window in items], dtype=np.int64))
+
+    def _older(self, listening: Listening, pooling: Pooling) -> Array | None:
+        """What an earlier version stored of these very items by fewer moments, where these are enough."""
+        if (self.root / listening.key / "meta.json").is_file():
+            return None
+        window, seconds, _ = listening.setting
+        narrow: list[Pooling] = ["mean+std", "mean"]
+        for name in narrow:
+            older = self.root / replace(listening, setting=[window, seconds, name]).key
+            if not (older / "meta.json").is_file():
+                continue
+            if POOLINGS[name] >= POOLINGS[pooling]:
+                array: Array = np.load(older / "features.npy", mmap_mode="r")
+                return array
+            self._say(
+                f"features of {listening.title}: {older} holds {name} alone, by an earlier version; they are computed "
+                "anew with all moments."
+            )
+        return None
 
     def _known(self, listening: Listening, array: Array, done: npt.NDArray[np.uint8]) -> None:
         """Put in place what this machine knows already: items of stores of the same family, pooled frames of a task."""
         place = {name: item for item, name in enumerate(listening.names) if not done[item]}
-        window, seconds, pooling = listening.setting
-        wider = [name for name in ("mean+std", WIDEST) if POOLINGS[name] > POOLINGS[pooling]]  # begin with the same
-        settings = [[window, seconds, name] for name in (pooling, *wider)]
-        families = [replace(listening, setting=setting).family for setting in settings]
-        for other in [path for family in families for path in sorted((self.root / family).glob("*/meta.json"))]:
+        for other in sorted((self.root / listening.family).glob("*/meta.json")):
             held = json.loads((other.parent / "items.json").read_text())
             found = [(item, place.pop(name)) for item, name in enumerate(held) if name in place]
             if found:
                 theirs, ours = map(list, zip(*found))
                 for layer, features in enumerate(np.load(other.parent / "features.npy", mmap_mode="r")):
-                    array[layer, ours] = features[theirs, : array.shape[2]]
+                    array[layer, ours] = features[theirs]
                 done[ours] = 1
         if place and listening.change is None and listening.setting[1] is None:
             self._pool_frames(listening, array, done)
@@ -424,5 +444,7 @@ def pooled(windows: Sequence[Moments], pooling: str) -> Tensor:
 def forget(array: npt.NDArray[Any]) -> None:
     """Let go of the pages that a large memory-mapped array has in memory; what is needed again is read again."""
     mapped: Any = array.base
+    while isinstance(mapped, np.ndarray):  # a view of some columns
+        mapped = mapped.base
     if isinstance(mapped, mmap.mmap) and array.nbytes > LARGE_BYTES:
         mapped.madvise(mmap.MADV_DONTNEED)

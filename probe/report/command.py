@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from ...data.writing import write_text
+from ...data.writing import remove_leftovers, write_text
 from . import comparison, tables
 from .comparison import Line
 from .result import title
@@ -52,6 +52,7 @@ def report(
         from .page import page  # matplotlib is needed for the page alone
 
         text = page(sections, found, truth_in)
+    remove_leftovers(target)
     write_text(target, text)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
 

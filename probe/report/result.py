@@ -88,7 +88,7 @@ class Projection:
 @dataclass(frozen=True)
 class Baseline:
     """What stands beside the score. score: mean over its copies; difference: the encoder minus it, paired; layer: that
-    most folds chose, and layers: its curve; values: of every copy.
+    most folds chose, and layers: its curve; values: of every copy; poolings: what each copy's most folds chose.
     """
 
     score: Interval
@@ -96,19 +96,20 @@ class Baseline:
     layer: int | None = None
     layers: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    poolings: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Baseline:
         """From a result's file."""
         return cls(
             Interval.from_json(told), Interval.from_json(told.get("difference")), told.get("layer"),
-            _numbers(told.get("layers")), _numbers(told.get("values")),
+            _numbers(told.get("layers")), _numbers(told.get("values")), tuple(told.get("poolings") or ()),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """As a result's file has it."""
         rest = {"difference": self.difference, "layer": self.layer, "layers": self.layers, "values": self.values}
-        return {**self.score.to_json(), **rest}
+        return {**self.score.to_json(), **rest, "poolings": self.poolings}
 
 
 class Scored(Protocol):

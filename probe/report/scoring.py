@@ -76,6 +76,7 @@ def compare(
                 interval(base, base_replicates, number, bounds),
                 interval(value - base, replicates - base_replicates, number),
                 outcomes[0].layer, outcomes[0].layers, tuple(_values(task, outcomes)),
+                tuple(outcome.pooling for outcome in outcomes),
             )  # fmt: skip
     return interval(value, replicates, number, bounds), baselines, number
 
