@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+
+from .data.writing import write_text, written
 
 TRAINED = ("fine-tuned", "from scratch")
 
@@ -98,6 +99,9 @@ def efficiency(
     points: list[Point] = []
     for shots in (*sorted(per_class), None):
         part = fewer(tasks[0], shots, seed)
+        if shots is not None and _as_many(part, tasks[0]):
+            print(f"{shots} per class are all that there are.")
+            continue
         answers = _probed(part, shots, encoder, baselines, out, store or out / "features")
         if train:
             answers |= {method: how.answers(part, shots, method) for method in TRAINED}
@@ -116,6 +120,11 @@ def fewer(task: Any, shots: int | None, seed: int) -> Any:
         return task
     folds = [dataclasses.replace(fold, train=subset(task, fold.train, shots, seed)) for fold in task.folds]
     return dataclasses.replace(task, folds=tuple(folds))
+
+
+def _as_many(part: Any, task: Any) -> bool:
+    """Whether nothing was left out in any fold."""
+    return all(len(few.train) == len(fold.train) for few, fold in zip(part.folds, task.folds, strict=True))
 
 
 Answers = tuple[Any, Any]  # rows of the task's manifest, and what was said of them
@@ -194,9 +203,7 @@ def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict
     found = find()
     lists = {name: (np.asarray(rows).tolist(), np.asarray(guess).tolist()) for name, (rows, guess) in found.items()}
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.part")
-    part.write_text(json.dumps({"key": key, "answers": lists}), encoding="utf-8")
-    os.replace(part, place)
+    write_text(place, json.dumps({"key": key, "answers": lists}))
     return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in lists.items()}
 
 
@@ -215,12 +222,11 @@ def scored(task: Any, shots: int | None, method: str, rows: Any, guess: Any) -> 
 def write(out: Path, metric: str, points: Sequence[Point]) -> None:
     """efficiency.csv, .json and .png."""
     rows = [dataclasses.asdict(point) for point in points]
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "efficiency.csv").open("w", newline="", encoding="utf-8") as lines:
+    with written(out / "efficiency.csv") as beside, beside.open("w", newline="", encoding="utf-8") as lines:
         table = csv.DictWriter(lines, [field.name for field in dataclasses.fields(Point)])
         table.writeheader()
         table.writerows(rows)
-    (out / "efficiency.json").write_text(json.dumps({"metric": metric, "points": rows}, indent=1) + "\n", "utf-8")
+    write_text(out / "efficiency.json", json.dumps({"metric": metric, "points": rows}, indent=1) + "\n")
     draw(out / "efficiency.png", metric, points)
 
 
