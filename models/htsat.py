@@ -63,16 +63,16 @@ class HtsatConfig(PretrainedConfig):
     steps, as published."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("problem_type", "multi_label_classification")
+        self.problem_type = self.problem_type or "multi_label_classification"
         super().__post_init__(**kwargs)
         self.depths, self.heads = list(self.depths), list(self.heads)
         self.window_frames = self.window_frames or STEPS >> 3
         check_windows(self)
         if len(self.depths) != 4 or len(self.heads) != 4:
-            raise ValueError(f"HTS-AT has four stages, not self.depths {self.depths} with self.heads {self.heads}.")
+            raise ValueError(f"HTS-AT has four stages, not depths {self.depths} with heads {self.heads}.")
         wrong = [head for i, head in enumerate(self.heads) if (self.hidden_size << i) % head]
         if wrong:
-            raise ValueError(f"A stage's channels, {self.hidden_size} · 2^i, don't divide among {wrong[0]} self.heads.")
+            raise ValueError(f"A stage's channels, {self.hidden_size} · 2^i, don't divide among {wrong[0]} heads.")
         if self.window_samples // self.hop + 1 > SQUARE * FOLDS:
             raise ValueError(
                 f"A window of {self.window_samples} samples makes {self.window_samples // self.hop + 1} spectra, and "

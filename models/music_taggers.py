@@ -81,7 +81,7 @@ class MusicTaggerConfig(PretrainedConfig):
     """Of windows: the mean of "probabilities" (published) or "logits"."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("problem_type", "multi_label_classification")
+        self.problem_type = self.problem_type or "multi_label_classification"
         super().__post_init__(**kwargs)
         if self.network not in SIZES:
             raise ValueError(f"There is no tagger {self.network!r} here: choose one of {', '.join(SIZES)}.")

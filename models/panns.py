@@ -64,7 +64,7 @@ class PannsConfig(PretrainedConfig):
     """Of windows: the mean of "probabilities" or "logits"."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("problem_type", "multi_label_classification")
+        self.problem_type = self.problem_type or "multi_label_classification"
         super().__post_init__(**kwargs)
         if self.network not in NETWORKS:
             raise ValueError(f"There is no network {self.network!r} among PANNs': choose one of {', '.join(NETWORKS)}.")

@@ -64,7 +64,7 @@ class SpectrogramTransformerConfig(PretrainedConfig):
     """Of windows: the mean of "probabilities" or "logits"."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("problem_type", "multi_label_classification")
+        self.problem_type = self.problem_type or "multi_label_classification"
         super().__post_init__(**kwargs)
         half_seconds = max(1, self.spectra // 50)
         self.window_samples = self.window_samples or self.sample_rate * half_seconds // 2

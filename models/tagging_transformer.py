@@ -54,7 +54,7 @@ class TaggingTransformerConfig(PretrainedConfig):
     """Of windows: the mean of "probabilities" (published) or "logits"."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("problem_type", "multi_label_classification")
+        self.problem_type = self.problem_type or "multi_label_classification"
         super().__post_init__(**kwargs)
         tokens = (self.window_samples // 512 + 1) // 4
         self.window_frames = self.window_frames or tokens

@@ -113,7 +113,7 @@ def test_a_new_kind_is_one_file_on_each_side(grades, tmp_path):
     low, high = (found["level"] for found in heard.values())
     assert (low.kind, low.label, high.label) == ("grade", "1", "3")
     write_page(tmp_path / "heard.html", heard)
-    assert "<em>level</em> 1 (" in (tmp_path / "heard.html").read_text()
+    assert "<h3>level</h3><p>1 (" in (tmp_path / "heard.html").read_text()
     write_results(tmp_path / "heard.jams", heard, Options("track", None, None, None, None))
     told = json.loads((tmp_path / "heard.jams" / "23.jams").read_text())["annotations"][0]
     assert (told["namespace"], told["data"][0]["value"]) == ("grade_open", "grade 3")

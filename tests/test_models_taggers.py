@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +262,17 @@ def test_what_is_refused() -> None:
         tiny("fcn")(torch.zeros(1, 2, 16_000))
     with pytest.raises(ValueError, match="longer than the network's 48000"):
         tiny("musicnn").window_logits(torch.zeros(1, 50_000))
+
+
+@pytest.mark.parametrize(
+    "module", ["htsat", "music_taggers", "panns", "spectrogram_transformer", "tagging_transformer"]
+)
+def test_a_config_keeps_the_problem_that_it_was_given(module: str) -> None:
+    """Fine-tuned on classes, a tagger answers about classes after it was written and read, too."""
+    file = importlib.import_module(f"groundbass.models.{module}")
+    config = next(
+        kind for name, kind in vars(file).items() if name.endswith("Config") and kind.__module__ == file.__name__
+    )
+    assert config().problem_type == "multi_label_classification"
+    single = config(problem_type="single_label_classification")
+    assert config.from_dict(single.to_dict()).problem_type == single.problem_type == "single_label_classification"
