@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import importlib
 import math
 from dataclasses import dataclass, field
@@ -205,6 +206,7 @@ def find(address: str) -> Recipe:
     return recipe
 
 
+@functools.cache
 def addresses() -> dict[str, str]:
     """Every recipe's address and the first line of its docstring, read from the sources without importing them."""
     found: dict[str, str] = {}

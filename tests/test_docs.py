@@ -3,6 +3,7 @@
 import ast
 import csv
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -136,6 +137,7 @@ def test_what_is_named_exists(page: Path) -> None:
         assert task in {*questions(), "folder", "synth"} or task.startswith("synth_"), task
 
 
+@functools.cache
 def options(recipe: str) -> set[str]:
     """Every leaf of a recipe as its command line names it."""
 
