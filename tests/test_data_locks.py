@@ -18,6 +18,7 @@ from groundbass.data.audio import read as audio
 from groundbass.data.collections.scan import scan_folder
 from groundbass.data.locks import InUse, alone
 from groundbass.data.storage.sharding import write_shards
+from groundbass.data.synth.corpus import synth
 from groundbass.pretrain.command import main as pretrain
 from groundbass.probe.apply.embed import embed
 
@@ -98,6 +99,8 @@ def test_every_command_that_goes_on_refuses_a_second_writer(tmp_path: Path) -> N
         pretrain([*words, "--steps", "1", "--workers", "0", "--trackers"])
     with held(tmp_path / "shards" / "__groundbass__" / "lock"), pytest.raises(OSError, match="shards is being written"):
         write_shards(manifest, tmp_path / "shards", 24_000, workers=1, progress=False)
+    with held(tmp_path / ".corpus.lock"), pytest.raises(OSError, match="corpus is being written by another process"):
+        synth(tmp_path / "corpus", hours=0.01)
     (tmp_path / "mine.py").write_text(
         "from groundbass.probe.baselines.simple import LogMelBaseline\nclass Mine(LogMelBaseline): pass\n"
     )

@@ -17,6 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from ..audio import read as audio
+from ..locks import alone
 from ..track import Manifest, Track
 from ..writing import put_folder
 from .labels import music_labels
@@ -153,13 +154,19 @@ def synth(
         print(f"{out} already holds this corpus ({hours} h, seed {seed}): left as it is.", file=sys.stderr)
         return
     soundfont_path()
+    with alone(out.with_name(f".{out.name}.lock"), str(out)):
+        tracks = _make(out, recipe, plan_clips(hours, seed, clip_seconds, music, train), variety, workers)
+    print(summary(tracks, out), file=sys.stderr)
+
+
+def _make(out: Path, recipe: dict[str, Any], clips: list[Clip], variety: float, workers: int | None) -> list[Track]:
+    """Render everything beside `out`, then give it its name."""
     partial = out.with_name(f".{out.name}.partial")
     if partial.exists():  # a run that was stopped
         shutil.rmtree(partial)
     (partial / "audio").mkdir(parents=True)
-    clips = plan_clips(hours, seed, clip_seconds, music, train)
     processes = workers or (1 if len(clips) < 100 else os.cpu_count() or 1)
-    jobs = [Job(clip, seed, str(partial), variety) for clip in clips]
+    jobs = [Job(clip, recipe["seed"], str(partial), variety) for clip in clips]
     tracks: list[Track] = []
     with tqdm(total=round(sum(clip.seconds for clip in clips)), unit="s", desc="synth", disable=None) as bar:
         for track in _write_clips(jobs, processes):
@@ -168,7 +175,7 @@ def synth(
     Manifest.from_tracks(tracks, partial).write(partial / MANIFEST)
     (partial / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
     put_folder(partial, out)
-    print(summary(tracks, out), file=sys.stderr)
+    return tracks
 
 
 def _check(hours: float, seed: int, workers: int | None, clip_seconds: float, shares: dict[str, float]) -> None:
