@@ -107,7 +107,7 @@ def efficiency(
             answers |= {method: how.answers(part, shots, method) for method in TRAINED}
         points += [scored(part, shots, method, rows, guess) for method, (rows, guess) in answers.items()]
         write(out, tasks[0].metric, points)
-        print(told(points[-len(answers) :]), flush=True)
+        print(lines_of(points[-len(answers) :]), flush=True)
     print(f"{out / 'efficiency.csv'}, {out / 'efficiency.png'}")
     return points
 
@@ -257,7 +257,7 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
     pyplot.close(figure)
 
 
-def told(points: Sequence[Point]) -> str:
+def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
     head = f"{_name(first.shots)} per class ({first.clips} recordings):"

@@ -496,7 +496,7 @@ class Labelled(Objective):
             sound = torch.from_numpy(self._valid.read_all(row, rate, VALID_SECONDS))[None]
             for number, answers in enumerate(self._valid_answers):
                 if track.key in answers.labels:
-                    logits, frames = _told(model, sound, number)
+                    logits, frames = _track_logits(model, sound, number)
                     clips = Clips(torch.zeros(1, dtype=torch.float64), frames, model.frame_rate, torch.tensor([frames]))
                     raw[number].append(logits)
                     wanted[number].append(answers.targets([track.key], clips))
@@ -539,7 +539,7 @@ def _facts(head: Any, answers: Answers, seconds: float) -> HeadFacts:
     )  # fmt: skip
 
 
-def _told(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
+def _track_logits(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
     """Raw logits of one track and how many frames they are over; 1 where they are about the track."""
     if model.heads[number].over_time:
         logits, valid = model.answer_frames(sound, head=number)

@@ -55,19 +55,19 @@ def _whole(folder: Path) -> list[Result]:
 def _row(result: Result, weights: str) -> tuple[str, ...]:
     random, constant = result.baselines.get("random"), result.baselines.get("constant")
     return (
-        title(result) + (" †" if result.weights_hash != weights else ""), result.metric_name, _told(result.score),
-        _of(random), _told(result.difference), _crafted(result), _of(constant),
+        title(result) + (" †" if result.weights_hash != weights else ""), result.metric_name, _with_interval(result.score),
+        _of(random), _with_interval(result.difference), _crafted(result), _of(constant),
         "weighted sum" if result.layer == WEIGHTED else str(result.layer), str(result.counts.test),
     )  # fmt: skip
 
 
-def _told(found: Interval | None) -> str:
+def _with_interval(found: Interval | None) -> str:
     """0.71 [0.65, 0.77], without what isn't known."""
     return tables.text(found) if found is None or found.bounded else tables.number(found)
 
 
 def _of(found: Baseline | None) -> str:
-    return "–" if found is None else _told(found.score)
+    return "–" if found is None else _with_interval(found.score)
 
 
 def _crafted(result: Result) -> str:
@@ -106,7 +106,7 @@ def classified(found: Sequence[Compared], heads: Mapping[str, Mapping[str, Any]]
     picture: the name of the file of confusions, where there is one.
     """
     rows = [
-        (one.task, one.metric, _told(one.finetuned), _told(one.probe),
+        (one.task, one.metric, _with_interval(one.finetuned), _with_interval(one.probe),
          "–" if one.constant is None else f"{one.constant:.3f}", str(one.tracks))
         for one in found
     ]  # fmt: skip
