@@ -55,8 +55,8 @@ def _whole(folder: Path) -> list[Result]:
 def _row(result: Result, weights: str) -> tuple[str, ...]:
     random, constant = result.baselines.get("random"), result.baselines.get("constant")
     return (
-        title(result) + (" †" if result.weights_hash != weights else ""), result.metric_name, _with_interval(result.score),
-        _of(random), _with_interval(result.difference), _crafted(result), _of(constant),
+        title(result) + (" †" if result.weights_hash != weights else ""), result.metric_name,
+        _with_interval(result.score), _of(random), _with_interval(result.difference), _crafted(result), _of(constant),
         "weighted sum" if result.layer == WEIGHTED else str(result.layer), str(result.counts.test),
     )  # fmt: skip
 
