@@ -81,6 +81,7 @@ def efficiency(
         ValueError: several tasks, a task over time, a number per class below 1.
     """
     from .finetuning import Way
+    from .models.encoder import load_encoder, weights_hash
     from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, out / "features")
@@ -95,14 +96,15 @@ def efficiency(
         steps=steps, batch_size=batch_size, lr=lr, crop_seconds=crop_seconds, seed=seed, workers=workers,
         precision=precision, validate_every=max(1, steps // 2), patience=0,
     )  # fmt: skip
-    how = _Trained(encoder, out, way)
+    loaded = load_encoder(encoder)
+    how = _Trained(encoder, weights_hash(loaded), out, way)
     points: list[Point] = []
     for shots in (*sorted(per_class), None):
         part = fewer(tasks[0], shots, seed)
         if shots is not None and _as_many(part, tasks[0]):
             print(f"{shots} per class are all that there are.")
             continue
-        answers = _probed(part, shots, encoder, baselines, out, store or out / "features")
+        answers = _probed(part, shots, loaded, baselines, out, store or out / "features")
         if train:
             answers |= {method: how.answers(part, shots, method) for method in TRAINED}
         points += [scored(part, shots, method, rows, guess) for method, (rows, guess) in answers.items()]
@@ -131,21 +133,20 @@ Answers = tuple[Any, Any]  # rows of the task's manifest, and what was said of t
 
 
 def _probed(
-    task: Any, shots: int | None, encoder: str, baselines: Sequence[str], out: Path, store: Path
+    task: Any, shots: int | None, encoder: Any, baselines: Sequence[str], out: Path, store: Path
 ) -> dict[str, Answers]:
     """Linear heads on the frozen encoder and on hand-crafted features, kept in OUT/answers."""
-    from .models.encoder import load_encoder, weights_hash
+    from .models.encoder import weights_hash
     from .probe.evaluation import Settings, TaskProbe
     from .probe.listen.features import FeatureStore
 
     wanted: Any = tuple(baselines)
-    loaded = load_encoder(encoder)
     place = out / "answers" / f"frozen_{_name(shots)}.json"
-    key = _digest(task, weights_hash(loaded), wanted)
+    key = _digest(task, weights_hash(encoder), wanted)
 
     def find() -> dict[str, Answers]:
         settings = Settings(baselines=wanted, seeds=())
-        found = TaskProbe(task, loaded, FeatureStore(store), settings).evaluate()
+        found = TaskProbe(task, encoder, FeatureStore(store), settings).evaluate()
         outcomes = {"frozen": found.trained, **{name: each[0] for name, each in found.others.items()}}
         return {name: (outcome.rows, outcome.guess) for name, outcome in outcomes.items()}
 
@@ -157,6 +158,7 @@ class _Trained:
     """How the trained methods learn; see `efficiency`."""
 
     encoder: str
+    weights: str
     out: Path
     way: Any
 
@@ -169,7 +171,7 @@ class _Trained:
     def _fold(self, task: Any, number: int, shots: int | None, method: str) -> Answers:
         one = dataclasses.replace(task, folds=(task.folds[number],))
         place = self.out / "answers" / f"{method.replace(' ', '_')}_{_name(shots)}_{number}.json"
-        key = _digest(one, method, dataclasses.astuple(self))
+        key = _digest(one, method, self.weights, dataclasses.astuple(self.way))
         return _kept(place, key, lambda: {method: (one.folds[0].test, self._train(one, method, key))})[method]
 
     def _train(self, task: Any, method: str, key: str) -> Any:
@@ -202,7 +204,6 @@ def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict
             return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in told["answers"].items()}
     found = find()
     lists = {name: (np.asarray(rows).tolist(), np.asarray(guess).tolist()) for name, (rows, guess) in found.items()}
-    place.parent.mkdir(parents=True, exist_ok=True)
     write_text(place, json.dumps({"key": key, "answers": lists}))
     return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in lists.items()}
 

@@ -141,6 +141,10 @@ def test_the_curve_over_the_number_of_labels(
     monkeypatch.setattr(finetuning, "finetune_on", lambda *_: pytest.fail("it was trained before"))
     assert efficiency.efficiency(encoder, **asked) == points
     assert not list((tmp_path / "curve" / "runs").iterdir()), "runs are not kept"
+    monkeypatch.setattr("groundbass.models.encoder.weights_hash", lambda encoder: "another")
+    with pytest.raises(pytest.fail.Exception, match="trained before"):  # other weights in the same folder
+        efficiency.efficiency(encoder, **(asked | {"baselines": ()}))
+    monkeypatch.undo()
     rows = (tmp_path / "curve" / "efficiency.csv").read_text().splitlines()
     assert len(rows) == 9 and (tmp_path / "curve" / "efficiency.png").stat().st_size > 10_000
     assert "2 per class (6 recordings)" in capsys.readouterr().out
