@@ -210,12 +210,13 @@ def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict
 
 def scored(task: Any, shots: int | None, method: str, rows: Any, guess: Any) -> Point:
     """The task's main metric on all folds' test tracks, with its interval over groups of tracks."""
+    from .finetuning import score_of
     from .probe.report import bootstrap
 
     truth, kind = task.targets[rows], task.label_kind
     counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
-    value = float(kind.resampled(truth, guess, task.classes, np.ones((1, len(rows))))[0])
-    found = bootstrap.interval(value, kind.resampled(truth, guess, task.classes, counts), groups, kind.bounds)
+    value, replicates = score_of(task, truth, guess, counts)
+    found = bootstrap.interval(value, replicates, groups, kind.bounds)
     clips = round(float(np.mean([len(fold.train) for fold in task.folds])))
     return Point(method, shots, clips, found.value, found.low, found.high)
 

@@ -257,7 +257,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     rows, ours = task.folds[0].test, heard(task, number, run)
     counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
     truth = task.targets[rows]
-    mine, replicates = _score(task, truth, ours, counts)
+    mine, replicates = score_of(task, truth, ours, counts)
     bounds = _bounds(task)
     one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
     if task.label_kind.one_of:
@@ -272,14 +272,14 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
     outcome = fit(task, features_of(task, frozen, FeatureStore(store), "auto", f"frozen encoder for {task.name}"))
     order = {int(row): place for place, row in enumerate(outcome.rows)}
     theirs = np.stack([outcome.guess[order[int(row)]] for row in rows])
-    other, others = _score(task, truth, theirs, counts)
+    other, others = score_of(task, truth, theirs, counts)
     return dataclasses.replace(
         one, probe=bootstrap.interval(other, others, groups, bounds),
         difference=bootstrap.interval(mine - other, replicates - others, groups),
     )  # fmt: skip
 
 
-def _score(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:
+def score_of(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:
     """The main metric, and the same on every resample."""
     once = task.label_kind.resampled(truth, guess, task.classes, np.ones((1, len(truth))))
     return float(once[0]), task.label_kind.resampled(truth, guess, task.classes, counts)
