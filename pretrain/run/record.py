@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import plugins
 from ...data.track import Manifest
 from ...data.writing import write_text
 from ..recipe import Recipe, differences, filled, resolved
@@ -39,7 +40,19 @@ def describe(
         "versions": versions(),
         "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
         "git": _git_hash(),
+        **_code_from(address),
     }
+
+
+def _code_from(address: str | None) -> dict[str, Any]:
+    """The file, with its hash, that a recipe of the user's came from; the version of a package that offered it."""
+    if address is None:
+        return {}
+    if (own := plugins.named(address)) is not None:
+        code = own.file.read_bytes()
+        return {"code": {"file": str(own.file.resolve()), "hash": hashlib.blake2b(code, digest_size=16).hexdigest()}}
+    offered = plugins.installed("recipes")
+    return {"code": {"package": plugins.origin(offered[address])}} if address in offered else {}
 
 
 def versions() -> dict[str, str]:
