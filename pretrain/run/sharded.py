@@ -72,7 +72,7 @@ def _pickles(file: Path) -> list[bytes]:
         return [file.read_bytes()]
     with file.open("rb") as opened:
         if opened.read(4) != b"PK\x03\x04":  # what torch itself goes by; of old its files were bare pickles
-            raise ValueError("it is no torch file")
+            raise ValueError("It is no torch file")
     with zipfile.ZipFile(file) as archive:
         # entries, since a name may stand twice; torch finds them in either case
         return [archive.read(entry) for entry in archive.infolist() if entry.filename.lower().endswith("data.pkl")]
