@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from einops import rearrange, reduce
@@ -79,6 +80,8 @@ class Mixup:
     """of a clip being mixed"""
     alpha: float = 0.8
     """the share of the other is drawn from Beta(alpha, alpha)"""
+    labels: bool = True
+    """mix the clips' losses too; False: each clip keeps its own label, as HTS-AT was trained"""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ class LabelledConfig(ObjectiveConfig):
     """learning rate of the heads over the recipe's"""
     balance: bool = False
     """hear tracks of rare classes as often as those of common ones (the first task of classes, key or tags)"""
+    balance_by: Literal["rarest", "each"] = "rarest"
+    """a track weighs 1 / (tracks of its rarest name), or the sum of that over all its names: a name is drawn, then one
+    of its tracks"""
     validate_every: int = 0
     """steps between validations on the manifest's validation tracks (none: a fifth of the others is kept); 0: no"""
     patience: int = 0
@@ -218,11 +224,26 @@ class Labelled(Objective):
             ValueError: none is left.
         """
         columns = self._columns(manifest)
+        chosen, left = self._training_rows(manifest, columns)
+        if left.any():
+            print(f"{left.sum()} of {len(left)} tracks ({left.mean():.1%}) have none of the labels: they aren't heard.")
+        kept = manifest.select(np.flatnonzero(chosen))
+        return self._balanced(kept, columns) if self.config.balance else kept
+
+    def _training_rows(
+        self, manifest: Manifest, columns: dict[str, dict[str, Any]]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Rows of the training split that have any of the labels, and those that have none; notes who validates.
+
+        Raises:
+            ValueError: none has a label.
+        """
         labelled = set().union(*(meet(task, columns).labels for task in self.config.questions))
         keys, splits = manifest.column("key"), manifest.column("split")
         has = np.array([key in labelled for key in keys])
         training = np.array([str(split).lower() in TRAINING for split in splits])
-        chosen = has & (training if training.any() else np.ones(len(keys), bool))
+        among = training if training.any() else np.ones(len(keys), bool)
+        chosen = has & among
         if self.config.validate_every:
             self._valid_rows = has & np.array([str(split).lower() in VALIDATION for split in splits])
             if not self._valid_rows.any():
@@ -233,14 +254,10 @@ class Labelled(Objective):
                 f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
                 f"{' in the training split' if training.any() else ''}: nothing can be learned."
             )
-        left = int(((training if training.any() else True) & ~has).sum())
-        if left:
-            print(f"{left} of {len(keys)} tracks ({left / len(keys):.1%}) have none of the labels: they aren't heard.")
-        kept = manifest.select(np.flatnonzero(chosen))
-        return self._balanced(kept, columns) if self.config.balance else kept
+        return chosen, among & ~has
 
     def _balanced(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> Manifest:
-        """With a column of weights: 1 / (number of tracks) of a track's rarest class."""
+        """With a column of weights: 1 / (number of tracks) of a track's rarest class, or summed over its classes."""
         for task in self.config.questions:
             answers = meet(task, columns)
             if answers.kind.nominal and not answers.kind.over_time:
@@ -251,7 +268,10 @@ class Labelled(Objective):
         of = {key: _as_list(answers.labels[key]) for key in keys if key in answers.labels}
         counts = Counter(name for names in of.values() for name in names)
         commonest = max(counts.values(), default=1)
-        weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
+        if self.config.balance_by == "each":
+            weights = [sum(1 / counts[name] for name in of.get(key, [])) or 1 / commonest for key in keys]
+        else:
+            weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
         table = manifest.table
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
@@ -283,7 +303,7 @@ class Labelled(Objective):
         keys = set(map(str, manifest.column("key")))
         weights = manifest.column(WEIGHT) if WEIGHT in manifest.table.column_names else np.ones(len(manifest))
         training = {name: {k: v for k, v in values.items() if k in keys} for name, values in columns.items()}
-        self.answers = [meet(task, training) for task in self.config.questions]
+        self.answers = [meet(task, training) for task in self._questions()]
         self.shares = [
             float(weights[[key in answers.labels for key in manifest.column("key")]].sum() / weights.sum())
             for answers in self.answers
@@ -294,6 +314,10 @@ class Labelled(Objective):
         ]
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
+
+    def _questions(self) -> tuple[LabelTask, ...]:
+        """What is asked, once it is known what answers there are."""
+        return self.config.questions
 
     def prepare_for_counting(self) -> None:
         """Heads of ten outputs where the labels would say how many."""
