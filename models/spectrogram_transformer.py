@@ -182,8 +182,8 @@ class SpectrogramTransformer(nn.Module):
         mean = windows.sum(-1, keepdim=True) / counted.clamp(min=1)[:, None]
         centred = torch.where(sound, windows - mean, 0.0)
         energies = F.pad(self.fbank(centred), (0, 0, 0, self.spectra))[:, : self.spectra]
-        whole = ((counted - self.fbank.length) // self.fbank.shift + 1)[:, None]
-        heard = torch.arange(self.spectra, device=windows.device) < whole
+        ends = torch.arange(self.spectra, device=windows.device) * self.fbank.shift + self.fbank.length
+        heard = ends <= counted[:, None]  # whole frames; a division of [windows] lengths breaks ONNX's shapes
         energies = torch.where(heard[..., None], energies, 0.0)
         return ((energies - self.mean) / (2 * self.std)).to(self.v.cls_token.dtype)
 

@@ -12,7 +12,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
-    ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig, PreTrainedTokenizerFast, pipeline,
+    ClapAudioConfig,
+    ClapConfig,
+    ClapFeatureExtractor,
+    ClapModel,
+    ClapTextConfig,
+    PreTrainedTokenizerFast,
+    pipeline,
 )  # fmt: skip
 
 from groundbass.cli import run
@@ -103,5 +109,5 @@ def test_what_is_refused(clap: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'sitar' twice"):
         load_clap(clap, ["sitar", "sitar"])
     write_encoder(MusicTaggerModel(MusicTaggerConfig(network="short", classes=2, width=0.05)), tmp_path / "short")
-    with pytest.raises(ValueError, match="'groundbass_music_tagger', no CLAP|takes transformers' CLAP"):
+    with pytest.raises(ValueError, match="takes transformers' CLAP"):
         load_clap(tmp_path / "short", LABELS)
