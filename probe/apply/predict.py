@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -125,10 +125,11 @@ def predict(
     asked = [] if clap is None else [clap, *named]
     kept = _Kept(out, recordings, [*names, unit, aggregate, window, *asked], force)
     failed: dict[str, str] = {}
+    resampled: Counter[tuple[int, int]] = Counter()
     results: dict[str, dict[str, Prediction]] = {}
     bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for one, found in _heard(recordings, classifiers, options, kept, workers, failed):
+        for one, found in _heard(recordings, classifiers, options, kept, workers, failed, resampled):
             bar.update()
             results[one.name] = found
             if json_:
@@ -138,6 +139,11 @@ def predict(
                 _show(one.name, found, options)
     if not quiet and not json_ and len(recordings) > 1:
         _show_all(results, options)
+    for (recorded, heard), count in sorted(resampled.items()) if not quiet else ():
+        print(
+            f"{count} recordings of {recorded} Hz were resampled to the {heard} Hz that a classifier hears.",
+            file=sys.stderr,
+        )
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
     if not results:
@@ -279,9 +285,12 @@ class _Kept:
 
 def _heard(
     recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
-    failed: dict[str, str],
+    failed: dict[str, str], resampled: Counter[tuple[int, int]],
 ) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
-    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then."""
+    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then.
+
+    resampled: counts recordings by their rate and the rate that they are heard at, where the two differ.
+    """
     rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
     def opened(one: Recording) -> dict[int, Sound] | str:
@@ -297,6 +306,8 @@ def _heard(
         try:
             for classifier in classifiers:
                 sound = sounds[classifier.answering.rate]
+                if sound.recorded != sound.rate:
+                    resampled[sound.recorded, sound.rate] += 1
                 found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
