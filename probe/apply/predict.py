@@ -141,7 +141,7 @@ def predict(
         _show_all(results, options)
     for (recorded, heard), count in sorted(resampled.items()) if not quiet else ():
         print(
-            f"{count} recordings of {recorded} Hz were resampled to the {heard} Hz that a classifier hears.",
+            f"Resampled from {recorded} Hz to the {heard} Hz that a classifier hears: {count} recording(s).",
             file=sys.stderr,
         )
     for left_out, reason in failed.items():
@@ -306,8 +306,6 @@ def _heard(
         try:
             for classifier in classifiers:
                 sound = sounds[classifier.answering.rate]
-                if sound.recorded != sound.rate:
-                    resampled[sound.recorded, sound.rate] += 1
                 found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         except (ValueError, OSError) as error:
             return str(error)
@@ -326,6 +324,7 @@ def _heard(
             if isinstance(found, str):
                 failed[one.name] = found
                 continue
+            resampled.update((s.recorded, s.rate) for s in sounds.values() if s.recorded != s.rate)  # type: ignore[union-attr]
             kept.add(one.name, found)
             yield one, found
 
