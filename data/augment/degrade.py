@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio import read as audio
 from ..batch import key_id
 from ..draws import draw_seed

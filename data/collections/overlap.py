@@ -18,8 +18,8 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..open import open_sound
 from ..parallel import cores, in_order
 from ..track import Manifest, cache_folder

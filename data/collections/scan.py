@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio.files import find_audio
 from ..audio.read import LOUDEST, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut

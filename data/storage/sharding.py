@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..locks import alone
 from ..open import open_sound
 from ..parallel import cores, in_order

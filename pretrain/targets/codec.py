@@ -24,13 +24,13 @@ import torch
 import tyro
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ...data.locks import alone
 from ...data.open import open_sound
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
+from ...progress import tqdm
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 from einops import rearrange
-from tqdm import tqdm
 
 from ...data.collections.scan import plain_cell
 from ...data.locks import alone
@@ -29,6 +28,7 @@ from ...data.open import open_several
 from ...data.track import Manifest
 from ...data.writing import written
 from ...models.encoder import Encoder, load_encoder
+from ...progress import tqdm
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 

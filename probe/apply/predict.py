@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
 from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
 from ...data.track import Manifest
 from ...data.writing import write_text, written
 from ...models.head_files import head_names
+from ...progress import tqdm
 from ..report.table import Column, Table
 from .classify import (
     Aggregate,
