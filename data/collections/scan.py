@@ -20,8 +20,9 @@ import soundfile as sf
 import tyro
 
 from ...progress import tqdm
+from ..audio import av_file
 from ..audio.files import find_audio
-from ..audio.read import LOUDEST, blocks, open_audio, to_mono
+from ..audio.read import LOUDEST, SUFFIXES, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import cores, in_order
@@ -63,7 +64,8 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
     any other column is a label) goes into the manifest.
 
     Args:
-        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth; hidden files are ignored.
+        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth (with PyAV also m4a, AAC, WMA, the
+            sound of videos); hidden files are ignored.
         out: the Parquet manifest to write.
         workers: processes that decode; one per CPU core by default.
     """
@@ -75,16 +77,17 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
         raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
     manifest.write(out)
     print("\n".join(_summary(manifest, skipped, rows, out, listed)))
-    others = Counter(
-        path.suffix.lower() for path in Path(folder).rglob("*") if path.suffix.lower() in OTHER_AUDIO and path.is_file()
-    )
-    if others:
+    if others := not_read(folder):
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-        print(f"not read: {told} (no free decoder here; convert them, e.g. ffmpeg -i song.m4a song.flac)")
+        print(f'not read: {told} (they need PyAV: pip install "groundbass[av]")')
 
 
-OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".dsf")
-"""Music that libsndfile can't decode."""
+def not_read(folder: Path) -> Counter[str]:
+    """How many files of each kind that only PyAV decodes lie below a folder, where it isn't installed."""
+    if SUFFIXES[-1] in av_file.SUFFIXES:
+        return Counter()
+    kinds = (path.suffix.lower() for path in Path(folder).rglob("*") if path.is_file())
+    return Counter(kind for kind in kinds if kind in av_file.SUFFIXES)
 
 
 def scan_folder(
