@@ -36,6 +36,8 @@ class CqtShape:
     """the block after which the tonal half joins; the states up to there are of rhythm alone. 0: from the start"""
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """of the "conv" trunk's blocks"""
+    described: bool = False
+    """begin the hidden states with what the front end says without learning"""
 
     def build(self) -> CqtModel:
         """Draw fresh weights."""
