@@ -96,11 +96,11 @@ class Joint(Objective):
         self.parts = nn.ModuleDict({part.name: part.objective.build() for part in config.parts})
         first, *others = self._parts()
         self.encoder = first.encoder
-        for part, other in zip(config.parts[1:], others, strict=True):
+        for said, other in zip(config.parts[1:], others, strict=True):
             mine, theirs = shapes(self.encoder), shapes(other.encoder)
             if mine != theirs:
                 raise ValueError(
-                    f"The part {part.name!r} brings another encoder than {config.parts[0].name!r} "
+                    f"The part {said.name!r} brings another encoder than {config.parts[0].name!r} "
                     f"({type(other.encoder).__name__}, {difference(mine, theirs)}): give all parts the same."
                 )
         trainable = {
