@@ -115,7 +115,7 @@ def test_shard(manifest: Path, tmp_path: Path) -> None:
         tmp_path / "several",
         lambda out: ["data", "shard", manifest, out, "--shard-mb", 1, "--chunk-seconds", 1, "--workers", 1],
     )
-    assert len(list((tmp_path / "one").glob("shard-*.parquet"))) > 2
+    assert len(list((tmp_path / "one").glob("shard-*.parquet"))) >= 2
 
 
 @pytest.mark.parametrize("ending", ["parquet", "npz"])
