@@ -193,7 +193,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
         data: a folder, a manifest, shards, …; or several, MANIFEST=WEIGHT each.
         run: the run's folder.
         avoid: leave out recordings that these hold too, such as gtzan:ROOT.
-        overrides: fields of the recipe: steps=100, batch_size=16, optim={"lr": 2e-4} or **{"optim.lr": 2e-4}.
+        overrides: fields of the recipe, as keywords: `steps=100, batch_size=16, optim={"lr": 2e-4}`.
 
     Raises:
         ValueError: no such recipe or field, or the folder holds another run.

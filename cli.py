@@ -63,6 +63,7 @@ COMMANDS = {
     "similar": Command(
         "probe.apply.similar:similar", "the recordings nearest to a file, as a table and a page with players"
     ),
+    "bridge hear": Command("probe.apply.hear:bridge", "a module with HEAR's interface to an encoder"),
     "export": Command("models.export:export", "an encoder as torch.export or ONNX, checked to answer equally"),
     "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
     "launch": Command("pretrain.launch.start:main", "start `pretrain` on several GPUs or machines", argv=True),
