@@ -12,6 +12,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_use_legacy_class_based = False
 default_role = "code"  # docstrings put names between single backticks
+add_module_names = False
 html_theme = "furo"
 html_title = f"groundbass {__version__}"
 html_theme_options = {"navigation_with_keys": True}
