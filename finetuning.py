@@ -248,8 +248,8 @@ def heard(task: Any, number: int, run: Path) -> Any:
 
 def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
-    from .probe.curves.robustness import features_of
     from .probe.fit import fit
+    from .probe.heard import features_of
     from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
     from .probe.report.finetuned import Compared

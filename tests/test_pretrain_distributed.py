@@ -270,6 +270,7 @@ OBJECTIVES = {
     "latent.matpac_debug": [],
     "latent.m2d_debug": [],
     "predictive.cpc_debug": [],
+    "contrastive.simclr_debug": [],
     "labelled.finetune_debug": [],
 }
 # a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it

@@ -362,7 +362,7 @@ def ast_audioset() -> Recipe:
     """AST on AudioSet's two million clips: Adam 1e-5 after 1,000 steps, mixup of waveforms, wide masks · mAP .459."""
     return _recipe(
         "ast", 10, 1e-5, 806_000, 12, balance=True, mixup=Mixup(0.5, 10.0), stripes=Stripes(1, 192, 1, 48),
-        optim={"betas": (0.95, 0.999), "weight_decay": 5e-7, "warmup_steps": 1000},
+        optim={"betas": (0.95, 0.999), "weight_decay": 5e-7, "decay_all": True, "warmup_steps": 1000},
     )  # fmt: skip
 
 
@@ -370,7 +370,7 @@ def htsat_audioset() -> Recipe:
     """HTS-AT on AudioSet: AdamW 1e-4, decay .05, balanced, SpecAugment · published mAP .453 from scratch."""
     return _recipe(
         "htsat", 10, 1e-4, 1_500_000, 128, sample_rate=32_000, balance=True, mixed="spectrogram", mixup=Mixup(1.0, 0.5),
-        stripes=Stripes(2, 64, 2, 8), optim={"name": "adamw", "weight_decay": 0.05, "clip": 1.0},
+        stripes=Stripes(2, 64, 2, 8), optim={"name": "adamw", "weight_decay": 0.05, "decay_all": True, "clip": 1.0},
     )  # fmt: skip
 
 
