@@ -160,7 +160,8 @@ def robustness(encoders: Sequence[tuple[str, Sequence[Result]]]) -> Table | None
         for kind, curve in curves.items():
             levels = "" if len(curve.levels) == 1 else f"{' '.join(f'{level:g}' for level in curve.levels)} "
             rows.append((task, kind, f"{levels}{curve.unit}", *(_falling(one, kind) for one in having)))
-    head = ("task", "damage", "levels", *(Column(name, right=True, least=24) for name in found))
+    head: list[Column | str] = ["task", "damage", "levels"]
+    head += [Column(name, right=True, least=24) for name in found]
     return Table(head, rows) if rows else None
 
 
