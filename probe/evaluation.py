@@ -19,8 +19,8 @@ from .curves import units as pieces
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
+from .heads.heard import POOLED, features_of
 from .heads.keep import PROTOCOLS, keep_head
-from .heard import POOLED, features_of
 from .listen.features import FeatureStore, Frames, digest
 from .report.importance import importance, moments_of, sentences
 from .task import Task

@@ -22,7 +22,7 @@ from ...data.augment.degradations import PRESETS, DegradationChain, chain_of
 from ...models.encoder import Encoder
 from ..fit import Outcome
 from ..heads.head import Features, answer, items_of
-from ..heard import features_of
+from ..heads.heard import features_of
 from ..listen.features import FeatureStore
 from ..task import Task
 

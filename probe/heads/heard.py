@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..models.encoder import Encoder
-from ..models.heads import POOLINGS
-from .heads.head import Features, Floats
-from .listen.features import WIDEST, Change, FeatureStore
-from .task import Task
+from ...models.encoder import Encoder
+from ...models.heads import POOLINGS
+from ..listen.features import WIDEST, Change, FeatureStore
+from ..task import Task
+from .head import Features, Floats
 
 AUTO = "auto"
 POOLED = ("mean", "mean+std", "mean+std+change")
