@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
         from . import api
 
         return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"The module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -61,7 +61,7 @@ class AvFile:
         rest = next(self._decoded, None)
         if rest is None:
             self.close()
-            raise Broken("no sound can be decoded")
+            raise Broken("No sound can be decoded.")
         self._rest = rest
         self.channels = rest.shape[1]
         self.subtype = f"AV_{self._stream.codec_context.name}"
@@ -76,7 +76,7 @@ class AvFile:
             raise Broken(str(error)) from error
         if not self._container.streams.audio:
             self._container.close()
-            raise Broken("there is no sound in it")
+            raise Broken("There is no sound in it.")
         self._stream = self._container.streams.audio[0]
         self._decoded = self._blocks()
         self._at = 0
