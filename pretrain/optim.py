@@ -37,7 +37,7 @@ def build(optim: Optim, objective: Objective) -> torch.optim.Optimizer:
             groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=optim.fused or None
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused or None)
+    return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, amsgrad=optim.amsgrad, fused=optim.fused or None)
 
 
 def restore(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
@@ -74,7 +74,14 @@ def schedule(optim: Optim, step: int, steps: int) -> float:
 
     Warm-up: lr · (step + 1) / warmup_steps. After it, with p the share of the way from warmup_steps to decay_steps (the
     run's end unless given): constant lr; linear lr · (1 − p); cosine lr · (1 + cos πp) / 2.
+    All of it times the step's factor.
     """
+    rate = _smooth(optim, step, steps)
+    return rate * next((factor for begin, factor in reversed(optim.factors) if begin <= step), 1.0)
+
+
+def _smooth(optim: Optim, step: int, steps: int) -> float:
+    """The rate before `factors`."""
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
     if optim.decay == "constant":

@@ -34,6 +34,8 @@ class Optim:
     """Nesterov's, of sgd alone"""
     eps: float = 1e-8
     """added to the root of the mean square"""
+    amsgrad: bool = False
+    """of adam and adamw: divide by the largest mean square so far (Reddi et al. 2018)"""
     weight_decay: float = 0.0
     """per step and learning rate; biases, norms and other vectors are left alone, but for decay_all"""
     decay_all: bool = False
@@ -44,6 +46,8 @@ class Optim:
     """the way from lr at the end of the warm-up to 0 at decay_steps"""
     decay_steps: int | None = None
     """the step where the decay ends; None: the run's last (a longer run then decays later)"""
+    factors: tuple[tuple[int, float], ...] = ()
+    """(step, factor) in rising order: from each step on the rate is multiplied by its factor, 1 before the first"""
     clip: float | None = None
     """highest norm of the whole gradient; None: not clipped"""
     fused: bool = False
