@@ -48,7 +48,9 @@ def prepare_input(
         raise ValueError(
             f"The waveform is empty: {[batch, samples]}; an encoder needs at least one row and one sample."
         )
-    broken = (~torch.isfinite(waveform)).any(dim=1).nonzero().flatten().tolist()
+    broken: list[int] = []
+    if not torch.isfinite(waveform.sum()):  # no nan or infinity leaves the sum finite
+        broken = (~torch.isfinite(waveform)).any(dim=1).nonzero().flatten().tolist()
     if broken:
         raise ValueError(
             f"The waveform holds NaN or infinity in row {broken[0]} ({len(broken)} of {batch} rows); drop that file."
@@ -66,6 +68,9 @@ def prepare_input(
         valid = torch.div(valid * target_rate + source_rate - 1, source_rate, rounding_mode="floor")
     if waveform.shape[1] < shortest:
         waveform = nn.functional.pad(waveform, (0, shortest - waveform.shape[1]))
+    if int(valid.min()) < shortest:  # such rows are heard as clips of `shortest` samples: with silence after their own
+        silent = (valid < shortest)[:, None] & (torch.arange(waveform.shape[1], device=device) >= valid[:, None])
+        waveform = waveform.masked_fill(silent, 0.0)
     return waveform, valid.clamp(min=shortest)
 
 

@@ -147,6 +147,8 @@ def _train(
 
     # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
+    if objective.validates_start and not any((run / "checkpoints").glob("step_*")):
+        _save(training, run, 0)
     judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)

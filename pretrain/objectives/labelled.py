@@ -44,7 +44,7 @@ from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier, write_classifier
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
-from ...models.head_files import HeadFacts
+from ...models.head_files import HeadFacts, head_names, read_head
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
@@ -62,8 +62,11 @@ if TYPE_CHECKING:
     from ...data.batch import Batch
 
 AUGMENT, PARTNER, SHARE, SPEC, PICTURES = 401, 402, 403, 404, 405  # streams of draws
-UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
-"""Parameters of encoders that no label reaches: mask embeddings and heads of their own."""
+UNHEARD = (
+    "masked_spec_embed", "head.", "predictor.", "hidden_embedding", "network.dense", "network.bn.", "network.pooler.",
+    "network.mlp_head.", "network.fc1.", "network.fc_audioset.", "network.att_block.", "network.tscam_conv.",
+)  # fmt: skip
+"""Parameters of encoders that no label reaches: mask embeddings and heads of their own, those of taggers too."""
 TRAINING = {"train", "training"}
 VALIDATION = {"valid", "validation", "val", "dev"}
 VALID_SECONDS = 30.0  # of a track, that validation hears
@@ -111,12 +114,16 @@ class LabelledConfig(ObjectiveConfig):
     """settings of the heads of `labels`; its own label and kind mean nothing"""
     tasks: tuple[LabelTask, ...] = ()
     """more of what is asked, each with settings of its own"""
+    heads: str = ""
+    """a heads folder that `groundbass probe` fitted on this encoder, from which heads of a label's name begin, each
+    with its own layer, pooling and windows (LP-FT, Kumar et al. 2022); as they begin they are validated too, so that
+    training is kept only where validation says that it helps"""
     window_seconds: float = 10.0
     """longest stretch that the classifier hears at a time, when it listens to whole tracks"""
     labels_csv: str = ""
     """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
     unfreeze: int | None = None
-    """train only the last so many blocks of the encoder; 0: the heads alone; None: everything"""
+    """train only the last so many blocks that a head reads; 0: the heads alone; None: everything"""
     lora_rank: int = 0
     """more than 0: the blocks' linear maps stay frozen, and additions of this rank are learned (LoRA); they are merged
     into what is published"""
@@ -190,8 +197,10 @@ class Labelled(Objective):
         self.encoder, self._origin = _encoder(config)
         if config.lora_rank:
             depth, blocks = depths(self.encoder)
-            lowest = 0 if config.unfreeze is None else blocks - config.unfreeze + 1
-            adapt(self.encoder, linear_maps(self.encoder, depth, lowest), config.lora_rank, config.lora_alpha)
+            whole = config.unfreeze is None or config.heads  # heads of lower layers come later
+            lowest = 0 if whole else blocks - (config.unfreeze or 0) + 1
+            maps = [n for n in linear_maps(self.encoder, depth, lowest) if not f"{n}.".startswith(UNHEARD)]
+            adapt(self.encoder, maps, config.lora_rank, config.lora_alpha)
         self.heads = nn.ModuleList()
         self.answers: list[Answers] = []
         self.shares: list[float] = []
@@ -200,6 +209,8 @@ class Labelled(Objective):
         self._valid_rows = np.zeros(0, bool)
         self._valid_answers: list[Answers] = []
         self.validate_every, self.patience = config.validate_every, config.patience
+        self.validates_start = bool(config.heads and config.validate_every)
+        self._windows: dict[str, HeadFacts] = {}
         self._freeze()
 
     # ---- what is heard, and what is known of it
@@ -323,12 +334,28 @@ class Labelled(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(self.seed, 0x4EAD))
             self.heads = nn.ModuleList(_head(answers, self.encoder) for answers in self.answers)
+        if self.config.heads:
+            self._begin_with(Path(self.config.heads))
         self._freeze()
         if self.config.average:
             for name, parameter in self.named_parameters():
                 if parameter.requires_grad:
                     self.register_buffer(_averaged_name(name), parameter.detach().clone())
         self.train(self.training)
+
+    def _begin_with(self, folder: Path) -> None:
+        """Heads that were fitted on the frozen encoder, in place of fresh ones where there are any."""
+        fitted = set(head_names(folder)) & {answers.task.name for answers in self.answers}
+        if not fitted:
+            asked = ", ".join(answers.task.name for answers in self.answers)
+            raise ValueError(
+                f"{folder} holds no head of {asked}: `groundbass probe` writes some, else leave heads out."
+            )
+        for number, answers in enumerate(self.answers):
+            if answers.task.name in fitted:
+                head, facts = read_head(folder, answers.task.name)
+                self.heads[number] = _continued(head, answers, self.encoder)
+                self._windows[answers.task.name] = facts
 
     # ---- what is trained
 
@@ -337,7 +364,7 @@ class Labelled(Objective):
         depth, blocks = depths(self.encoder)
         highest = max((_highest(head, self.encoder) for head in self._heads()), default=blocks)
         highest = blocks if blocks + 1 != int(getattr(self.encoder, "layers", 0)) else highest
-        lowest = 0 if self.config.unfreeze is None else blocks - self.config.unfreeze + 1
+        lowest = 0 if self.config.unfreeze is None else highest - self.config.unfreeze + 1
         if self.config.unfreeze is not None and self.config.unfreeze > blocks:
             raise ValueError(f"unfreeze is {self.config.unfreeze}, but the encoder has {blocks} blocks.")
         for name, parameter in self.encoder.named_parameters():
@@ -499,7 +526,7 @@ class Labelled(Objective):
         heads.load_state_dict({n.removeprefix("heads."): v for n, v in state.items() if n.startswith("heads.")})
         seconds = self.config.window_seconds
         named: list[Any] = [
-            (answers.task.name, head, _facts(head, answers, seconds))
+            (answers.task.name, head, _facts(head, answers, seconds, self._windows.get(answers.task.name)))
             for head, answers in zip(heads, self.answers, strict=True)
         ]
         weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
@@ -542,7 +569,8 @@ class Labelled(Objective):
 
     def provenance(self) -> dict[str, Any]:
         """Hashes of the encoder that it began with, and of the labels."""
-        return {"encoder": self._origin, "labels": self._labels_hash}
+        found = {"encoder": self._origin, "labels": self._labels_hash}
+        return found | {"heads": _told(self._windows, self._heads())} if self._windows else found
 
 
 AVERAGED = "averaged_"
@@ -553,14 +581,19 @@ def _averaged_name(name: str) -> str:
     return AVERAGED + name.replace(".", "__")
 
 
-def _facts(head: Any, answers: Answers, seconds: float) -> HeadFacts:
+def _facts(head: Any, answers: Answers, seconds: float, fitted: HeadFacts | None) -> HeadFacts:
+    """fitted: of a head that it began as, whose windows it keeps."""
     decoder = dict(answers.kind.untuned([targets_of(answers.kind).first(x) for x in answers.labels.values()]))
     # attention weighs frames within a crop; what is learned of crops is averaged as logits
     way: Any = "moments" if head.streams else "logits"
-    return HeadFacts(
+    found = HeadFacts(
         window_seconds=seconds, unit="frame" if head.over_time else "clip", aggregation=way, decoder=decoder,
         task={"label": answers.task.label, "kind": answers.kind.name},
     )  # fmt: skip
+    if fitted is None:
+        return found
+    kept = {name: getattr(fitted, name) for name in ("window_seconds", "stretch_seconds", "unit", "aggregation")}
+    return dataclasses.replace(found, **kept)
 
 
 def _track_logits(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
@@ -637,6 +670,37 @@ def _head(answers: Answers, encoder: Any) -> Head:
     return head
 
 
+def _continued(fitted: Head, answers: Answers, encoder: Any) -> Head:
+    """A fitted head to go on from, its temperature folded in, with dropout and weight of positives as the task says.
+
+    Raises:
+        ValueError: it answers something else, or belongs to another encoder.
+    """
+    task, told = answers.task, fitted.config
+    same = told.kind == answers.kind.head and len(told.names) == len(answers.names)
+    if not same or (answers.kind.nominal and told.names != answers.names) or told.dim != int(encoder.dim):
+        raise ValueError(
+            f"The fitted head {task.name!r} answers {told.kind} of {len(told.names)} ({', '.join(told.names[:3])}, …) "
+            f"from {told.dim} numbers; asked are {answers.kind.head} of {len(answers.names)} "
+            f"({', '.join(answers.names[:3])}, …) from {int(encoder.dim)}: probe this encoder on these labels."
+        )
+    head = dataclasses.replace(
+        told, names=answers.names, dropout=task.dropout, positive_weight=task.positive_weight, temperature=1.0
+    ).build()  # fmt: skip
+    head.load_state_dict(fitted.state_dict())
+    if head.nominal and told.temperature != 1:
+        with torch.no_grad():
+            for value in (head.last or head.first).parameters():
+                value.div_(told.temperature)
+    return head
+
+
+def _told(windows: dict[str, HeadFacts], heads: Sequence[Head]) -> str:
+    """A hash of how fitted heads read and listen: their weights are the checkpoint's once a run goes on."""
+    told = [{name: dataclasses.asdict(facts) for name, facts in windows.items()}, [h.config.to_dict() for h in heads]]
+    return hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
+
+
 def _highest(head: Head, encoder: Any) -> int:
     """The number of the highest hidden state that a head reads."""
     layers = int(encoder.layers)
@@ -663,13 +727,14 @@ def depths(encoder: nn.Module) -> tuple[dict[str, int], int]:
     """How deep each parameter lies: 0 before the blocks, 1 for the first block, …; and the number of blocks.
 
     The blocks are the entries of the list of modules (`ModuleList` or `Sequential`) that has one per hidden state after
-    the first, else of the longest; what is registered before it is at depth 0, what comes after it is as deep as the
-    last block.
+    the first, else of the longest, heads of its own aside; what is registered before it is at depth 0, what comes after
+    it is as deep as the last block.
     """
     wanted = int(getattr(encoder, "layers", 0)) - 1
     trunk, blocks = "", 0
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
+        inside = blocks == wanted and name.startswith(f"{trunk}.")
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not inside and not f"{name}.".startswith(UNHEARD):
             size = sum(1 for child in module if any(True for _ in child.parameters()))
             if size == wanted or (size > blocks and blocks != wanted):
                 trunk, blocks = name, size

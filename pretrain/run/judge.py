@@ -43,9 +43,11 @@ class Judge:
             self.after(first)  # killed between the checkpoint and its validation
 
     def due(self, step: int) -> bool:
-        """Whether a step is validated: every `validate_every`, the last, and the last of a phase."""
+        """Whether a step is validated: every `validate_every`, the last, the last of a phase, the start if asked."""
         every = self._objective.validate_every
-        return bool(every) and step > 0 and (step % every == 0 or step in self._also)
+        if not every or step == 0:
+            return bool(every) and self._objective.validates_start
+        return step % every == 0 or step in self._also
 
     def after(self, step: int) -> None:
         """Validate the checkpoint of `step`."""

@@ -24,13 +24,14 @@ import torch
 import tyro
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
 from ...data.locks import alone
 from ...data.open import open_sound
+from ...data.parallel import Part
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
+from ...progress import tqdm
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -354,6 +355,7 @@ def codes(
     codec: str = "facebook/encodec_24khz",
     codebooks: int = 8,
     device: str = "cpu",
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
@@ -363,16 +365,18 @@ def codes(
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
         device: where the codec runs, e.g. cuda.
+        part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
     model.model.to(torch.device(device))
-    with alone(out / ".lock", str(out)):
-        _store_codes(tracks, out, model)
+    share = Part.of(part)
+    with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
+        _store_codes(tracks, out, model, share)
 
 
-def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
+def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None = None) -> None:
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
@@ -385,12 +389,38 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
         )
     known = store.hashes
     missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
+    groups = _groups(missing, store.parts) if share is None else _shares(tracks, missing, store, share)
+    missing = [row for group in groups.values() for row in group]
     with tqdm(total=len(missing), desc="codes", unit="track") as bar:
-        for first in range(0, len(missing), TRACKS_PER_PART):
-            group = missing[first : first + TRACKS_PER_PART]
+        for number, group in groups.items():
             found = []
             for row in group:
                 found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
+            store.parts = number
             store.write_part([tracks[row] for row in group], found)
     print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")
+
+
+def _groups(rows: list[int], first: int) -> dict[int, list[int]]:
+    """Rows by the number of the part that they go into."""
+    parts = range(0, len(rows), TRACKS_PER_PART)
+    return {first + number: rows[begin : begin + TRACKS_PER_PART] for number, begin in enumerate(parts)}
+
+
+def _shares(tracks: Manifest, missing: list[int], store: CodeStore, share: Part) -> dict[int, list[int]]:
+    """The share's part of what one job alone would write into an empty folder, without what is there.
+
+    Raises:
+        ValueError: the folder was begun with other tracks, whose parts have the same numbers.
+    """
+    groups = _groups(list(range(len(tracks))), 0)
+    for number, group in groups.items():
+        index = store.folder / f"part_{number:06d}.parquet"
+        keys = [tracks[row].key for row in group]
+        if index.is_file() and pq.read_table(index, columns=["key"])["key"].to_pylist() != keys:
+            raise ValueError(
+                f"{store.folder} was begun with other tracks: fill a new folder part by part, or all at once."
+            )
+    wanted = set(missing)
+    return {number: groups[number] for number in share.rows(len(groups)) if wanted & set(groups[number])}

@@ -28,7 +28,6 @@ import numpy.typing as npt
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from tqdm import tqdm
 
 from ...data.locks import alone
 from ...data.track import Manifest
@@ -36,6 +35,7 @@ from ...data.writing import put_folder
 from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
+from ...progress import tqdm
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
