@@ -186,7 +186,9 @@ def with_names(function: Any) -> Any:
     hints = typing.get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         told = getattr(hints.get(name), "__metadata__", ())
-        positional = tyro.conf.Positional[int].__metadata__[0] in told or parameter.kind is parameter.POSITIONAL_ONLY
+        positional = (
+            typing.get_args(tyro.conf.Positional[int])[1] in told or parameter.kind is parameter.POSITIONAL_ONLY
+        )
         if positional and not any(hasattr(one, "metavar") for one in told):
             hints[name] = typing.Annotated[hints[name], tyro.conf.arg(metavar=name.strip("_").upper())]
     function.__annotations__ = hints
