@@ -6,11 +6,13 @@ end of the FFT is 20 log10(DECAY) = 66 dB down, so the grid needs no room for th
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..draws import sent
 from .pitch import blocks, fast_length
 
 # sox's reverb.c, after Jezar's Freeverb (public domain): delays in samples at 44,100 Hz
@@ -75,10 +77,11 @@ def _combs(length: int, sample_rate: int, reverberance: Tensor, damping: Tensor,
 
 def _delays(at_44100: tuple[int, ...], sample_rate: int, scale: Tensor) -> Tensor:
     """Whole samples, at least one: [batch, delays] for scale [batch, 1]."""
-    delays = torch.tensor(at_44100, device=scale.device) * (sample_rate / 44100 * scale)
+    delays = sent(torch.tensor(at_44100), scale.device) * (sample_rate / 44100 * scale)
     return (delays + 0.5).long().clamp_(min=1)
 
 
+@lru_cache(maxsize=8)
 def _all_passes(length: int, sample_rate: int, device: torch.device) -> Tensor:
     """Complex [length // 2 + 1]: the four in series, the same for every room."""
     delays = _delays(ALL_PASSES, sample_rate, torch.ones(1, 1, device=device))
