@@ -49,6 +49,7 @@ COMMANDS = {
     "pretrain": Command("pretrain.command:main", "train an encoder by a recipe, e.g. masked.mert_tiny", argv=True),
     "plan": Command("pretrain.cost.plan:main", "memory, step time and GPU-hours of a recipe, with formulas", argv=True),
     "iterate": Command("pretrain.iterate:main", "BEATs: encoder, tokenizer, encoder, … in one command", argv=True),
+    "new": Command("plugins:new", "begin an objective, task or corpus of your own: a file that works as it stands"),
     "probe": Command("probe.command:main", "freeze an encoder and measure what it learned", argv=True),
     "finetune": Command("finetuning:finetune", "train an encoder on labels, compared with its frozen probe"),
     "efficiency": Command("efficiency:efficiency", "scores over the number of labelled recordings: how many it saves"),

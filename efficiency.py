@@ -27,7 +27,10 @@ TRAINED = ("fine-tuned", "from scratch")
 
 @dataclass(frozen=True)
 class Point:
-    """What one way of learning reached. shots: recordings per class; None: all. clips: of them, mean over folds."""
+    """What one way of learning reached, mean over draws of the recordings, with its interval over test recordings.
+
+    shots: recordings per class; None: all. clips: of them, mean over folds.
+    """
 
     method: str
     shots: int | None
@@ -35,6 +38,7 @@ class Point:
     value: float
     low: float
     high: float
+    draws: int = 1
 
 
 def efficiency(
@@ -45,11 +49,15 @@ def efficiency(
     label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:KIND]"), tyro.conf.UseAppendAction] = (),
     per_class: tuple[int, ...] = (1, 5, 20),
     baselines: tuple[str, ...] = ("mfcc", "log_cqt", "all_crafted"),
+    draws: int = 1,
     train: bool = True,
     steps: int = 100,
     batch_size: int = 16,
-    lr: float = 1e-3,
+    lr: float | None = None,
     crop_seconds: float = 5.0,
+    average: float = 0.0,
+    mixup: float = 0.0,
+    spec_augment: bool = False,
     store: Path | None = None,
     seed: int = 0,
     workers: int = 1,
@@ -67,18 +75,23 @@ def efficiency(
         label: of folder: data, COLUMN[:KIND].
         per_class: numbers of training recordings per class (per output, for tags and numbers); all are always there.
         baselines: hand-crafted sets that stand beside it.
+        draws: of the recordings, over which scores of heads on frozen and hand-crafted features are averaged; what is
+            trained, which takes longest, has the first.
         train: also fine-tune and train from scratch.
         steps: of each training.
         batch_size: crops per step.
-        lr: highest learning rate.
+        lr: highest learning rate; by default as `groundbass finetune` takes it.
         crop_seconds: length of a training crop.
+        average: share of averaged weights that a step keeps (EMA).
+        mixup: probability of mixing a clip with another in training.
+        spec_augment: silence spans and cut out bands in training.
         store: where features are kept; OUT/features by default.
         seed: of the draws of recordings, of heads and crops.
         workers: processes that read audio in training.
         precision: of the arithmetic in training: no, bf16, fp16.
 
     Raises:
-        ValueError: several tasks, a task over time, a number per class below 1.
+        ValueError: several tasks, a task over time, a number per class or of draws below 1.
     """
     from .finetuning import Way
     from .models.encoder import load_encoder, weights_hash
@@ -92,22 +105,29 @@ def efficiency(
         )
     if min(per_class, default=1) < 1:
         raise ValueError(f"--per-class {min(per_class)}: at least one recording per class.")
+    if draws < 1:
+        raise ValueError(f"--draws {draws}: at least one draw of the recordings.")
     way = Way(
-        steps=steps, batch_size=batch_size, lr=lr, crop_seconds=crop_seconds, seed=seed, workers=workers,
-        precision=precision, validate_every=max(1, steps // 2), patience=0,
+        steps=steps, batch_size=batch_size, lr=lr, crop_seconds=crop_seconds, average=average,
+        mixup=mixup, spec=spec_augment, seed=seed, workers=workers, precision=precision,
+        validate_every=max(1, steps // 2), patience=0,
     )  # fmt: skip
     loaded = load_encoder(encoder)
-    how = _Trained(encoder, weights_hash(loaded), out, way)
+    how = _Trained(encoder, weights_hash(loaded), out, store or out / "features", way)
     points: list[Point] = []
     for shots in (*sorted(per_class), None):
         part = fewer(tasks[0], shots, seed)
         if shots is not None and _as_many(part, tasks[0]):
             print(f"{shots} per class are all that there are.")
             continue
-        answers = _probed(part, shots, loaded, baselines, out, store or out / "features")
+        answers: dict[str, list[Answers]] = {}
+        for draw in range(draws if shots is not None else 1):
+            drawn = fewer(tasks[0], shots, seed + draw)
+            for method, said in _probed(drawn, shots, draw, loaded, baselines, out, store or out / "features").items():
+                answers.setdefault(method, []).append(said)
         if train:
-            answers |= {method: how.answers(part, shots, method) for method in TRAINED}
-        points += [scored(part, shots, method, rows, guess) for method, (rows, guess) in answers.items()]
+            answers |= {method: [how.answers(part, shots, method)] for method in TRAINED}
+        points += [scored(part, shots, method, said) for method, said in answers.items()]
         write(out, tasks[0].metric, points)
         print(lines_of(points[-len(answers) :]), flush=True)
     print(f"{out / 'efficiency.csv'}, {out / 'efficiency.png'}")
@@ -133,7 +153,7 @@ Answers = tuple[Any, Any]  # rows of the task's manifest, and what was said of t
 
 
 def _probed(
-    task: Any, shots: int | None, encoder: Any, baselines: Sequence[str], out: Path, store: Path
+    task: Any, shots: int | None, draw: int, encoder: Any, baselines: Sequence[str], out: Path, store: Path
 ) -> dict[str, Answers]:
     """Linear heads on the frozen encoder and on hand-crafted features, kept in OUT/answers."""
     from .models.encoder import weights_hash
@@ -141,7 +161,7 @@ def _probed(
     from .probe.listen.features import FeatureStore
 
     wanted: Any = tuple(baselines)
-    place = out / "answers" / f"frozen_{_name(shots)}.json"
+    place = out / "answers" / f"frozen_{_name(shots)}{f'_draw{draw}' if draw else ''}.json"
     key = _digest(task, weights_hash(encoder), wanted)
 
     def find() -> dict[str, Answers]:
@@ -160,6 +180,7 @@ class _Trained:
     encoder: str
     weights: str
     out: Path
+    store: Path
     way: Any
 
     def answers(self, task: Any, shots: int | None, method: str) -> Answers:
@@ -176,10 +197,10 @@ class _Trained:
 
     def _train(self, task: Any, method: str, key: str) -> Any:
         """A run of its own, of which the answers alone are kept."""
-        from .finetuning import finetune_on, heard
+        from .finetuning import Frozen, finetune_on, heard
 
         run, scratch = self.out / "runs" / key, method == "from scratch"
-        finetune_on(self.encoder, [task], run, dataclasses.replace(self.way, scratch=scratch))
+        finetune_on(Frozen(self.encoder, self.store), [task], run, dataclasses.replace(self.way, scratch=scratch))
         found = heard(task, 0, run)
         shutil.rmtree(run)
         return found
@@ -208,17 +229,18 @@ def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict
     return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in lists.items()}
 
 
-def scored(task: Any, shots: int | None, method: str, rows: Any, guess: Any) -> Point:
-    """The task's main metric on all folds' test tracks, with its interval over groups of tracks."""
+def scored(task: Any, shots: int | None, method: str, answers: Sequence[Answers]) -> Point:
+    """The task's main metric on all folds' test tracks, mean over draws, with its interval over groups of tracks."""
     from .finetuning import score_of
     from .probe.report import bootstrap
 
-    truth, kind = task.targets[rows], task.label_kind
+    rows = answers[0][0]  # of every draw: the folds are the same
     counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
-    value, replicates = score_of(task, truth, guess, counts)
-    found = bootstrap.interval(value, replicates, groups, kind.bounds)
+    each = [score_of(task, task.targets[rows], guess, counts) for _, guess in answers]
+    value, replicates = (np.mean([one[place] for one in each], axis=0) for place in (0, 1))
+    found = bootstrap.interval(float(value), replicates, groups, task.label_kind.bounds)
     clips = round(float(np.mean([len(fold.train) for fold in task.folds])))
-    return Point(method, shots, clips, found.value, found.low, found.high)
+    return Point(method, shots, clips, found.value, found.low, found.high, len(answers))
 
 
 def write(out: Path, metric: str, points: Sequence[Point]) -> None:
@@ -263,4 +285,6 @@ def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
     head = f"{_name(first.shots)} per class ({first.clips} recordings):"
-    return "\n".join([head, *(f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points)])
+    draws = [f", mean of {point.draws} draws" if point.draws > 1 else "" for point in points]
+    scores = [f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points]
+    return "\n".join([head, *map("".join, zip(scores, draws, strict=True))])

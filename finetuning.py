@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,9 +30,10 @@ def finetune(
     fold: int = 0,
     steps: int = 600,
     batch_size: int = 16,
-    lr: float = 3e-4,
-    layer_decay: float = 0.75,
-    head_lr: float = 10.0,
+    start: Literal["probe", "fresh"] = "probe",
+    lr: float | None = None,
+    layer_decay: float | None = None,
+    head_lr: float | None = None,
     unfreeze: int | None = None,
     lora: int = 0,
     scratch: bool = False,
@@ -40,6 +42,7 @@ def finetune(
     balance: bool = False,
     mixup: float = 0.0,
     smoothing: float = 0.0,
+    average: float = 0.0,
     spec_augment: bool = False,
     validate_every: int = 50,
     patience: int = 4,
@@ -61,18 +64,22 @@ def finetune(
         fold: which fold tests, where the data has folds.
         steps: of the optimiser, at most.
         batch_size: crops per step.
-        lr: highest learning rate of the top block.
-        layer_decay: learning rate of a block over that of the block above it.
-        head_lr: learning rate of the heads over that of the top block.
+        start: the heads begin as the frozen encoder's linear probe, with its layer and pooling, which is published
+            where validation finds that training brings nothing; or fresh.
+        lr: highest learning rate of the top block; 1e-3 for encoders of fewer than 12 blocks, else 3e-4.
+        layer_decay: learning rate of a block over that of the block above it; 1 for fewer than 12 blocks, else 0.75.
+        head_lr: learning rate of the heads over that of the top block; 1 for heads that begin as a probe, else 3 for
+            fewer than 12 blocks and 10 for more.
         unfreeze: train only the last so many blocks; 0: the heads alone.
         lora: rank of what is learned beside the blocks' frozen linear maps (LoRA, needs PEFT); 0: the maps themselves
             are trained. Merged before publishing.
         scratch: draw the encoder's weights anew: what labels alone teach.
-        pooling: of a clip's frames.
+        pooling: of a clip's frames, by fresh heads.
         crop_seconds: length of a training crop.
         balance: hear rare classes as often as common ones.
         mixup: probability of mixing a clip with another.
         smoothing: label smoothing.
+        average: share of averaged weights that a step keeps (EMA); what is validated and published is the average.
         spec_augment: silence spans and cut out bands.
         validate_every: steps between validations.
         patience: validations without a better one until the end.
@@ -82,22 +89,21 @@ def finetune(
         workers: processes that read audio.
         precision: of the arithmetic.
     """
-    from .models.encoder import load_encoder
     from .pretrain.distributed import rank
     from .probe.report import finetuned
 
     tasks = _tasks(data, label, fold, run)
     way = Way(
-        scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
+        start=start, scratch=scratch, unfreeze=unfreeze, lora_rank=lora, pooling=pooling,
         crop_seconds=crop_seconds, batch_size=batch_size, lr=lr, layer_decay=layer_decay, head_lr=head_lr, steps=steps,
-        balance=balance, mixup=mixup, smoothing=smoothing, spec=spec_augment, validate_every=validate_every,
-        patience=patience, seed=seed, workers=workers, precision=precision,
+        balance=balance, mixup=mixup, smoothing=smoothing, average=average, spec=spec_augment,
+        validate_every=validate_every, patience=patience, seed=seed, workers=workers, precision=precision,
     )  # fmt: skip
-    finetune_on(encoder, tasks, run, way)
+    frozen = Frozen(encoder, store or run / "features")
+    finetune_on(frozen, tasks, run, way)
     if rank() != 0:
         return []
-    frozen: Any = load_encoder(encoder) if probe else None
-    found = [_compared(task, number, run, frozen, store or run / "features")
+    found = [_compared(task, number, run, frozen if probe else None)
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
     for one in found:
         print(one.told())
@@ -110,19 +116,21 @@ def finetune(
 class Way:
     """How an encoder is trained on labels; see `finetune`, whose words these are."""
 
+    start: Literal["probe", "fresh"] = "probe"
     scratch: bool = False
     unfreeze: int | None = None
     lora_rank: int = 0
     pooling: str = "mean+std"
     crop_seconds: float = 5.0
     batch_size: int = 16
-    lr: float = 3e-4
-    layer_decay: float = 0.75
-    head_lr: float = 10.0
+    lr: float | None = None
+    layer_decay: float | None = None
+    head_lr: float | None = None
     steps: int = 600
     balance: bool = False
     mixup: float = 0.0
     smoothing: float = 0.0
+    average: float = 0.0
     spec: bool = False
     validate_every: int = 50
     patience: int = 4
@@ -131,18 +139,64 @@ class Way:
     precision: Literal["no", "bf16", "fp16"] = "no"
 
 
-def finetune_on(encoder: str, tasks: Sequence[Any], run: Path, way: Way) -> None:
+class Frozen:
+    """An encoder as it is, and the linear probes on it, each fitted once. store: folder of its features."""
+
+    def __init__(self, address: str, store: Path) -> None:
+        self.address, self._store = address, store
+        self._found: dict[str, Any] = {}
+
+    @cached_property
+    def encoder(self) -> Any:
+        """Opened when first asked for."""
+        from .models.encoder import load_encoder
+
+        return load_encoder(self.address)
+
+    def probe(self, task: Any) -> Any:
+        """What `groundbass probe` finds on a task by default, without baselines."""
+        from .probe.evaluation import Settings, TaskProbe
+        from .probe.listen.features import FeatureStore
+
+        if task.name not in self._found:
+            settings = Settings(baselines=(), seeds=())
+            self._found[task.name] = TaskProbe(task, self.encoder, FeatureStore(self._store), settings).evaluate()
+        return self._found[task.name]
+
+    def write_heads(self, tasks: Sequence[Any], folder: Path) -> None:
+        """Heads of the tasks about clips, as labels are named in training; those that are there stay."""
+        from .models.encoder import weights_hash
+        from .models.head_files import head_names, write_head
+
+        there = head_names(folder)
+        for task in tasks:
+            if _about_clips(task) and label_of(task) not in there:
+                head, facts = self.probe(task).kept
+                told = {"task": task.name, "question": task.question}
+                facts = dataclasses.replace(
+                    facts, encoder=self.address, encoder_hash=weights_hash(self.encoder), task=told
+                )
+                write_head(folder, label_of(task), head, facts)
+
+
+def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> None:
     """Train on tasks of the same tracks, each with one fold, until RUN/classifier stands; goes on where it stopped."""
-    from .models.encoder import load_encoder
     from .pretrain.distributed import rank
     from .pretrain.train import train
 
     manifest = run / "labelled.parquet"
-    if rank() == 0 and not manifest.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        labelled_manifest(tasks).write(manifest)
-    rate = int(load_encoder(encoder).sample_rate)
-    train(_recipe(encoder, rate, tasks, way), manifest, run, address="labelled.finetune")
+    heads = run / "probe" if _begins_as_probe(tasks, way) else None
+    if rank() == 0:
+        if not manifest.is_file():
+            run.mkdir(parents=True, exist_ok=True)
+            labelled_manifest(tasks).write(manifest)
+        if heads is not None:
+            frozen.write_heads(tasks, heads)
+    train(_recipe(frozen, tasks, way, heads), manifest, run, address="labelled.finetune")
+
+
+def _begins_as_probe(tasks: Sequence[Any], way: Way) -> bool:
+    return way.start == "probe" and not way.scratch and any(map(_about_clips, tasks))
 
 
 def _tasks(data: str, label: Sequence[str], fold: int, run: Path) -> list[Any]:
@@ -197,8 +251,23 @@ def labelled_manifest(tasks: Sequence[Any]) -> Manifest:
     return manifest.relabelled(rows, tracks)
 
 
-def _recipe(encoder: str, rate: int, tasks: Sequence[Any], way: Way) -> Any:
-    """`labelled.finetune`, set by the encoder's rate (Hz) and the way."""
+DEEP = 12
+"""Blocks from which on an encoder is fine-tuned as MERT and BEATs are: gently, and its lower blocks more so."""
+
+
+def _rates(frozen: Frozen, way: Way, probed: bool) -> tuple[float, float, float]:
+    """lr, layer_decay and head_lr: what was asked for, else by the encoder's depth."""
+    deep = int(frozen.encoder.layers) - 1 >= DEEP
+    usual = 3e-4 if deep else 1e-3, 0.75 if deep else 1.0, 1.0 if probed else 10.0 if deep else 3.0
+    if way.scratch:
+        usual = usual[0], 1.0, 1.0
+    asked = way.lr, way.layer_decay, way.head_lr
+    lr, layer_decay, head_lr = (one if told is None else told for told, one in zip(asked, usual, strict=True))
+    return lr, layer_decay, head_lr
+
+
+def _recipe(frozen: Frozen, tasks: Sequence[Any], way: Way, heads: Path | None) -> Any:
+    """`labelled.finetune`, set by the encoder and the way. heads: a folder of what they begin as."""
     from .data.crops import CropConfig
     from .pretrain.objectives.labelled import LabelledConfig, Mixup, SpecAugment, finetune
     from .pretrain.objectives.parts.label_targets import LabelTask
@@ -212,18 +281,19 @@ def _recipe(encoder: str, rate: int, tasks: Sequence[Any], way: Way) -> Any:
         )
         for task in tasks
     )  # fmt: skip
+    rate = int(frozen.encoder.sample_rate)
+    lr, layer_decay, head_lr = _rates(frozen, way, heads is not None)
     objective = LabelledConfig(
-        encoder=encoder, fresh=way.scratch, tasks=asked_of, unfreeze=way.unfreeze,
-        lora_rank=way.lora_rank,
-        layer_decay=1.0 if way.scratch else way.layer_decay,
-        head_lr=1.0 if way.scratch else way.head_lr, balance=way.balance,
+        encoder=frozen.address, heads="" if heads is None else str(heads), fresh=way.scratch, tasks=asked_of,
+        unfreeze=way.unfreeze, lora_rank=way.lora_rank,
+        layer_decay=layer_decay, head_lr=head_lr, balance=way.balance,
         mixup=Mixup(probability=way.mixup),
         spec=SpecAugment(times=2, bands=2) if way.spec else SpecAugment(),
-        validate_every=way.validate_every, patience=way.patience,
+        average=way.average, validate_every=way.validate_every, patience=way.patience,
     )  # fmt: skip
     crops = CropConfig(sample_rate=rate, crop_samples=max(1, round(way.crop_seconds * rate)))
     optim = Optim(
-        lr=way.lr, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=min(50, way.steps // 10),
+        lr=lr, betas=(0.9, 0.98), weight_decay=0.01, warmup_steps=min(50, way.steps // 10),
         decay="cosine", clip=1.0,
     )  # fmt: skip
     return dataclasses.replace(
@@ -246,11 +316,8 @@ def heard(task: Any, number: int, run: Path) -> Any:
     return np.stack(found)
 
 
-def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path) -> Compared:
+def _compared(task: Any, number: int, run: Path, frozen: Frozen | None) -> Compared:
     """Score the classifier, and the frozen encoder's probe, on the fold's test tracks; paired by resampling them."""
-    from .probe.curves.robustness import features_of
-    from .probe.fit import fit
-    from .probe.listen.features import FeatureStore
     from .probe.report import bootstrap
     from .probe.report.finetuned import Compared
 
@@ -269,7 +336,7 @@ def _compared(task: Any, number: int, run: Path, frozen: Any | None, store: Path
         )  # fmt: skip
     if frozen is None:
         return one
-    outcome = fit(task, features_of(task, frozen, FeatureStore(store), "auto", f"frozen encoder for {task.name}"))
+    outcome = frozen.probe(task).trained
     order = {int(row): place for place, row in enumerate(outcome.rows)}
     theirs = np.stack([outcome.guess[order[int(row)]] for row in rows])
     other, others = score_of(task, truth, theirs, counts)

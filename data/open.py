@@ -12,6 +12,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from .. import plugins
 from . import corpora
 from .audio.files import find_audio
 from .audio.read import SUFFIXES
@@ -23,7 +24,7 @@ from .track import Manifest, metadata_of
 
 POSSIBLE = (
     "an audio file, a folder of audio, a manifest (.parquet, or .csv with a column `path`), a folder or URL of shards, "
-    "a folder with a data set of the library `datasets`, or CORPUS:ROOT"
+    "a folder with a data set of the library `datasets`, or CORPUS:ROOT (also my_corpus.py:CORPUS:ROOT)"
 )
 Kind = Literal["file", "folder", "manifest", "table", "shards", "URL", "data set", "corpus"]
 SYNTH = "synth"  # the corpus that is made here has no reader: its folder holds a manifest
@@ -162,7 +163,7 @@ def _stored(path: Path, root: str | Path | None) -> Manifest:
 
 def _corpus(address: str, progress: bool) -> Manifest:
     """By the manifest or the shards in its folder, else by the corpus's reader."""
-    name, _, place = address.partition(":")
+    name, place = corpora.split_address(address)
     root = path_of(place) if place else corpora.place_of(name)
     if root.is_file() or root.suffix == ".parquet":
         return _stored(root, None)
@@ -177,6 +178,8 @@ def _corpus(address: str, progress: bool) -> Manifest:
 
 def _corpus_in(address: str) -> str | None:
     """The corpus that CORPUS:ROOT names, or CORPUS where no file or folder is called so."""
+    if plugins.named(address) is not None:
+        return corpora.split_address(address)[0]
     name, colon, root = address.partition(":")
     known = name in corpora.names() or name == SYNTH
     return name if known and (root or (not colon and not Path(name).exists())) else None

@@ -11,6 +11,7 @@ takes any subset of the tokens with their true positions, which is how masked pr
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,33 +27,18 @@ from .fbank import KaldiFbank
 from .transformer import time_mask
 
 
-class BeatsConfig(PretrainedConfig):
-    """Configuration of `BeatsModel`; the defaults are BEATs base: 90,311,792 parameters."""
+@dataclass
+class BeatsFields:
+    """What a recipe chooses of a `BeatsModel`; the defaults are BEATs base."""
 
-    model_type = "groundbass_beats"
-
-    sample_rate: int = 16_000
-    """Hz of the waveform."""
     mel_bins: int = 128
     """Filters; a multiple of patch_size."""
-    frame_length: float = 25.0
-    """ms of a filter bank's frame."""
-    frame_shift: float = 10.0
-    """ms from one to the next."""
-    low_frequency: float = 20.0
-    """Hz of the lowest filter's lower corner."""
-    waveform_scale: float = 32768.0
-    """Factor on the waveform (Kaldi expects 16-bit integers)."""
     fbank_mean: float = 15.41663
     """Subtracted from the log energies."""
     fbank_std: float = 6.55582
     """The log energies are divided by twice this."""
-    patch_size: int = 16
-    """Frames and bins of a patch."""
     patch_dim: int = 512
     """Width of the patch embedding."""
-    patch_bias: bool = False
-    """Whether the patch embedding has a bias."""
     hidden_size: int = 768
     """Width of the hidden states."""
     num_hidden_layers: int = 12
@@ -61,16 +47,12 @@ class BeatsConfig(PretrainedConfig):
     """Heads per block."""
     intermediate_size: int = 3072
     """Width of the feed-forward layers."""
-    deep_norm: bool = True
-    """Residuals times (2 · layers)^¼, initial weights scaled down (Wang et al. 2022)."""
     hidden_dropout: float = 0.1
     """After attention and feed-forward, and before the blocks."""
     attention_dropout: float = 0.1
     """Of the attention weights."""
     activation_dropout: float = 0.0
     """Between the feed-forward layers."""
-    input_dropout: float = 0.0
-    """After the projection of the patches."""
     layerdrop: float = 0.0
     """Probability that a block is skipped in training."""
     conv_pos: int = 128
@@ -81,6 +63,31 @@ class BeatsConfig(PretrainedConfig):
     """Relative distances told apart; 0: no relative bias."""
     max_distance: int = 800
     """From here on all distances share a bucket."""
+
+
+class BeatsConfig(PretrainedConfig, BeatsFields):
+    """Configuration of `BeatsModel`; the defaults are BEATs base: 90,311,792 parameters."""
+
+    model_type = "groundbass_beats"
+
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    frame_length: float = 25.0
+    """ms of a filter bank's frame."""
+    frame_shift: float = 10.0
+    """ms from one to the next."""
+    low_frequency: float = 20.0
+    """Hz of the lowest filter's lower corner."""
+    waveform_scale: float = 32768.0
+    """Factor on the waveform (Kaldi expects 16-bit integers)."""
+    patch_size: int = 16
+    """Frames and bins of a patch."""
+    patch_bias: bool = False
+    """Whether the patch embedding has a bias."""
+    deep_norm: bool = True
+    """Residuals times (2 · layers)^¼, initial weights scaled down (Wang et al. 2022)."""
+    input_dropout: float = 0.0
+    """After the projection of the patches."""
     gated_bias: bool = True
     """Each block scales the bias by a gate of its query."""
     classes: int = 0

@@ -10,6 +10,7 @@ frame, in training neither: batch norm's statistics leave it out. `extract` is t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,10 +27,9 @@ from .transformer import Rotation, rotate, rotation, time_mask
 MelFrontEnds = Literal["conv2d", "stacked"]
 
 
-class ConformerConfig(PretrainedConfig):
-    """Configuration of `ConformerModel`; the defaults are MuQ's: 316,344,320 parameters."""
-
-    model_type = "groundbass_conformer"
+@dataclass
+class ConformerFields:
+    """What a recipe chooses of a `ConformerModel`; the defaults are MuQ's."""
 
     sample_rate: int = 24_000
     """Hz of the waveform."""
@@ -68,6 +68,13 @@ class ConformerConfig(PretrainedConfig):
     """Of the attention weights, and after attention."""
     activation_dropout: float = 0.1
     """Between the feed-forward layers."""
+
+
+class ConformerConfig(PretrainedConfig, ConformerFields):
+    """Configuration of `ConformerModel`; the defaults are MuQ's: 316,344,320 parameters."""
+
+    model_type = "groundbass_conformer"
+
     layer_norm_eps: float = 1e-5
     """Of all layer norms."""
     initializer_range: float = 0.02

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -137,7 +138,39 @@ class LogCQT(nn.Module):
         return torch.sqrt(real * real + imaginary * imaginary + 1e-12)
 
 
-class CqtConfig(PretrainedConfig):
+@dataclass
+class CqtFields:
+    """What a recipe chooses of a `CqtModel`, a small network on a log-CQT at 25 frames per second."""
+
+    mel_bins: int = 81
+    """Of the rhythm picture, at twice the frame rate; 0 leaves that picture out."""
+    stem: Stem = "conv"
+    """"patches" (a linear layer on whole columns) or "conv" (2-D convolutions)."""
+    tonal_channels: Sequence[int] = (16, 24, 32, 40)
+    """Channels of the four tonal stages of the "conv" stem."""
+    rhythm_channels: Sequence[int] = (16, 16, 64)
+    """Channels of its rhythm stages."""
+    trunk: Trunk = "conv"
+    """"transformer" (rotary, pre-LN) or "conv" (residual dilated convolutions over time)."""
+    hidden_size: int = 192
+    """Width of the hidden states."""
+    num_hidden_layers: int = 7
+    """Blocks of the trunk."""
+    num_attention_heads: int = 6
+    """Of a transformer block."""
+    intermediate_size: int = 768
+    """Width of its feed-forward layers."""
+    dilations: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
+    """Of the convolutions, one after the other, from the first again if there are more blocks."""
+    dropout: float = 0.1
+    """In the blocks."""
+    joins: int = 0
+    """With stem and trunk "conv", the block after which the tonal half joins: the states up to there are of rhythm
+    alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves from the
+    start."""
+
+
+class CqtConfig(PretrainedConfig, CqtFields):
     """What fixes a `CqtModel`.
 
     Raises:
@@ -156,40 +189,14 @@ class CqtConfig(PretrainedConfig):
     """Of the constant-Q transform, even."""
     lowest: float = 27.5
     """Hz of its first bin."""
-    mel_bins: int = 81
-    """Of the rhythm picture, at twice the frame rate; 0 leaves that picture out."""
     n_fft: int = 2048
     """Samples of its Fourier transform."""
     mel_low: float = 30.0
     """Hz."""
     mel_high: float = 11_000.0
     """Hz."""
-    stem: Stem = "conv"
-    """"patches" (a linear layer on whole columns) or "conv" (2-D convolutions)."""
-    tonal_channels: Sequence[int] = (16, 24, 32, 40)
-    """Channels of the four tonal stages of the "conv" stem."""
-    rhythm_channels: Sequence[int] = (16, 16, 64)
-    """Channels of its rhythm stages."""
-    trunk: Trunk = "conv"
-    """"transformer" (rotary, pre-LN) or "conv" (residual dilated convolutions over time)."""
-    hidden_size: int = 192
-    """Width of the hidden states."""
-    num_hidden_layers: int = 7
-    """Blocks of the trunk."""
-    num_attention_heads: int = 6
-    """Of a transformer block."""
-    intermediate_size: int = 768
-    """Width of its feed-forward layers."""
     kernel: int = 5
     """Taps of a dilated convolution, odd."""
-    dilations: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)
-    """Of the convolutions, one after the other, from the first again if there are more blocks."""
-    dropout: float = 0.1
-    """In the blocks."""
-    joins: int = 0
-    """With stem and trunk "conv", the block after which the tonal half joins: the states up to there are of rhythm
-    alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves from the
-    start."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .adapters import HuggingFaceEncoder, ModelEncoder, prepare_input
 from .beats_file import load_beats_file
-from .loading import download, find_folder, load_folder, load_stranger, shipped
+from .loading import download, find_folder, load_folder, load_offered, load_stranger, shipped
 
 __all__ = [
     "Encoder",
@@ -105,13 +105,13 @@ def load_encoder(
     *,
     trust_remote_code: bool = False,
 ) -> Encoder:
-    """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, or
-    one of Microsoft's BEATs files (`.pt`).
+    """Load an encoder from a run, a published folder, a Hub name, any Hugging Face audio model, `file.py:Class`, an
+    installed package that offers one by this name, or one of Microsoft's BEATs files (`.pt`).
 
     Python code is run from a file that is named, as in `file.py:Class`, and nowhere else unless it is trusted.
 
     Args:
-        name_or_path: where it lives; `groundbass-tiny` comes with the package.
+        name_or_path: where it lives; `groundbass-tiny` comes with the package, which `groundbass models` lists.
         device: where it shall compute.
         dtype: of the weights, as torch.dtype or its name; None for float32. Hidden states are float32 in any case.
         trust_remote_code: run the Python that a folder or Hub model brings (`auto_map`). Our own models never need it.
@@ -139,6 +139,8 @@ def load_encoder(
         return load_folder(find_folder(path), device, dtype, trust=trust_remote_code)
     if (own := shipped(name)) is not None:
         return load_folder(own, device, dtype, trust=False)
+    if (offered := load_offered(name, device)) is not None:
+        return offered
     return load_folder(download(name), device, dtype, trust=trust_remote_code)
 
 

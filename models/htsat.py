@@ -55,12 +55,15 @@ class HtsatConfig(PretrainedConfig):
     window_frames: int = 0
     """Hidden states per window; 0: the network's 32 steps."""
     windows: str = "row"
-    """"row": one after the other; "even": `window_count` windows spread evenly over a track."""
+    """"row": one after the other, to the end; "whole": without the rest; "even": `window_count` windows spread evenly
+    over a track; "first": its beginning alone."""
     window_count: int = 16
     """Of "even"."""
     aggregation: str = "probabilities"
     """Of windows: the mean of "probabilities" or "logits". Within a window, the head's logits are averaged over its
     steps, as published."""
+    shifts: int = 1
+    """Circular shifts of a window whose answers are averaged; the published test on AudioSet takes 10."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.problem_type = self.problem_type or "multi_label_classification"
@@ -68,6 +71,8 @@ class HtsatConfig(PretrainedConfig):
         self.depths, self.heads = list(self.depths), list(self.heads)
         self.window_frames = self.window_frames or STEPS >> 3
         check_windows(self)
+        if self.shifts < 1:
+            raise ValueError(f"shifts = {self.shifts}: a window is heard once, as it is, or more often.")
         if len(self.depths) != 4 or len(self.heads) != 4:
             raise ValueError(f"HTS-AT has four stages, not depths {self.depths} with heads {self.heads}.")
         wrong = [head for i, head in enumerate(self.heads) if (self.hidden_size << i) % head]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import json
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoFeatureExtractor, AutoModel
 from transformers.utils import logging as transformers_logging
 
+from .. import plugins
 from .adapters import HuggingFaceEncoder, ModelEncoder
 from .folders import encoder_in
 from .mert_folder import load_mert_folder
@@ -40,21 +38,33 @@ def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
     """An object of the class `class_name` in `file`."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}, from which the encoder {class_name!r} was to come.")
-    name = "_groundbass_stranger_" + hashlib.blake2b(str(file.resolve()).encode(), digest_size=6).hexdigest()
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = plugins.run_file(file)
     if not isinstance(getattr(module, class_name, None), type):
-        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == name]
+        known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise ValueError(f"{file} has no class {class_name!r}; it has {', '.join(known) or 'no class at all'}.")
+    return _made(getattr(module, class_name), f"{class_name} in {file}", device)
+
+
+def load_offered(name: str, device: torch.device) -> Any:
+    """The encoder that an installed package offers under this name; None where none does.
+
+    Raises:
+        ValueError: the package doesn't import, or what it offers is no encoder.
+    """
+    if name not in plugins.installed("encoders"):
+        return None
+    return _made(plugins.load_installed("encoders", name), name, device)
+
+
+def _made(maker: Any, name: str, device: torch.device) -> Any:
+    """The encoder that a class or function makes."""
     try:
-        encoder = getattr(module, class_name)()
+        encoder = maker()
     except TypeError as error:
-        raise ValueError(f"{class_name} in {file} must be constructible without arguments: {error}.") from error
+        raise ValueError(f"{name} must be constructible without arguments: {error}.") from error
     missing = [part for part in PARTS if not hasattr(encoder, part)]
     if missing:
-        raise ValueError(f"{class_name} in {file} is no Encoder: it lacks {', '.join(missing)}.")
+        raise ValueError(f"{name} is no Encoder: it lacks {', '.join(missing)}.")
     if hasattr(encoder, "to"):
         encoder = encoder.to(device)
     return encoder

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import torch
@@ -26,13 +27,9 @@ Positions = Literal["conv", "rotary"]
 Kernels = Literal["fixed", "trained"]
 
 
-class MertConfig(PretrainedConfig):
-    """Configuration of `MertModel`; the defaults are MERT-v1-95M, `MertConfig.large()` is MERT-v1-330M.
-
-    MERT-v0 is the default at `sample_rate=16_000` (50 Hz).
-    """
-
-    model_type = "groundbass_mert"
+@dataclass
+class MertFields:
+    """What a recipe chooses of a `MertModel`; the defaults are MERT-v1-95M."""
 
     sample_rate: int = 24_000
     """Hz of the waveform."""
@@ -52,45 +49,22 @@ class MertConfig(PretrainedConfig):
     """After attention and feed-forward, and before the blocks."""
     attention_dropout: float = 0.1
     """Of the attention weights; on a CPU above 0 it takes a slow path."""
-    activation_dropout: float = 0.0
-    """Between the feed-forward layers."""
     feat_proj_dropout: float = 0.1
     """After the projection of the features."""
     layerdrop: float = 0.05
     """Probability that a block is skipped in training."""
-    layer_norm_eps: float = 1e-5
-    """Of all layer norms."""
-    initializer_range: float = 0.02
-    """Standard deviation of the linear layers' initial weights."""
     feature_grad_mult: float = 0.1
     """Factor on the gradient that reaches the front end; 0 freezes it."""
-    norm_over_padding: bool = False
-    """The group norm's statistics take in padding, as Hugging Face's HuBERT does; otherwise padding changes no valid
-    frame. Only the "conv" front end has this variant."""
     frontend: FrontEnd = "conv"
     """"conv" (wav2vec 2.0's convolutions) or "mel" (log-mel and 2-D convolutions)."""
     conv_dim: Sequence[int] = (512,) * 7
     """Channels of the "conv" front end's layers."""
-    conv_kernel: Sequence[int] = (10, 3, 3, 3, 3, 2, 2)
-    """Their kernels."""
-    conv_stride: Sequence[int] = (5, 2, 2, 2, 2, 2, 2)
-    """Their strides."""
     mel_bins: int = 128
     """Mel filters of the "mel" front end."""
     n_fft: int = 2048
     """Samples of its Fourier transform."""
-    mel_hop: int = 240
-    """Samples per mel frame; an encoder frame is four of them."""
-    mel_low: float = 0.0
-    """Hz."""
     mel_high: float | None = None
     """Hz; None: half the sample rate."""
-    mel_scale: MelScale = "htk"
-    """"htk" or "slaney"."""
-    mel_mean: float = 6.768
-    """dB subtracted (default: MusicFM's statistics of FMA, waveforms in [-1, 1])."""
-    mel_std: float = 18.418
-    """dB divided by."""
     mel_channels: int = 64
     """Channels of the 2-D convolutions."""
     mel_kernels: Kernels = "fixed"
@@ -101,6 +75,39 @@ class MertConfig(PretrainedConfig):
     """Kernel of the positional convolution."""
     num_conv_pos_embedding_groups: int = 16
     """Its groups."""
+
+
+class MertConfig(PretrainedConfig, MertFields):
+    """Configuration of `MertModel`; the defaults are MERT-v1-95M, `MertConfig.large()` is MERT-v1-330M.
+
+    MERT-v0 is the default at `sample_rate=16_000` (50 Hz).
+    """
+
+    model_type = "groundbass_mert"
+
+    activation_dropout: float = 0.0
+    """Between the feed-forward layers."""
+    layer_norm_eps: float = 1e-5
+    """Of all layer norms."""
+    initializer_range: float = 0.02
+    """Standard deviation of the linear layers' initial weights."""
+    norm_over_padding: bool = False
+    """The group norm's statistics take in padding, as Hugging Face's HuBERT does; otherwise padding changes no valid
+    frame. Only the "conv" front end has this variant."""
+    conv_kernel: Sequence[int] = (10, 3, 3, 3, 3, 2, 2)
+    """Their kernels."""
+    conv_stride: Sequence[int] = (5, 2, 2, 2, 2, 2, 2)
+    """Their strides."""
+    mel_hop: int = 240
+    """Samples per mel frame; an encoder frame is four of them."""
+    mel_low: float = 0.0
+    """Hz."""
+    mel_scale: MelScale = "htk"
+    """"htk" or "slaney"."""
+    mel_mean: float = 6.768
+    """dB subtracted (default: MusicFM's statistics of FMA, waveforms in [-1, 1])."""
+    mel_std: float = 18.418
+    """dB divided by."""
     rotary_base: float = 10_000.0
     """Base of the rotary angles."""
 

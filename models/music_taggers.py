@@ -74,7 +74,8 @@ class MusicTaggerConfig(PretrainedConfig):
     window_frames: int = 0
     """Hidden states per window; 0: the network's own last time steps."""
     windows: str = "even"
-    """"even": `window_count` windows spread evenly over a track; "row": one after the other."""
+    """"even": `window_count` windows spread evenly over a track; "row": one after the other, to the end; "whole":
+    without the rest; "first": its beginning alone."""
     window_count: int = 16
     """Of "even"; the published evaluation takes 16."""
     aggregation: str = "probabilities"

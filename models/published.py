@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from . import hub
 from .adapters import ModelEncoder
@@ -52,10 +52,10 @@ def write_encoder(model: PreTrainedModel, folder: str | Path, card: str | None =
         replace_folder(folder, part)
 
 
-def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
-    """Whether a published folder is there and holds exactly these weights. weights: by name, on the CPU."""
+def holds(folder: Path, weights: dict[str, Tensor], config: PretrainedConfig) -> bool:
+    """Whether a published folder is there with exactly these weights and settings. weights: by name, on the CPU."""
     files = sorted(folder.glob("*.safetensors"))
-    if not files or not (folder / "config.json").is_file():
+    if not files or not _says(folder / "config.json", config):
         return False
     found: set[str] = set()
     try:
@@ -68,6 +68,18 @@ def holds_weights(folder: Path, weights: dict[str, Tensor]) -> bool:
     except SafetensorError:
         return False
     return found == set(weights)
+
+
+def _says(file: Path, config: PretrainedConfig) -> bool:
+    """Whether a config.json can be read and has all of these settings, by whatever version it was written."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    expected = json.loads(config.to_json_string())
+    return isinstance(told, dict) and all(
+        told.get(name) == value for name, value in expected.items() if name != "transformers_version"
+    )
 
 
 def publish(

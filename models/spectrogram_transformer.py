@@ -57,7 +57,8 @@ class SpectrogramTransformerConfig(PretrainedConfig):
     window_frames: int = 0
     """Hidden states per window; 0: one per patch in time."""
     windows: str = "row"
-    """"row": one after the other; "even": `window_count` windows spread evenly over a track."""
+    """"row": one after the other, to the end; "whole": without the rest; "even": `window_count` windows spread evenly
+    over a track; "first": its beginning alone."""
     window_count: int = 16
     """Of "even"."""
     aggregation: str = "probabilities"

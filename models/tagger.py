@@ -31,7 +31,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from .frontends import MelScale, mel_filterbank
 
 SAMPLES_AT_ONCE = 1_500_000  # of windows, in evaluation: three of 29 s, 25 of 3.7 s, four of 10 s at 32 kHz
-WINDOWS = ("row", "even")
+WINDOWS = ("row", "whole", "even", "first")
 AGGREGATIONS = ("probabilities", "logits")
 EPSILON = 1e-7  # keeps the logit of a mean probability finite in float32
 
@@ -141,8 +141,8 @@ def check_windows(config: Any) -> None:
     """
     if config.windows not in WINDOWS or config.aggregation not in AGGREGATIONS:
         raise ValueError(
-            f"windows = {config.windows!r} and aggregation = {config.aggregation!r}: windows stand in a row or are "
-            f"spread evenly {WINDOWS}, and what is averaged is one of {AGGREGATIONS}."
+            f"windows = {config.windows!r} and aggregation = {config.aggregation!r}: windows stand in a row, are "
+            f"spread evenly or are the first alone {WINDOWS}, and what is averaged is one of {AGGREGATIONS}."
         )
     if min(config.window_samples, config.window_frames, config.window_count, config.sample_rate) < 1:
         raise ValueError(
@@ -182,15 +182,28 @@ def starts(samples: int, window: int, windows: str, count: int) -> list[int]:
     """Where the windows of a track begin, in samples; a track within one window gives one.
 
     "even": `count` windows, hop = (samples - window) // count, from 0; as published, the track's end is not reached.
-    "row": one after the other, the last one flush with the end.
+    "row": one after the other, the last one flush with the end. "whole": one after the other, what is left over isn't
+    heard. "first": the beginning alone.
     """
-    if samples <= window:
+    if samples <= window or windows == "first":
         return [0]
     if windows == "even":
         hop = (samples - window) // count
         return [i * hop for i in range(count)]
     row = list(range(0, samples - window + 1, window))
-    return row if row[-1] + window == samples else [*row, samples - window]
+    return row if windows == "whole" or row[-1] + window == samples else [*row, samples - window]
+
+
+def rolled(logits: Callable[[Tensor], Tensor], windows: Tensor, shifts: int, problem: str | None) -> Tensor:
+    """The mean answer about windows [windows, samples] turned round by 0, 100, 300, 600 … samples, as logits.
+
+    HTS-AT's published test takes ten of these circular shifts, each from the sound that the last one left.
+    """
+    if shifts == 1:
+        return logits(windows)
+    turns = [100 * k * (k + 1) // 2 for k in range(shifts)]
+    answers = torch.stack([logits(windows.roll(turn, -1)) for turn in turns], dim=1)
+    return average(answers.float(), "probabilities", problem)
 
 
 def spread(state: Tensor, frames: int) -> Tensor:
@@ -301,13 +314,25 @@ class Tagger:
         found: list[Tensor | None] = [None] * len(waveform)
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero().flatten().tolist()
-            begin = starts(length, config.window_samples, config.windows, config.window_count)
-            end = min(length, waveform.shape[1]) if len(begin) == 1 else config.window_samples
+            begin = self.starts(length)
+            end = min(length, waveform.shape[1], config.window_samples)
             heard = torch.stack([waveform[rows, at : at + end] for at in begin], dim=1)
-            logits = self.window_logits(heard.flatten(0, 1)).unflatten(0, (len(rows), len(begin)))
-            for row, answer in zip(rows, average(logits.float(), config.aggregation, config.problem_type)):
+            logits = self.judged(heard.flatten(0, 1)).unflatten(0, (len(rows), len(begin)))
+            for row, answer in zip(rows, self.averaged(logits)):
                 found[row] = answer
         return torch.stack([answer for answer in found if answer is not None])
+
+    def starts(self, samples: int) -> list[int]:
+        """Where the windows of a track of so many samples begin, as the config says; see :func:`starts`."""
+        return starts(samples, self.config.window_samples, self.config.windows, self.config.window_count)
+
+    def judged(self, windows: Tensor) -> Tensor:
+        """What a track's answer is made of: `window_logits`, of shifted windows too where the config asks for them."""
+        return rolled(self.window_logits, windows, getattr(self.config, "shifts", 1), self.config.problem_type)
+
+    def averaged(self, logits: Tensor) -> Tensor:
+        """[batch, windows, classes] -> [batch, classes], as the config says; see :func:`average`."""
+        return average(logits.float(), self.config.aggregation, self.config.problem_type)
 
     def frame_logits(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits over time, [batch, frames, classes] at `frame_rate`; only `valid_frames` of a row mean anything.

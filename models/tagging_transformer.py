@@ -47,7 +47,8 @@ class TaggingTransformerConfig(PretrainedConfig):
     window_frames: int = 0
     """Hidden states per window; 0: one per token."""
     windows: str = "even"
-    """"even": `window_count` windows spread evenly over a track; "row": one after the other."""
+    """"even": `window_count` windows spread evenly over a track; "row": one after the other, to the end; "whole":
+    without the rest; "first": its beginning alone."""
     window_count: int = 8
     """Of "even"; eight were meant in the published evaluation."""
     aggregation: str = "probabilities"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,13 +30,10 @@ from .transformer import Transformer, time_mask
 LOG_FLOOR = torch.finfo(torch.float32).eps
 
 
-class ViTConfig(PretrainedConfig):
-    """Configuration of `ViTModel`; the defaults are M2D's and MATPAC++'s: 85,254,144 parameters."""
+@dataclass
+class ViTFields:
+    """What a recipe chooses of a `ViTModel`; the defaults are M2D's and MATPAC++'s."""
 
-    model_type = "groundbass_vit"
-
-    sample_rate: int = 16_000
-    """Hz of the waveform."""
     frontend: Literal["mel", "kaldi"] = "mel"
     """"mel", natural-log mel of Slaney's filters (M2D, MATPAC); "kaldi", Kaldi's filter bank with a Hann window on the
     unscaled waveform (EAT)."""
@@ -69,8 +67,6 @@ class ViTConfig(PretrainedConfig):
     """Of the blocks' outputs."""
     attention_dropout: float = 0.0
     """Of the attention weights."""
-    layer_norm_eps: float = 1e-6
-    """Of all layer norms."""
     initializer_range: float | None = None
     """Standard deviation of the linear layers' initial weights; None: Xavier's uniform."""
     class_token_std: float = 0.02
@@ -79,6 +75,17 @@ class ViTConfig(PretrainedConfig):
     """Time steps that are heard at once; longer clips are cut."""
     bands: Literal["side_by_side", "mean"] = "side_by_side"
     """"side_by_side", a frame is the patches of a time step one after the other; "mean", their mean."""
+
+
+class ViTConfig(PretrainedConfig, ViTFields):
+    """Configuration of `ViTModel`; the defaults are M2D's and MATPAC++'s: 85,254,144 parameters."""
+
+    model_type = "groundbass_vit"
+
+    sample_rate: int = 16_000
+    """Hz of the waveform."""
+    layer_norm_eps: float = 1e-6
+    """Of all layer norms."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

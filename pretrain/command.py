@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from .. import plugins
 from . import distributed
+from .contract import check
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
@@ -24,7 +26,10 @@ USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run 
        groundbass pretrain --from RUN/recipe.json --run NEW [--data MANIFEST]
        groundbass pretrain ADDRESS --dry-run
        groundbass pretrain ADDRESS --help      every field of the recipe
+       groundbass pretrain check ADDRESS       what is wrong with a recipe and objective of your own
        groundbass pretrain --list              every recipe
+
+ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns a Recipe.
 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
@@ -70,6 +75,9 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
+    if argv[0] == "check":
+        tyro.cli(check, args=argv[1:], prog="groundbass pretrain check")
+        return 0
     argv = _repeated(argv) if argv[0] == "--from" else argv
     address, words = argv[0], argv[1:]
     if address.startswith("-"):
@@ -106,9 +114,10 @@ def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> in
 
 def _list() -> int:
     known = addresses()
-    width = max((len(address) for address in known), default=0)
-    for address, first_line in known.items():
-        print(f"{address:{width}}  {first_line}")
+    offered = {name: f"of {plugins.origin(entry)}" for name, entry in plugins.installed("recipes").items()}
+    width = max(map(len, [*known, *offered]), default=0)
+    for address, line in (known | offered).items():
+        print(f"{address:{width}}  {line}")
     return 0
 
 

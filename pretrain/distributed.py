@@ -46,7 +46,7 @@ def join() -> PartialState:
     cpu = told("CPU") or not torch.cuda.is_available()
     limit = {"timeout": timedelta(minutes=COLLECTIVE_MINUTES)}
     if deepspeed:
-        _remove_stale_locks()
+        _wait_for_compilers()
     if several and cpu and deepspeed:
         return PartialState(backend="gloo", **limit)  # without it DeepSpeed sees two processes and Accelerate one
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
@@ -62,15 +62,26 @@ def to_an_end(work: Callable[[], int]) -> int:
         return STOPPED
 
 
-def _remove_stale_locks() -> None:
-    """A process killed while DeepSpeed compiled leaves a lock, and every later run would wait for it for ever."""
+def _wait_for_compilers() -> None:
+    """Wait while another process compiles DeepSpeed's parts; the lock of one that was killed meanwhile is removed.
+
+    PyTorch would wait for ever. A compiler whose folder has been still for STALE_SECONDS is gone.
+    """
     from torch.utils.cpp_extension import get_default_build_root
 
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     for lock in root.glob("**/lock"):
-        with suppress(FileNotFoundError):  # another rank was faster
-            if time.time() - lock.stat().st_mtime > STALE_SECONDS:
-                lock.unlink()
+        said = False
+        with suppress(FileNotFoundError):  # it is done, or another rank was faster
+            while time.time() - max(file.stat().st_mtime for file in (lock, *lock.parent.iterdir())) < STALE_SECONDS:
+                if not said:
+                    print(
+                        f"Another process compiles DeepSpeed's parts, or was killed: waiting for {lock}",
+                        file=sys.stderr,
+                    )
+                said = True
+                time.sleep(0.2)
+            lock.unlink()
 
 
 def forget_strategy() -> None:

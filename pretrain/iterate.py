@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from . import distributed
 from .distributed import STOPPED
 from .recipe import Recipe, find
 from .run.heard import kept_manifest
+from .run.record import read_record
 from .train import train
 
 
@@ -87,7 +87,7 @@ def _keep_teacher(place: Path, steps: int, pupil: Path) -> None:
     told = place / "recipe.json"
     if not (pupil / "recipe.json").exists() or not told.exists():
         return
-    trained = json.loads(told.read_text(encoding="utf-8"))["recipe"]["steps"]
+    trained = read_record(told)["recipe"].get("steps")
     if trained != steps:
         raise ValueError(
             f"{place} was trained for {trained} steps, and {pupil} has begun to learn from it: {steps} steps would "

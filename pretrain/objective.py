@@ -112,6 +112,7 @@ class Objective(nn.Module):
         self.encoder.compile()
 
     validate_every: int = 0  # steps between validations; 0: none
+    validates_start: bool = False  # whether what training begins with is validated too, and may be the best
     patience: int = 0  # validations without a better one until the run ends; 0: it never ends by itself
 
     def validate(self, state: dict[str, Tensor]) -> dict[str, float]:

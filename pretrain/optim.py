@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .recipe import Optim
 
@@ -36,7 +37,36 @@ def build(optim: Optim, objective: Objective) -> torch.optim.Optimizer:
             groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=optim.fused or None
         )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=optim.fused or None)
+    return kind(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, amsgrad=optim.amsgrad, fused=optim.fused or None)
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Give an optimiser what another one, whose `state_dict` is `saved`, had gathered of every parameter.
+
+    Its settings stay what they are: the recipe's, whatever the file says.
+
+    Raises:
+        ValueError: the other one was over other parameters or of another kind, or has gathered NaN or infinity.
+    """
+    if optimizer.defaults.get("momentum") == 0:  # gathers nothing
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {"momentum_buffer"} if "momentum" in optimizer.defaults else {"step", "exp_avg", "exp_avg_sq"}
+    groups, state = saved.get("param_groups"), saved.get("state")
+    if not isinstance(groups, list) or not isinstance(state, dict) or not state:
+        raise ValueError("The optimiser's state is empty.")
+    if sum(len(group.get("params", ())) for group in groups if isinstance(group, dict)) != len(parameters):
+        raise ValueError(f"The optimiser's state is of another number of parameters than {len(parameters)}.")
+    for number, gathered in state.items():
+        if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(gathered, dict):
+            raise ValueError(f"The optimiser's state has a parameter {number!r}, and there are {len(parameters)}.")
+        if gathered.keys() != names:
+            raise ValueError(f"The optimiser's state has {sorted(gathered)}, expected {sorted(names)}.")
+        for name, value in gathered.items():
+            shape = torch.Size() if name == "step" else parameters[number].shape
+            if not isinstance(value, Tensor) or value.shape != shape or not torch.isfinite(value).all():
+                raise ValueError(f"The optimiser's {name} of parameter {number} has another shape, or isn't finite.")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def schedule(optim: Optim, step: int, steps: int) -> float:
@@ -44,7 +74,14 @@ def schedule(optim: Optim, step: int, steps: int) -> float:
 
     Warm-up: lr · (step + 1) / warmup_steps. After it, with p the share of the way from warmup_steps to decay_steps (the
     run's end unless given): constant lr; linear lr · (1 − p); cosine lr · (1 + cos πp) / 2.
+    All of it times the step's factor.
     """
+    rate = _smooth(optim, step, steps)
+    return rate * next((factor for begin, factor in reversed(optim.factors) if begin <= step), 1.0)
+
+
+def _smooth(optim: Optim, step: int, steps: int) -> float:
+    """The rate before `factors`."""
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
     if optim.decay == "constant":

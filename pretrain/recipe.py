@@ -1,6 +1,7 @@
 """A recipe is plain data: everything that decides what a run learns. Its address is a file and a function.
 
-`contrastive.clmr_tiny` is the function `clmr_tiny` in `pretrain/objectives/contrastive.py`.
+`contrastive.clmr_tiny` is the function `clmr_tiny` in `pretrain/objectives/contrastive.py`, `my_recipes.py:tiny` one
+in a file of the user's; installed packages offer others (see `plugins`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .. import plugins
 from ..data.crops import CropConfig
 
 
@@ -32,6 +34,8 @@ class Optim:
     """Nesterov's, of sgd alone"""
     eps: float = 1e-8
     """added to the root of the mean square"""
+    amsgrad: bool = False
+    """of adam and adamw: divide by the largest mean square so far (Reddi et al. 2018)"""
     weight_decay: float = 0.0
     """per step and learning rate; biases, norms and other vectors are left alone, but for decay_all"""
     decay_all: bool = False
@@ -42,6 +46,8 @@ class Optim:
     """the way from lr at the end of the warm-up to 0 at decay_steps"""
     decay_steps: int | None = None
     """the step where the decay ends; None: the run's last (a longer run then decays later)"""
+    factors: tuple[tuple[int, float], ...] = ()
+    """(step, factor) in rising order: from each step on the rate is multiplied by its factor, 1 before the first"""
     clip: float | None = None
     """highest norm of the whole gradient; None: not clipped"""
     fused: bool = False
@@ -195,20 +201,42 @@ FREE = frozenset(
 
 
 def find(address: str) -> Recipe:
-    """The recipe at `address`, e.g. ``contrastive.clmr_tiny``.
+    """The recipe at `address`, e.g. ``contrastive.clmr_tiny``, `my_recipes.py:tiny`, or what a package offers.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: there is none; the sentence names the nearest addresses.
     """
+    if (own := plugins.named(address)) is not None:
+        return _made(own.load(), address)
     known = addresses()
     if address not in known:
-        near = difflib.get_close_matches(address, known, n=3, cutoff=0.3) or list(known)[:3]
+        offered = plugins.installed("recipes")
+        if address in offered:
+            return _made(plugins.load_installed("recipes", address), address)
+        near = difflib.get_close_matches(address, [*known, *offered], n=3, cutoff=0.3) or list(known)[:3]
         raise ValueError(
             f"There is no recipe {address!r}. Nearest: {', '.join(near)}. `groundbass pretrain --list` shows all."
         )
     file, _, name = address.rpartition(".")
     module = importlib.import_module(f"{__package__}.objectives.{file}")
     recipe: Recipe = getattr(module, name)()
+    return recipe
+
+
+def _made(function: Any, address: str) -> Recipe:
+    """What a recipe function from elsewhere returns.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not callable(function) or isinstance(function, type):
+        raise ValueError(
+            f"{address} is no recipe but a {type(function).__name__}: name a function that returns a Recipe."
+        )
+    recipe = function()
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{address} returned a {type(recipe).__name__}, and a recipe function returns a Recipe.")
     return recipe
 
 

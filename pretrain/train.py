@@ -43,7 +43,7 @@ from ..data.draws import draw_seed
 from ..data.loader import loader
 from ..data.open import open_sound
 from ..data.track import Manifest
-from ..models.published import holds_weights, write_encoder
+from ..models.published import holds, write_encoder
 from ..models.writing import remove_leftovers
 from . import distributed, optim
 from .distributed import DEEPSPEED_BUCKET
@@ -57,7 +57,8 @@ from .run.judge import Judge
 from .run.log import Log
 from .run.prefetch import on_device
 from .run.probing import Prober
-from .run.record import check_same, check_teachers, describe, write_json
+from .run.record import check_checkpoint, check_same, check_teachers, describe, write_json
+from .run.sharded import refuse_code
 from .run.trial_step import trial_step
 from .step import Training, train_step
 
@@ -148,6 +149,8 @@ def _train(
 
     # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
+    if objective.validates_start and not any((run / "checkpoints").glob("step_*")):
+        _save(training, run, 0)
     judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
@@ -284,6 +287,14 @@ def _resume(training: Training, run: Path, say: Any) -> int:
     saved = broadcast_object_list(found)[0]  # one decides for all
     if saved is None:
         return 0
+    if (saved.folder / "recipe.json").is_file():
+        check_checkpoint(saved.folder, training.recipe)
+    if saved.sharded != training.sharded:
+        how = "under" if saved.sharded else "without"
+        raise ValueError(
+            f"{saved.folder} was written {how} DeepSpeed or FSDP: launch as before, or begin a new run from its "
+            f"encoder with --init {run / 'encoder'}."
+        )
     if training.sharded:
         deepspeed = training.accelerator.distributed_type == DistributedType.DEEPSPEED
         if deepspeed and saved.ranks != distributed.ranks():
@@ -292,19 +303,30 @@ def _resume(training: Training, run: Path, say: Any) -> int:
                 f"{distributed.ranks()}: launch as many as before, or begin a new run from its encoder with "
                 f"--init {run / 'encoder'}."
             )
+        refuse_code(saved.folder / "sharded")
         training.accelerator.load_state(str(saved.folder / "sharded"))
     else:
-        training.objective.load_state_dict(saved.weights())
-        state = saved.optimizer()
-        if phases.resume(training, saved.step):
-            training.optimizer.load_state_dict(state["optimizer"])
-        if training.accelerator.scaler is not None:
-            training.accelerator.scaler.load_state_dict(state["scaler"])
+        _restore(training, saved)
     with distributed.main_first():
         if training.accelerator.is_main_process:
             _publish(training.objective, saved.weights(), run)
     say(f"Going on from {saved.folder}.")
     return saved.step
+
+
+def _restore(training: Training, saved: checkpoint.Checkpoint) -> None:
+    """Load weights, optimiser and scaler of a checkpoint that isn't sharded."""
+    state = saved.optimizer()
+    try:
+        training.objective.load_state_dict(saved.weights())
+        if phases.resume(training, saved.step):
+            optim.restore(training.optimizer, state["optimizer"])
+        if training.accelerator.scaler is not None:
+            training.accelerator.scaler.load_state_dict(state["scaler"])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise checkpoint.misfit(saved.folder, " ".join(str(error).split())[:300].rstrip(".")) from error
 
 
 def _publish_best(training: Training, judge: Judge, run: Path, say: Any) -> None:
@@ -322,7 +344,7 @@ def _publish(objective: Objective, state: dict[str, Tensor], run: Path) -> None:
     encoder, state = objective.encoder, objective.published_state(state)
     objective.publish_more(state, run)
     weights = {name[8:]: value for name, value in state.items() if name.startswith("encoder.")}
-    if holds_weights(run / "encoder", weights):
+    if holds(run / "encoder", weights, encoder.config):
         remove_leftovers(run / "encoder")
         return
     with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,8 @@ import tyro
 
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder
-from .addresses import available, find_tasks
-from .contract import attributes, problems
+from .addresses import available, find_tasks, listed, question_at
+from .contract import attributes, problems, question_problems, task_problems
 from .curves.robustness import kinds_of
 from .evaluation import BASELINES, AskedPooling, Baseline, Damage, Settings
 from .fit import Protocol
@@ -35,7 +35,8 @@ class Options:
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
         addresses: synth_key:PATH, synth:PATH (all tasks of a corpus), folder:PATH (any folder with labels.csv),
-            gtzan_genre (in $GROUNDBASS_DATA/gtzan), or all: every task whose corpus lies in $GROUNDBASS_DATA.
+            gtzan_genre (in $GROUNDBASS_DATA/gtzan), my_task.py:TASK:PATH, or all: every task whose corpus lies in
+            $GROUNDBASS_DATA. `groundbass probe --list` names them.
         tasks: the same, as an option: --tasks all.
         label: what a folder task predicts, a column of labels.csv; COLUMN:class, COLUMN:tags, COLUMN:number or
             COLUMN:key names the kind, which is guessed otherwise. May be given several times.
@@ -114,7 +115,9 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Run `groundbass probe …` or `groundbass probe check …`; returns the exit code."""
-    if argv[:1] == ["check"]:
+    if argv == ["--list"]:
+        print("\n".join(listed()))
+    elif argv[:1] == ["check"]:
         tyro.cli(check, args=argv[1:], prog="groundbass probe check")
     else:
         probe(tyro.cli(Options, args=argv, prog="groundbass probe"))
@@ -180,22 +183,27 @@ def default_out(encoder: str) -> Path:
     return Path("probe") / "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
 
 
-def check(encoder: tyro.conf.Positional[str], *, device: str = "cpu", trust_remote_code: bool = False) -> None:
-    """Explain what is wrong with an encoder: shapes, rates, padding, determinism, gradients.
+def check(
+    encoder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER|TASK")],
+    *,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> None:
+    """Explain what is wrong with an encoder (shapes, rates, padding, determinism, gradients) or with a task.
 
     Args:
-        encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
+        encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class; or a task: its
+            name, my_task.py:TASK, or with its corpus my_task.py:TASK:PATH.
         device: cpu or cuda.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
-    found = problems(load_encoder(encoder, device=device, trust_remote_code=trust_remote_code), device)
-    for line in found.passed:
-        print(f"  ok   {line}")
-    for line in found.failed:
-        print(f"  FAIL {line}")
-    if found.failed:
-        raise ValueError(
-            f"{encoder} breaks the encoder's contract in {len(found.failed)} of "
-            f"{len(found.passed) + len(found.failed)} points, listed above."
-        )
-    print(f"{encoder} keeps the encoder's contract.")
+    question = question_at(encoder)
+    if question is not None:
+        found = question_problems(question)
+        if not found.failed and encoder.partition(".py:")[2 if ".py:" in encoder else 0].count(":"):
+            met = task_problems(find_tasks(encoder)[0])
+            found.passed, found.failed = [*found.passed, *met.passed], met.failed
+        found.tell(encoder, "a task's contract")
+        return
+    loaded = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
+    problems(loaded, device).tell(encoder, "the encoder's contract")

@@ -1,25 +1,15 @@
-"""What an `Encoder` promises, tried on synthesised sound; each broken promise is told with its cure."""
+"""What an encoder promises, tried on synthesised sound, and what a task does; each broken promise with its cure."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ..data import corpora
+from ..data.labels.lookup import kind_of, words
 from ..models.encoder import Encoder
-
-
-@dataclass
-class Findings:
-    """Promises kept and broken, one sentence each."""
-
-    passed: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    def hold(self, kept: bool, promise: str, cure: str) -> bool:
-        (self.passed if kept else self.failed).append(promise if kept else f"{promise}: {cure}")
-        return kept
+from ..plugins import Findings
+from .task import Question, Task
 
 
 def problems(encoder: Encoder, device: str = "cpu") -> Findings:
@@ -124,3 +114,70 @@ def _padding(encoder: Encoder, sound: Tensor, short: int, found: Findings) -> No
 
 def _tolerance(hidden: Tensor) -> float:
     return 1e-3 * float(hidden.abs().mean()) + 1e-6
+
+
+def question_problems(question: Question) -> Findings:
+    """The promises of a task that need no corpus."""
+    found = Findings()
+    found.hold(
+        question.name.isidentifier(), "its name is one word", f"{question.name!r}: it names files, so take letters, "
+        "digits and _",
+    )  # fmt: skip
+    found.hold(question.version >= 1, "its version counts from 1", f"it is {question.version}")
+    try:
+        kind = kind_of(question.kind)
+    except ValueError:
+        kind = None
+    found.hold(kind is not None, "its kind of label is known", f"it is {question.kind!r}; take {words()}")
+    found.hold(bool(question.label), "it reads a label", 'name the corpus\'s labels, as in label=("genre",)')
+    good = question.unit in ("clip", "window", "frame") and (question.unit == "window") == (
+        question.seconds is not None
+    )
+    found.hold(good, "its unit is clip, window (of `seconds`) or frame", f"{question.unit!r} of {question.seconds} s")
+    if kind is not None:
+        found.hold(
+            kind.over_time == (question.unit == "frame"), "frames are asked for labels over time, and for no others",
+            f"{question.kind} {'vary' if kind.over_time else 'do not vary'} over time, the unit is {question.unit}",
+        )  # fmt: skip
+    found.hold(
+        question.corpus in [*corpora.names(), "synth"], "its corpus is known",
+        f"{question.corpus!r} isn't; name it by groundbass.data.corpora.corpus(\"my_corpus.py:CORPUS\") in the task's "
+        "file",
+    )  # fmt: skip
+    found.hold(bool(question.question.strip()), "it says in words what it asks", "set question=…")
+    return found
+
+
+def task_problems(task: Task) -> Findings:
+    """The promises of a task that has met its corpus."""
+    found = Findings()
+    for number, fold in enumerate(task.folds):
+        which = f"fold {number + 1}: " if len(task.folds) > 1 else ""
+        parts = {"train": fold.train, "valid": fold.valid, "test": fold.test}
+        empty = [name for name, rows in parts.items() if not len(rows)]
+        found.hold(not empty, f"{which}tracks train, validate and test", f"none is there to {', '.join(empty)}")
+        sets = [set(rows.tolist()) for rows in parts.values()]
+        apart = sum(map(len, sets)) == len(set().union(*sets))
+        found.hold(apart, f"{which}no track is in two sets", "a track that was learned can't test")
+        artists = [{task.groups[row] for row in rows} for rows in sets]
+        shared = artists[0] & artists[2]
+        found.hold(
+            not shared, f"{which}no artist trains and tests",
+            f"{len(shared)} do ({min(shared, default='')}): the score would be too good; split by artist",
+        )  # fmt: skip
+        taught = {str(name) for row in fold.train for name in _names(task.labels[row])}
+        asked = {str(name) for row in fold.test for name in _names(task.labels[row])}
+        if task.label_kind.nominal and not task.label_kind.over_time:
+            unheard = sorted(asked - taught)
+            found.hold(
+                not unheard, f"{which}what is asked was taught", f"no training track has {', '.join(unheard[:5])}"
+            )
+    found.hold(
+        len(task.classes) > 1 or not task.label_kind.nominal, "there are at least two answers",
+        f"all tracks are {', '.join(task.classes)}",
+    )  # fmt: skip
+    return found
+
+
+def _names(label: object) -> tuple[object, ...]:
+    return () if label is None else tuple(label) if isinstance(label, (list, tuple, set)) else (label,)

@@ -91,6 +91,7 @@ def invent_labels(number: int, seconds: float = 7.0) -> dict[str, Any]:
         "beats": beats,
         "downbeats": beats[::4],
         "chords": [{"start": 0.0, "end": half, "label": "C:maj"}, {"start": half, "end": seconds, "label": "A:min7"}],
+        "tags": ["loud", ("fast", "slow")[number % 2]] if number % 3 else ["quiet"],
     }
     return {"genre": labels["genre"]} if number % 4 == 3 else labels
 

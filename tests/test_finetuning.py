@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +21,14 @@ from groundbass import efficiency, finetuning
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest
 from groundbass.finetuning import finetune, label_of, labelled_manifest
+from groundbass.models import reload
 from groundbass.models.encoder import load_encoder
 from groundbass.models.head_files import HeadFacts, write_head
 from groundbass.models.heads import HeadConfig
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.addresses import find_tasks
-from groundbass.probe.apply.classify import load_classifier
+from groundbass.probe.apply.classify import load_classifier, what_to_hear
 from groundbass.probe.evaluation import Settings, TaskProbe
 from groundbass.probe.listen.features import FeatureStore
 from groundbass.publishing import publish
@@ -57,6 +64,42 @@ def test_a_task_becomes_a_manifest_that_says_who_trains(folder: Path) -> None:
     by_key = {track.key: track.labels for track in manifest}
     assert [by_key[f"{number}.flac"]["music_genre"] for number in range(3)] == ["rock", "jazz", "folk"]
     assert label_of(tasks[1]) == "music_level.0" and by_key["0.flac"]["music_level.0"] == pytest.approx(0.05)
+
+
+@pytest.mark.slow
+def test_it_begins_as_the_frozen_probe_and_ends_as_it_where_training_ruins(folder: Path, tmp_path: Path) -> None:
+    """A learning rate that destroys everything: what is published answers as the probe, of every task, everywhere."""
+    music, run = f"folder:{folder / 'music'}", tmp_path / "run"
+    found = finetune(
+        str(folder / "encoder"), data=music, run=run, label=("genre", "level:number"), steps=1, batch_size=4,
+        crop_seconds=1.0, lr=1e3, validate_every=1, workers=0, seed=1,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (run / "valid.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1] and lines[0]["score"] > lines[1]["score"]
+    assert [one.difference.value for one in found] == pytest.approx([0.0, 0.0], abs=1e-4)
+    trained, probed = load_classifier(run), load_classifier(run / "probe")
+    for number in (0, 7, 29):
+        ours, frozen = (one.hear(*what(folder, number)) for one in (trained, probed))
+        np.testing.assert_allclose(ours["music_genre"].probabilities, frozen["music_genre"].probabilities, atol=1e-5)
+        level = "music_level.0"
+        np.testing.assert_allclose(ours[level].values, frozen[level].values, atol=1e-5)
+
+
+def what(folder: Path, number: int) -> Any:
+    """A clip as classifiers hear it."""
+    manifest = find_tasks(f"folder:{folder / 'music'}", ("genre",), None)[0].manifest
+    return what_to_hear(manifest, [track.key for track in manifest].index(f"{number}.flac"))
+
+
+@pytest.mark.parametrize(("blocks", "start", "rates"), [
+    (2, True, (1e-3, 1.0, 1.0)), (2, False, (1e-3, 1.0, 3.0)),
+    (12, True, (3e-4, 0.75, 1.0)), (12, False, (3e-4, 0.75, 10.0)),
+])  # fmt: skip
+def test_rates_follow_the_depth(blocks: int, start: bool, rates: tuple[float, ...]) -> None:
+    frozen: Any = SimpleNamespace(encoder=SimpleNamespace(layers=blocks + 1))
+    assert finetuning._rates(frozen, finetuning.Way(), start) == rates
+    assert finetuning._rates(frozen, finetuning.Way(lr=0.5, head_lr=0.0), start) == (0.5, rates[1], 0.0)
+    assert finetuning._rates(frozen, finetuning.Way(scratch=True), False) == (rates[0], 1.0, 1.0)
 
 
 @pytest.mark.slow
@@ -111,6 +154,12 @@ def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_pat
     assert said.label == load_classifier(run)(folder / "music" / "0.flac").label
     with pytest.raises(FileExistsError, match="--force"):
         publish(run, tmp_path / "model")
+    encoder, answers = run_card(tmp_path / "model")
+    noise = 0.1 * np.random.RandomState(7).randn(5 * RATE)
+    ours = load_classifier(tmp_path / "model").hear(noise.astype(np.float32), RATE)["music_genre"]
+    assert encoder == "MertModel" and {one["label"] for one in answers} == {"rock", "jazz", "folk"}
+    expected = dict(zip(ours.names, ours.probabilities[0].tolist(), strict=True))
+    assert {one["label"]: one["score"] for one in answers} == pytest.approx(expected, abs=1e-4)
 
     head = HeadConfig("tags", ("a", "b"), 32).build()
     facts = HeadFacts(encoder=str(folder / "encoder"), thresholds=(0.25, 0.5), scores={"roc_auc": 0.75})
@@ -118,6 +167,37 @@ def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_pat
     publish(tmp_path / "heads", tmp_path / "second")
     card = (tmp_path / "second" / "README.md").read_text()
     assert "thresholds 0.25, 0.50" in card and "| mood | roc_auc | 0.750 |" in card
+
+
+def run_card(model: Path) -> tuple[str, Any]:
+    """The Python of a published README.md, as it is printed, in a process that finds torch and transformers alone.
+
+    Returns the class of the encoder that the card's sentence opens, and what its example prints.
+    """
+    card = (model / "README.md").read_text()
+    example, sentence = (
+        found.group(1) for found in (re.search(pattern, card, re.DOTALL) for pattern in
+                                     (r"```python\n(.*?)```", r"`(AutoModel\.from_pretrained\([^`]*\))`")) if found
+    )  # fmt: skip
+    (model.parent / "narrow.py").write_text(Path(reload.__file__).read_text())
+    script = f"""
+import sys
+sys.path.insert(0, {str(model.parent)!r})
+from narrow import Narrow, hidden_packages
+hidden = hidden_packages()
+sys.meta_path[:] = [Narrow(finder, hidden) for finder in sys.meta_path]
+import numpy
+numpy.random.seed(7)
+from transformers import AutoModel
+print(type({sentence}).__name__)
+{example}"""
+    environment = os.environ | {"HF_MODULES_CACHE": str(model.parent / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd=model.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    *_, encoder, answers = done.stdout.splitlines()
+    return encoder, ast.literal_eval(answers)
 
 
 @pytest.mark.slow
@@ -140,16 +220,26 @@ def test_the_curve_over_the_number_of_labels(
     assert all(p.low <= p.value <= p.high for p in points)
     monkeypatch.setattr(finetuning, "finetune_on", lambda *_: pytest.fail("it was trained before"))
     assert efficiency.efficiency(encoder, **asked) == points
+    drawn = efficiency.efficiency(encoder, **(asked | {"draws": 2, "train": False}))
+    assert [(p.method, p.shots, p.draws) for p in drawn] == [
+        ("frozen", 2, 2), ("mfcc", 2, 2), ("frozen", None, 1), ("mfcc", None, 1)
+    ]  # fmt: skip
+    assert drawn[2:] == points[4:6]
     assert not list((tmp_path / "curve" / "runs").iterdir()), "runs are not kept"
     monkeypatch.setattr("groundbass.models.encoder.weights_hash", lambda encoder: "another")
     with pytest.raises(pytest.fail.Exception, match="trained before"):  # other weights in the same folder
         efficiency.efficiency(encoder, **(asked | {"baselines": ()}))
     monkeypatch.undo()
-    rows = (tmp_path / "curve" / "efficiency.csv").read_text().splitlines()
-    assert len(rows) == 9 and (tmp_path / "curve" / "efficiency.png").stat().st_size > 10_000
+    table = (tmp_path / "curve" / "efficiency.csv").read_text().splitlines()
+    assert len(table) == 9 and (tmp_path / "curve" / "efficiency.png").stat().st_size > 10_000
     assert "2 per class (6 recordings)" in capsys.readouterr().out
-    right = efficiency.scored(task, None, "oracle", task.folds[0].test, np.eye(3)[task.targets[task.folds[0].test]])
-    assert right.value == right.high == 1.0
+    rows = task.folds[0].test
+    truth = np.eye(3)[task.targets[rows]]
+    right = efficiency.scored(task, None, "oracle", [(rows, truth)])
+    assert right.value == right.high == 1.0 and right.draws == 1
+    half = efficiency.scored(task, None, "oracle and its contrary", [(rows, truth), (rows, 1 - truth)])
+    assert half.value == pytest.approx((1.0 + np.mean((1 - truth).argmax(1) == task.targets[rows])) / 2)
+    assert half.draws == 2
     with pytest.raises(ValueError, match="at least one recording per class"):
         efficiency.efficiency(encoder, **(asked | {"per_class": (0,)}))
     with pytest.raises(ValueError, match="give --label"):

@@ -111,7 +111,8 @@ torch.save(clmr_weights(), "clmr.pt")
 # Where a run may wait for ranks: the sharded forms are written in parts that are not byte-equal (pickled metadata).
 SHARDED = ("*/sharded/*", "*/checkpoint.json")
 
-FEW = {"scan": 2, "contrastive": 2, "mert": 2, "iterate": 1, "embed": 2}
+FEW = {"scan": "2", "contrastive": "2", "mert": "2", "iterate": "1", "embed": "2"}
+DECISIVE = (" step_", "done", "encoder", "classifier", "manifest", "lock", "latest")  # parts of an event's words
 
 FSDP2 = FSDP_ON_CPU + "from groundbass.cli import main\nmain()"
 
@@ -191,8 +192,23 @@ def begin(template: Path, work: Path) -> None:
     shutil.copytree(template, work)
 
 
-def sweep(name: str, template: Path, place: Path, few: int = 0) -> Iterator[dict[str, Any]]:
-    """Every kill point of a command, or `few` of them: what was killed, and how the next start ended."""
+def chosen(events: Sequence[str], asked: str) -> list[int]:
+    """Kill points, from 1. asked: `all`; a number of them, evenly spread; `near`: first, last, and those that stand
+    before, at and after what a resumed command looks at: marks, checkpoints, encoders; or the points, as `3,7`."""
+    if asked == "all":
+        return list(range(1, len(events) + 1))
+    if asked == "near":
+        decisive = [k for k, event in enumerate(events, 1) if any(word in event for word in DECISIVE)]
+        around = {k + step for k in decisive for step in (-1, 0, 1)} | {1, len(events)}
+        return sorted(k for k in around if 1 <= k <= len(events))
+    if "," in asked:
+        return [int(k) for k in asked.split(",") if k]
+    count = min(int(asked), len(events))
+    return sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)})
+
+
+def sweep(name: str, template: Path, place: Path, asked: str = "all") -> Iterator[dict[str, Any]]:
+    """Kill points of a command (see `chosen`): what was killed, and how the next start ended."""
     row = COMMANDS[name]
     passing = [*TIMES, *row.passing, *(SHARDED if row.strategy != "ddp" else ())]
     run = Runner(place, row)
@@ -201,8 +217,7 @@ def sweep(name: str, template: Path, place: Path, few: int = 0) -> Iterator[dict
     assert quiet.codes == [0] * row.ranks, quiet.said
     events = (place / "told").read_text().splitlines()
     expected = state(run.work, passing)
-    count = min(few or len(events), len(events))  # evenly spread
-    for point in sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)}):
+    for point in chosen(events, asked):
         begin(template, run.work)
         killed = run(row.words, point, place / "again")
         about = {"row": name, "kill": point, "of": len(events), "event": events[point - 1]}
@@ -246,7 +261,7 @@ def test_a_start_after_any_kill_ends_alike(template: Path, tmp_path: Path, name:
     assert found and [line for line in found if not line["fine"]] == []
 
 
-if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME | NAME=POINTS …]
+if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME | NAME=POINTS …], points as in `chosen`
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -257,13 +272,13 @@ if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME 
                 return Path(folder) / name
 
         start = template.__wrapped__(_Factory())  # type: ignore[attr-defined]
-        for chosen_row, _, points in (word.partition("=") for word in sys.argv[1:] or COMMANDS):
-            began = time.monotonic()
-            lines = list(sweep(chosen_row, start, Path(folder) / chosen_row, int(points or 0)))
-            bad = [line for line in lines if not line["fine"]]
+        for row_name, _, points in (word.partition("=") for word in sys.argv[1:] or COMMANDS):
+            began, lines = time.monotonic(), []
+            for line in sweep(row_name, start, Path(folder) / row_name, points or "all"):
+                lines.append(line)
+                print("   ", json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+            bad = sum(not line["fine"] for line in lines)
             equal = sum(line["outcome"] == "equal" for line in lines)
-            tried = f"{len(lines)} of {lines[0]['of']}"
-            print(f"| {chosen_row} | {tried} | {equal} | {len(lines) - equal - len(bad)} | {len(bad)} | "
+            print(f"| {row_name} | {len(lines)} of {lines[0]['of']} | {equal} | {len(lines) - equal - bad} | {bad} | "
                   f"{time.monotonic() - began:.0f} s |", flush=True)  # fmt: skip
-            for line in bad:
-                print("   ", json.dumps(line, ensure_ascii=False), flush=True)
+            shutil.rmtree(Path(folder) / row_name)

@@ -227,6 +227,47 @@ def test_windows_of_a_track_as_published() -> None:
     assert starts(480_000, 48_000, "even", 16) == [i * 27_000 for i in range(16)]  # the end is never reached
     assert starts(25, 10, "row", 16) == [0, 10, 15]
     assert starts(20, 10, "row", 16) == [0, 10]
+    assert starts(25, 10, "whole", 16) == [0, 10] and starts(25, 10, "first", 16) == [0]
+
+
+HOW = {  # published ways: windows, number, what is averaged, circular shifts
+    "sixteen chunks": ("even", 16, "probabilities", 1), "eight chunks": ("even", 8, "probabilities", 1),
+    "marble": ("row", 16, "logits", 1), "segments without the rest": ("whole", 16, "probabilities", 1),
+    "cut": ("first", 16, "probabilities", 1), "ten shifts": ("first", 16, "probabilities", 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW)
+@torch.no_grad()
+def test_a_track_is_aggregated_as_each_system_does_it(how: str) -> None:
+    """By hand from the network's answers about windows cut here, HTS-AT's shifts by cumulative rolls."""
+    windows, count, aggregation, shifts = HOW[how]
+    model = tiny("htsat" if shifts > 1 else "musicnn")
+    size = 16_000 if shifts == 1 else model.config.window_samples
+    model.config.window_samples = size
+    model.config.windows, model.config.window_count = windows, count
+    model.config.aggregation, model.config.shifts = aggregation, shifts
+    sound = 0.1 * torch.randn(1, 3 * size + size // 3, generator=torch.Generator().manual_seed(5))
+    if windows == "even":
+        hop = (sound.shape[1] - size) // count
+        cuts = [sound[:, i * hop : i * hop + size] for i in range(count)]
+    else:
+        cuts = [sound[:, i * size : (i + 1) * size] for i in range(3 if windows != "first" else 1)]
+        cuts += [sound[:, -size:]] if windows == "row" else []
+    for turn in range(1, shifts):
+        cuts.append(torch.roll(cuts[-1], 100 * turn, 1))
+    each = torch.cat([model.network.hear(model.network.features(cut)).logits for cut in cuts])
+    expected = each.mean(0) if aggregation == "logits" else each.sigmoid().mean(0).logit()
+    assert len(each) == {"row": 4, "whole": 3, "even": count, "first": shifts}[windows]
+    torch.testing.assert_close(model.class_logits(sound)[0], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_htsat_is_sigmoid_of_mean_logits_over_time() -> None:
+    model = tiny("htsat")
+    sound = 0.1 * torch.randn(1, model.config.window_samples, generator=torch.Generator().manual_seed(6))
+    steps = model.frame_logits(sound)
+    torch.testing.assert_close(model.class_logits(sound).sigmoid(), steps.mean(1).sigmoid(), atol=1e-5, rtol=1e-5)
 
 
 def test_windows_are_averaged_as_probabilities_or_logits() -> None:

@@ -225,8 +225,9 @@ def write_tones(folder: Path, count: int = 8, short: int = 0) -> Path:
         sound = (0.2 * np.sin(2 * np.pi * (150 + 60 * number) * time) + 0.02 * noise).astype(np.float32)
         write(folder / f"{number}.flac", sound, 8000)
         beats = np.arange(0.1, 4.0, 0.4 + 0.05 * number).tolist()
-        over_time = {"tempo": 120.0 + number, "beats": beats, "downbeats": beats[::2]} if number % 4 != 3 else {}
-        labels = {"genre": "ab"[number % 2], "chords": [{"start": 0.0, "end": 3.0, "label": "C:maj"}], **over_time}
+        more = {"tempo": 120.0 + number, "beats": beats, "downbeats": beats[::2], "tags": ["x", "yz"[number % 2]]}
+        more = more if number % 4 != 3 else {}
+        labels = {"genre": "ab"[number % 2], "chords": [{"start": 0.0, "end": 3.0, "label": "C:maj"}], **more}
         tracks.append(Track(f"{number}.flac", f"{number}.flac", len(sound), 8000, 1, f"{number:032x}", labels=labels))
     Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
     return folder / "manifest.parquet"
@@ -271,6 +272,7 @@ OBJECTIVES = {
     "latent.m2d_debug": [],
     "predictive.cpc_debug": [],
     "labelled.finetune_debug": [],
+    "tagging.ast_debug": [],
 }
 # a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
 BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
@@ -283,7 +285,7 @@ WAYS = {
     "tokens.beats_iter1_debug": "fsdp2", "tokenizer.beats_tokenizer_debug": "zero2", "tokenizer.mel_rvq_debug": "ddp",
     "latent.eat_beats_debug": "zero3", "masked.muq_debug": "ddp", "tokenizer.muq_rvq_debug": "fsdp2",
     "latent.eat_debug": "ddp", "latent.matpac_debug": "zero3", "predictive.cpc_debug": "zero3",
-    "labelled.finetune_debug": "ddp",
+    "labelled.finetune_debug": "ddp", "tagging.ast_debug": "ddp",
 }  # fmt: skip
 ONE_EACH = set(WAYS.items())
 GRID = [

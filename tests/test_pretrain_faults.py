@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -275,17 +276,36 @@ def test_a_rising_loss_is_noticed() -> None:
     assert len(said) == 1 and "the loss has risen" in said[0]
 
 
-def test_locks_of_killed_compilers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_of_killed_compilers_are_waited_for_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever starts again at once doesn't wait for ever; a compiler that works keeps its lock, however slow it is."""
     from groundbass.pretrain import distributed
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    old, fresh = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock", tmp_path / "py311_cpu" / "other" / "lock"
-    for lock in (old, fresh):
+    monkeypatch.setattr(distributed, "STALE_SECONDS", 2.0)
+    old, killed, works = (tmp_path / "py311_cpu" / name / "lock" for name in ("old", "killed", "works"))
+    for lock in (old, killed, works):
         lock.parent.mkdir(parents=True)
         lock.touch()
-    os.utime(old, (time.time() - 700, time.time() - 700))
-    distributed._remove_stale_locks()
-    assert not old.exists() and fresh.exists(), "a compiler that still works keeps its lock"
+    long_ago = time.time() - 700
+    os.utime(old, (long_ago, long_ago))
+
+    def compile() -> None:
+        """Six objects in three seconds, longer than a still folder is given."""
+        for number in range(6):
+            (works.parent / f"{number}.o").touch()
+            time.sleep(0.5)
+        works.unlink()
+
+    compiler = threading.Thread(target=compile)
+    compiler.start()
+    distributed._wait_for_compilers()
+    assert not works.exists() and (works.parent / "5.o").exists(), "it was waited for"
+    compiler.join()
+    assert not old.exists() and not killed.exists()
+    said = capsys.readouterr().err
+    assert f"waiting for {works}" in said and str(old) not in said
 
 
 # Stand-ins for Slurm's commands: `srun` starts the tasks on this machine and ends with the highest of their codes.

@@ -28,6 +28,7 @@ from groundbass.pretrain.objectives.labelled import (
     SpecAugment,
     depths,
     finetune_debug,
+    hear,
     judged,
     spec_augment,
 )
@@ -38,6 +39,7 @@ from groundbass.pretrain.objectives.parts.label_targets import (
     meet,
 )
 from groundbass.pretrain.optim import build
+from groundbass.pretrain.recipe import find
 from groundbass.pretrain.train import train
 
 RATE = 24_000
@@ -327,3 +329,64 @@ def test_low_rank_additions_alone_are_learned_and_merged_into_what_is_published(
         torch.testing.assert_close(model.encoder(sound).last_hidden_state, adapted, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="lora_rank is -1"):
         make(manifest, lora_rank=-1)
+
+
+ADAPTED = {
+    "latent.eat_debug": "a vision transformer", "tokens.beats_iter1_debug": "BEATs", "masked.muq_debug": "a conformer",
+    "tagging.ast_tiny": "AST", "tagging.htsat_tiny": "HTS-AT", "labelled.synth_debug": "a log-CQT network",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADAPTED)
+def test_low_rank_additions_are_heard_and_merged_in_every_family(manifest: Path, address: str) -> None:
+    """Each addition that is learned changes what is heard, and the merged encoder hears as the adapted one does."""
+    pytest.importorskip("peft")
+    network = {"network": find(address).objective.network} if address.startswith("labelled.") else {}
+    task = (LabelTask("genre", pooling="mean+std"),)
+    objective = make(manifest, **({"encoder": address} | network), tasks=task, lora_rank=2, layer_decay=1.0)
+    rate = int(objective.encoder.config.sample_rate)
+    sound = 0.1 * torch.randn(2, 2 * rate, generator=torch.Generator().manual_seed(0))
+    added = {name: p for name, p in objective.encoder.named_parameters() if "lora_B" in name and p.requires_grad}
+    assert added
+    with torch.no_grad():
+        for value in added.values():
+            value.normal_(0, 0.1)
+    objective.eval()
+    logits = objective.heads[0](*hear(objective.encoder, sound, torch.tensor([2 * rate, rate])))
+    logits.square().sum().backward()
+    silent = [name for name, value in added.items() if value.grad is None or not value.grad.abs().max() > 0]
+    assert not silent, "an addition that nothing hears"
+    with torch.no_grad():
+        adapted = objective.encoder(sound).last_hidden_state
+        model = objective.classifier().encoder
+        torch.testing.assert_close(model(sound).last_hidden_state, adapted, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(plain_twin(model, objective, added)(sound).last_hidden_state, adapted, atol=1e-3)
+
+
+def plain_twin(model: Any, objective: Labelled, added: dict[str, Any]) -> Any:
+    """The encoder without its additions."""
+    with torch.no_grad():
+        for value in added.values():
+            value.zero_()
+        model.load_state_dict(objective.classifier().encoder.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("address", ["contrastive.clmr_debug", "predictive.cpc_debug"])
+def test_encoders_of_convolutions_have_nothing_that_low_rank_additions_fit(manifest: Path, address: str) -> None:
+    pytest.importorskip("peft")
+    with pytest.raises(ValueError, match=r"encoder's blocks, and (SampleCNN|Cpc)Model has none"):
+        make(manifest, encoder=address, tasks=(LabelTask("genre"),), lora_rank=2)
+
+
+TAGGERS = [f"tagging.{name}_tiny" for name in ("musicnn", "attention", "hcnn", "short", "mtt", "cnn6", "ast", "htsat")]
+
+
+@pytest.mark.parametrize("address", TAGGERS)
+def test_what_a_tagger_answered_with_is_left_alone(manifest: Path, address: str) -> None:
+    """Everything that trains is heard by the new head: ranks wait in vain for the gradient of what isn't."""
+    objective = make(manifest, encoder=address, tasks=(LabelTask("genre"),))
+    rate = int(objective.encoder.config.sample_rate)
+    clip = 0.1 * torch.randn(2, 3 * rate, generator=torch.Generator().manual_seed(0))
+    objective.heads[0](*hear(objective.encoder, clip, torch.tensor([3 * rate, 3 * rate]))).square().sum().backward()
+    assert [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None] == []

@@ -14,10 +14,12 @@ from torch.nn import functional
 from groundbass.data.audio.read import write
 from groundbass.data.batch import Batch
 from groundbass.data.track import Manifest, Track
-from groundbass.models.classifier_files import open_classifier
+from groundbass.models.classifier_files import make_classifier, open_classifier, write_classifier
 from groundbass.models.encoder import load_encoder
 from groundbass.pretrain.objectives.labelled import Mixup
+from groundbass.pretrain.objectives.parts.noisy_student import taught_losses
 from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingConfig, musicnn_tiny, striped
+from groundbass.pretrain.optim import schedule
 from groundbass.pretrain.recipe import addresses, find
 from groundbass.pretrain.train import train
 
@@ -111,7 +113,7 @@ def test_what_is_refused(manifest: Path) -> None:
 
 def test_every_recipe_builds_a_network_for_its_crops() -> None:
     small = [address for address in addresses() if address.startswith("tagging.") and address.endswith("_tiny")]
-    assert len(small) == 11
+    assert len(small) == 14
     for address in small:
         recipe = find(address)
         network = recipe.objective.draw(3)
@@ -137,3 +139,133 @@ def test_a_run_tells_registers_apart_and_its_folder_answers(manifest: Path, tmp_
             answer = model.class_logits(tone[None])
             assert torch.equal(open_classifier(tmp_path / "run" / "classifier")(tone[None]).logits, answer)
         assert model.config.id2label[int(answer.argmax())] == name
+
+
+def half_labelled(manifest: Path, folder: Path) -> Path:
+    """The twelve tones, of which the odd ones lost their labels."""
+    opened = Manifest.open(manifest)
+    tracks = [dataclasses.replace(track, labels={} if row % 2 else track.labels) for row, track in enumerate(opened)]
+    opened.relabelled(range(12), tracks).write(folder / "half.parquet")
+    return folder / "half.parquet"
+
+
+def teacher(folder: Path, names: tuple[str, ...] = ("tone", "middle", "low", "high"), rate: int = RATE) -> Path:
+    """An untrained classifier with outputs in another order than the alphabet's, and one more than there are labels."""
+    torch.manual_seed(3)
+    config = TaggingConfig(labels=("tags:tags",), network="fcn", width=0.1, sample_rate=rate)
+    model = config.draw(len(names))
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    write_classifier(make_classifier(model.eval(), []), folder / "teacher")
+    return folder / "teacher"
+
+
+def student(manifest: Path, folder: Path, **changes: Any) -> Tagging:
+    named = changes.pop("teacher") if "teacher" in changes else str(teacher(folder))
+    settings = {"labels": ("tags:tags",), "teacher": named, "unlabelled": 0.25} | changes
+    return objective(half_labelled(manifest, folder), **settings)
+
+
+def test_half_of_the_loss_is_the_teachers_by_hand(manifest: Path, tmp_path: Path) -> None:
+    """Binary cross-entropy with labels over labelled clips, with the teacher's sigmoids over the others, summed."""
+    made = student(manifest, tmp_path)
+    assert made.encoder.config.id2label == {0: "tone", 1: "middle", 2: "low", 3: "high"}  # the teacher's order
+    made.eval()  # no dropout, no augmentation: what is compared is arithmetic
+    heard = batch(6)  # keys 0, 2 and 4 are labelled
+    with torch.no_grad():
+        found = made(heard, 0)
+        sound = heard.waveform[:, 0]
+        logits = made.encoder.window_logits(sound)
+        soft = open_classifier(tmp_path / "teacher")(sound).logits.sigmoid()
+    hard = torch.tensor([[0.0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]])  # low, high, middle: even ones have one tag
+    rows, others = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
+    of_labels = functional.binary_cross_entropy_with_logits(logits[rows], hard)
+    of_teacher = functional.binary_cross_entropy_with_logits(logits[others], soft[others])
+    # half of these six clips are labelled, three quarters of all crops are: each half's sum over its share of all
+    torch.testing.assert_close(found.value, of_labels * 0.5 / 0.75 + of_teacher * 0.5 / 0.25)
+    torch.testing.assert_close(found.metrics["tags/taught"], of_teacher)
+    assert float(found.metrics["tags/labelled"]) == 0.5
+
+
+def test_crops_are_drawn_by_halves(manifest: Path, tmp_path: Path) -> None:
+    made = student(manifest, tmp_path)
+    kept = made.heard(Manifest.open(tmp_path / "half.parquet"))
+    weights = dict(zip(kept.column("key"), kept.column("weight"), strict=True))
+    assert len(weights) == 12 and sum(weights[str(number)] for number in range(1, 12, 2)) == pytest.approx(0.25)
+    assert sum(weights.values()) == pytest.approx(1.0) and made.shares == [pytest.approx(0.75)]
+
+
+def test_the_teacher_hears_the_untouched_sound(manifest: Path, tmp_path: Path) -> None:
+    """The student's crop is turned upside down and filtered by CLMR's chain; what it shall say stays."""
+    made = student(manifest, tmp_path, augment="clmr").train()
+    heard: list[torch.Tensor] = []
+    network = made._teacher[0].model
+    network.register_forward_pre_hook(lambda _, given: heard.append(given[0].clone()))
+    sound = batch(6)
+    made(sound, 0)
+    torch.testing.assert_close(heard[0], sound.waveform[[1, 3, 5], 0], rtol=0, atol=0)
+    assert all(weight.grad is None for weight in network.parameters()) and not network.training
+
+
+def test_classes_are_learned_from_softmaxes() -> None:
+    logits = torch.tensor([[1.0, 0.0, -1.0]])
+    soft = torch.tensor([[0.2, 0.3, 0.5]])
+    expected = -(soft * logits.log_softmax(-1)).sum()
+    torch.testing.assert_close(taught_losses(logits, soft, "single_label_classification")[0], expected)
+    torch.testing.assert_close(taught_losses(logits, soft, "regression")[0], (logits - soft).square().mean())
+
+
+def test_a_students_refusals(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every one has one: add tracks"):
+        objective(manifest, labels=("tags:tags",), teacher=str(teacher(tmp_path)))
+    with pytest.raises(ValueError, match="name it with"):
+        student(manifest, tmp_path, teacher="")
+    with pytest.raises(ValueError, match="The labels know 'middle', of which the teacher says nothing"):
+        student(manifest, tmp_path, teacher=str(teacher(tmp_path, ("high", "low", "tone"))))
+    with pytest.raises(ValueError, match="hears 22050 Hz, the student 16000 Hz"):
+        student(manifest, tmp_path, teacher=str(teacher(tmp_path, rate=22_050)))
+    with pytest.raises(ValueError, match=r"problem is multi_label_classification, and register is classes"):
+        student(manifest, tmp_path, labels=("register",), teacher=str(teacher(tmp_path)))
+    with pytest.raises(FileNotFoundError, match="should be the teacher"):
+        student(manifest, tmp_path, teacher=str(tmp_path / "nobody"))
+
+
+def test_the_published_sizes_of_teacher_and_student() -> None:
+    for address, weights in (("tagging.mtt_msd", 4_567_732), ("tagging.mtt_student_msd", 1_108_852)):
+        network = find(address).objective.draw(50)
+        assert sum(parameter.numel() for parameter in network.parameters()) == weights
+    stood, said = find("tagging.mtt_student_msd").objective.stand_in(Path(), 220_500)
+    assert stood.teacher == "untrained" and "stands in for its teacher" in said
+
+
+def test_published_rates_by_epoch() -> None:
+    """HTS-AT's factors per epoch, and AST's halving from the third epoch on."""
+    for address, epoch_steps, wanted in (
+        (
+            "tagging.htsat_audioset",
+            15_100,
+            {0: 2e-5, 1: 5e-5, 2: 1e-4, 9: 1e-4, 10: 5e-5, 20: 2e-5, 30: 3e-5, 99: 3e-5},
+        ),
+        ("tagging.ast_audioset", 161_200, {1: 1e-5, 2: 5e-6, 3: 2.5e-6, 4: 1.25e-6}),
+    ):
+        recipe = find(address)
+        for epoch, rate in wanted.items():
+            found = schedule(recipe.optim, epoch * epoch_steps, recipe.steps)
+            assert found == pytest.approx(rate), (address, epoch)
+    assert find("tagging.cnn14_audioset").optim.amsgrad
+
+
+def test_names_are_drawn_before_tracks(manifest: Path) -> None:
+    """PANNs' and HTS-AT's sampler: a class, then one of its clips; a clip's expectation is the sum over its classes."""
+    made = objective(manifest, labels=("tags:tags",), balance=True, balance_by="each")
+    kept = made.heard(Manifest.open(manifest))
+    weights = dict(zip(kept.column("key"), kept.column("weight"), strict=True))
+    assert weights["0"] == pytest.approx(1 / 4) and weights["1"] == pytest.approx(1 / 4 + 1 / 6)
+
+
+def test_a_clip_may_keep_its_label_though_its_sound_is_mixed(manifest: Path) -> None:
+    made = objective(manifest, labels=("tags:tags",), mixup=Mixup(1.0, 0.5, labels=False))
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    targets = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]])
+    found = made._judged(logits, targets, torch.tensor([3, 0, 1, 2]), torch.full((4,), 0.3))
+    torch.testing.assert_close(found.value, functional.binary_cross_entropy_with_logits(logits, targets))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import groundbass
 from groundbass.data.audio.read import write
@@ -19,10 +21,14 @@ from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.encoder import ModelEncoder, weights_hash
 from groundbass.models.head_files import HeadFacts, write_head
 from groundbass.models.heads import HeadConfig
+from groundbass.models.music_taggers import MusicTaggerConfig, MusicTaggerModel
+from groundbass.models.panns import PannsConfig, PannsModel
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import classify
 from groundbass.probe.apply.classify import Classifier, OnEncoder, load_classifier
+from groundbass.probe.apply.predict_page import lanes
+from groundbass.probe.apply.verdicts import compare
 
 RATE = 24_000
 HEADS: dict[str, tuple[dict[str, Any], HeadFacts]] = {
@@ -188,3 +194,75 @@ def test_a_classifier_of_hugging_face(tmp_path: Path) -> None:
             each.append(torch.softmax(logits, -1)[0])
     np.testing.assert_allclose(said.probabilities[0], torch.stack(each).mean(0).numpy(), atol=1e-5)  # type: ignore[index]
     assert said.names == ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MusiCNN of one second with random weights, sixteen windows spread evenly over a track."""
+    torch.manual_seed(0)
+    model = MusicTaggerModel(MusicTaggerConfig(network="musicnn", classes=3, width=0.05, window_samples=16_000))
+    model.config.id2label = {0: "low", 1: "middle", 2: "high"}
+    model.config.label2id = {"low": 0, "middle": 1, "high": 2}
+    folder = tmp_path_factory.mktemp("tagger") / "musicnn"
+    write_classifier(make_classifier(model.eval(), []), folder)
+    return folder
+
+
+def test_a_taggers_track_is_what_its_config_says(tagger: Path) -> None:
+    """Sixteen windows with the published hop, their sigmoids' mean; and each of them by itself."""
+    sound = (0.1 * np.random.default_rng(0).standard_normal(56_000)).astype(np.float32)
+    loaded = load_classifier(tagger)
+    said = loaded.hear(sound, 16_000)["musicnn"]
+    model = classify.open_classifier(tagger)
+    hop = (56_000 - 16_000) // 16
+    cuts = torch.stack([torch.from_numpy(sound[i * hop : i * hop + 16_000]) for i in range(16)])
+    with torch.no_grad():
+        each = model.encoder.window_logits(cuts).sigmoid().numpy()
+        whole = model(torch.from_numpy(sound)[None]).logits.sigmoid()[0].numpy()
+    assert said.probabilities is not None and said.windows is not None and said.windows.probabilities is not None
+    np.testing.assert_allclose(said.windows.probabilities, each, atol=1e-5)
+    np.testing.assert_allclose(said.probabilities[0], each.mean(0), atol=1e-5)
+    np.testing.assert_allclose(said.probabilities[0], whole, atol=1e-5)
+    np.testing.assert_allclose(said.windows.start, np.arange(16) * hop / 16_000)
+    instance = loaded.hear(sound, 16_000, unit="window")["musicnn"]
+    np.testing.assert_allclose(instance.probabilities, said.windows.probabilities)  # type: ignore[arg-type]
+
+
+def test_songs_and_instances_are_scored_from_one_model(tagger: Path) -> None:
+    """`predict --labels`: the recording's answer, and every window against its recording's label."""
+    loaded = load_classifier(tagger)
+    sounds = {str(k): (0.1 * np.random.default_rng(k).standard_normal(40_000)).astype(np.float32) for k in range(4)}
+    results = {name: loaded.hear(sound, 16_000) for name, sound in sounds.items()}
+    truth = {name: {"musicnn": "low" if name in "01" else "high"} for name in sounds}
+    song, window = compare(results, truth).verdicts
+    assert (song.tracks, window.tracks) == (4, 4) and window.head == "musicnn, each of 64 windows"
+    right = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]])
+    for verdict, copies, likely in (
+        (song, 1, np.stack([results[name]["musicnn"].probabilities[0] for name in sounds])),  # type: ignore[index]
+        (window, 16, np.concatenate([results[name]["musicnn"].windows.probabilities for name in sounds])),  # type: ignore[union-attr]
+    ):
+        expected = roc_auc_score(np.repeat(right, copies, 0)[:, [0, 2]], likely[:, [0, 2]])
+        assert verdict.scores["ROC-AUC, macro"].value == pytest.approx(expected)
+
+
+def test_what_a_network_hears_over_time_goes_onto_the_page() -> None:
+    torch.manual_seed(0)
+    model = PannsModel(
+        PannsConfig.at_16k(network="Cnn14_DecisionLevelAtt", classes=2, width=0.01, window_samples=32_000)
+    )
+    model.config.id2label = {0: "hum", 1: "hiss"}
+    loaded = Classifier(classify.Whole("panns", model, None, "cpu"), "panns")
+    sound = (0.1 * np.random.default_rng(0).standard_normal(80_000)).astype(np.float32)
+    said = loaded.hear(sound, 16_000)["panns"]
+    assert said.windows is not None and said.windows.probabilities is not None and len(said.start) == 1
+    with torch.no_grad():
+        steps = model.frame_logits(torch.from_numpy(sound)[None])[0].sigmoid().numpy()
+        clip = model.class_logits(torch.from_numpy(sound)[None]).sigmoid()[0].numpy()
+    np.testing.assert_allclose(said.windows.probabilities, steps, atol=1e-5)
+    np.testing.assert_allclose(said.probabilities[0], clip, atol=1e-5)  # type: ignore[index]
+    drawn = lanes(said)
+    assert {lane.name for lane in drawn} == {"hum", "hiss"} and all(len(lane.spans) == len(steps) for lane in drawn)
+    long = replace(said, windows=replace(said.windows, start=np.arange(5000.0), end=np.arange(1.0, 5001.0),
+                   probabilities=np.eye(2)[np.arange(5000) // 4999]))  # fmt: skip
+    spans = next(lane for lane in lanes(long) if lane.name == "hiss").spans
+    assert len(spans) == 600 and spans[-1].end == 5000.0 and spans[-1].dark == 1.0 and spans[-2].dark == 0.0

@@ -10,7 +10,7 @@ from test_probe_command import Oracle, corpus, store, tasks  # noqa: F401  (a fi
 from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
 from groundbass.models.heads import moments, pooled
-from groundbass.probe.baselines.simple import LogCqtBaseline
+from groundbass.probe.baselines.simple import LogCqtBaseline, NnAudioCqtBaseline
 from groundbass.probe.evaluation import Settings, TaskProbe, all_crafted
 from groundbass.probe.fit import fit
 from groundbass.probe.heads.head import Features
@@ -36,6 +36,18 @@ def test_the_log_cqt_of_a_note_peaks_at_its_bin(midi):
     hertz = 440 * 2 ** ((midi - 69) / 12)
     mean = statistics(tone(np.full(2 * RATE, hertz)))[0]
     assert int(mean.argmax()) == round(BINS * np.log2(hertz / 27.5))
+
+
+@pytest.mark.parametrize("midi", [33, 57, 81, 105])
+def test_nnaudio_says_the_same_of_a_note(midi):
+    """nnAudio's transform is the oracle of ours: its kernels are made and applied by others, at the full rate."""
+    hertz = 440 * 2 ** ((midi - 69) / 12)
+    sound = tone(np.full(3 * RATE, hertz))
+    own, other = (made().hidden_states(sound)[0, 0].expm1() / 100 for made in (LogCqtBaseline, NnAudioCqtBaseline))
+    assert own.shape == other.shape == (75, 192)
+    inside = slice(20, 55)  # the bass kernels are 1.2 s long
+    assert int(other[inside].mean(0).argmax()) == round(BINS * np.log2(hertz / 27.5))
+    assert (own - other)[inside].abs().max() < 0.01 * own[inside].max()
 
 
 def test_change_tells_a_vibrato_from_steady_tones_of_the_same_pitches():

@@ -238,6 +238,7 @@ LOOK = """<script>addEventListener("load", () => {
     beyond: sizes.filter(r => r.left < 0 || r.right > innerWidth).length,
     wide: [...document.querySelectorAll("h1, h2, p, li")].filter(e => e.scrollWidth > innerWidth).length,
     blank: cells.filter(e => e.offsetHeight < 8).length,
+    labels: cells.filter(e => getComputedStyle(e, "::before").content.length > 4).length,
     cut: [...document.querySelectorAll(".wide")].filter(e => e.scrollWidth > e.clientWidth).length,
     tables: document.querySelectorAll("table").length,
     loaded: performance.getEntriesByType("resource").map(e => e.name),
@@ -265,6 +266,10 @@ def test_the_page_in_a_real_browser(two, tmp_path):
     assert found["loaded"] == []
     assert [found[name] for name in ("small", "beyond", "wide", "blank", "cut")] == [0] * 5, found
     assert found["pictures"] == page.count("<svg") >= 9 and found["height"] > 3000 and found["tables"] == 6
+    narrow = run("--window-size=700,900", "--dump-dom", f"file://{tmp_path}/page.html")
+    told = json.loads(re.search(r"<title>(.*?)</title>", narrow.stdout, re.S).group(1).replace("&quot;", '"'))
+    assert [told[name] for name in ("beyond", "wide", "cut")] == [0] * 3, told
+    assert told["labels"] > 10, "cells of broad tables stand under their column's name"
     run(f"--window-size=1280,{found['height']}", f"--screenshot={tmp_path}/page.png", f"file://{two}/poor/report.html")
     pixels = np.round(255 * matplotlib.image.imread(tmp_path / "page.png")[..., :3]).astype(int)
     assert pixels.shape == (found["height"], 1280, 3)

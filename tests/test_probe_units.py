@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit, softmax
 
+from groundbass.data.audio.read import write
 from groundbass.data.labels.lookup import kind_of
 from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
-from groundbass.probe.curves.units import RULES, aggregated, compared
+from groundbass.models.adapters import ModelEncoder
+from groundbass.models.music_taggers import MusicTaggerConfig, MusicTaggerModel
+from groundbass.probe.curves.units import RULES, aggregated, compared, own_head
 from groundbass.probe.fit import SETTINGS, fit
 from groundbass.probe.listen.features import Frames, Windows
 from groundbass.probe.report import tables
@@ -74,6 +78,41 @@ def test_more_sound_is_a_better_answer():
     assert value["song of frames", "mean of logits"] == value["song", "mean of features"]
     with pytest.raises(ValueError, match="classes, keys and tags"):
         compared(Task("n", 1, "numbers", manifest, [[1.0]] * TRACKS, ("x",), folds), None, Store(table), None)
+
+
+def test_a_taggers_own_head_stands_beside(tmp_path):
+    """Windows and songs as its config says, against its answers counted by hand; none where names differ."""
+    torch.manual_seed(0)
+    model = MusicTaggerModel(MusicTaggerConfig(network="musicnn", classes=3, width=0.05, window_samples=16_000))
+    model.config.id2label = {0: "c", 1: "b", 2: "a"}
+    model.config.problem_type = "single_label_classification"
+    encoder = ModelEncoder(model.eval())
+    sound = (0.1 * np.random.default_rng(0).standard_normal((6, 40_000))).astype(np.float32)
+    for number, wave in enumerate(sound):
+        write(tmp_path / f"{number}.wav", wave, 16_000)
+    tracks = [Track(str(n), f"{n}.wav", 40_000, 16_000, 1, str(n)) for n in range(6)]
+    rows = np.arange(6)
+    truth = ["abc"[n % 3] for n in range(6)]
+    task = Task(
+        "made", 1, "classes", Manifest.from_tracks(tracks, tmp_path), truth, ("a", "b", "c"), (Fold(rows, rows, rows),)
+    )
+    table = np.random.default_rng(1).standard_normal((2, TRACKS, FRAMES, 4)).astype(np.float32)
+    value = {
+        (row.unit, row.rule): row for row in compared(task, encoder, Store(table), fit(task, table[:, :6].mean(2)))
+    }
+    sound = np.stack([task.manifest.read(n, 16_000) for n in range(6)])  # rounded to 16 bit
+    with torch.no_grad():
+        song = model.class_logits(torch.from_numpy(sound)).argmax(1).tolist()
+        hop = 24_000 // 16
+        cuts = torch.stack([torch.from_numpy(wave[i * hop : i * hop + 16_000]) for wave in sound for i in range(16)])
+        window = model.window_logits(cuts).argmax(1).tolist()
+    found = value["song, own head", "16 windows spread evenly, mean of probabilities"]
+    assert (found.number, found.value) == (6, pytest.approx(np.mean(["cba"[k] == t for k, t in zip(song, truth)])))
+    found = value["window, own head", "each alone"]
+    right = np.mean(["cba"[k] == t for k, t in zip(window, np.repeat(truth, 16))])
+    assert (found.number, found.value) == (96, pytest.approx(right))
+    model.config.id2label = {0: "x", 1: "b", 2: "a"}
+    assert own_head(task, encoder) is None
 
 
 def test_a_report_can_have_truth_in_columns():

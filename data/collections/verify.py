@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich import box
@@ -55,9 +55,10 @@ class Findings:
 
 
 def verify(
-    corpus: tyro.conf.Positional[str],
-    root: tyro.conf.Positional[Path],
+    corpus: tyro.conf.Positional[str] = "",
+    root: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
+    list: tyro.conf.FlagCreatePairsOff[bool] = False,
     json: bool = False,
     workers: int | None = None,
 ) -> None:
@@ -67,13 +68,17 @@ def verify(
     twice; checksums where they are published; where to get the corpus, and its licence.
 
     Args:
-        corpus: emomusic, fma_small, giantsteps_key, gtzan, gtzan_beats, magnatagatune, mtg_jamendo, nsynth, vocalset ….
-        root: the folder that holds it.
+        corpus: gtzan or another one of --list, or my_corpus.py:CORPUS.
+        root: the folder that holds it; $GROUNDBASS_DATA/CORPUS by default.
+        list: name the corpora that can be read, with their licences, and stop.
         json: print JSON and nothing else.
         workers: processes that read headers; one per core by default.
     """
+    if list or not corpus:
+        print("\n".join(corpora.listed()))
+        return
     known = corpora.corpus(corpus)
-    found = examine(known, root, progress=not json, workers=workers)
+    found = examine(known, root or corpora.place_of(corpus), progress=not json, workers=workers)
     if json:
         print(as_json(known, found))
     else:

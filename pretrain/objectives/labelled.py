@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from einops import rearrange, reduce
@@ -43,7 +44,7 @@ from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier, write_classifier
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
-from ...models.head_files import HeadFacts
+from ...models.head_files import HeadFacts, head_names, read_head
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
@@ -61,8 +62,11 @@ if TYPE_CHECKING:
     from ...data.batch import Batch
 
 AUGMENT, PARTNER, SHARE, SPEC, PICTURES = 401, 402, 403, 404, 405  # streams of draws
-UNHEARD = ("masked_spec_embed", "head.", "predictor.", "hidden_embedding")
-"""Parameters of encoders that no label reaches: mask embeddings and heads of their own."""
+UNHEARD = (
+    "masked_spec_embed", "head.", "predictor.", "hidden_embedding", "network.dense", "network.bn.", "network.pooler.",
+    "network.mlp_head.", "network.fc1.", "network.fc_audioset.", "network.att_block.", "network.tscam_conv.",
+)  # fmt: skip
+"""Parameters of encoders that no label reaches: mask embeddings and heads of their own, those of taggers too."""
 TRAINING = {"train", "training"}
 VALIDATION = {"valid", "validation", "val", "dev"}
 VALID_SECONDS = 30.0  # of a track, that validation hears
@@ -76,6 +80,8 @@ class Mixup:
     """of a clip being mixed"""
     alpha: float = 0.8
     """the share of the other is drawn from Beta(alpha, alpha)"""
+    labels: bool = True
+    """mix the clips' losses too; False: each clip keeps its own label, as HTS-AT was trained"""
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,16 @@ class LabelledConfig(ObjectiveConfig):
     """settings of the heads of `labels`; its own label and kind mean nothing"""
     tasks: tuple[LabelTask, ...] = ()
     """more of what is asked, each with settings of its own"""
+    heads: str = ""
+    """a heads folder that `groundbass probe` fitted on this encoder, from which heads of a label's name begin, each
+    with its own layer, pooling and windows (LP-FT, Kumar et al. 2022); as they begin they are validated too, so that
+    training is kept only where validation says that it helps"""
     window_seconds: float = 10.0
     """longest stretch that the classifier hears at a time, when it listens to whole tracks"""
     labels_csv: str = ""
     """a table with a column key (or path) and the labels, in place of the manifest's; looked up by track key"""
     unfreeze: int | None = None
-    """train only the last so many blocks of the encoder; 0: the heads alone; None: everything"""
+    """train only the last so many blocks that a head reads; 0: the heads alone; None: everything"""
     lora_rank: int = 0
     """more than 0: the blocks' linear maps stay frozen, and additions of this rank are learned (LoRA); they are merged
     into what is published"""
@@ -125,6 +135,9 @@ class LabelledConfig(ObjectiveConfig):
     """learning rate of the heads over the recipe's"""
     balance: bool = False
     """hear tracks of rare classes as often as those of common ones (the first task of classes, key or tags)"""
+    balance_by: Literal["rarest", "each"] = "rarest"
+    """a track weighs 1 / (tracks of its rarest name), or the sum of that over all its names: a name is drawn, then one
+    of its tracks"""
     validate_every: int = 0
     """steps between validations on the manifest's validation tracks (none: a fifth of the others is kept); 0: no"""
     patience: int = 0
@@ -184,8 +197,10 @@ class Labelled(Objective):
         self.encoder, self._origin = _encoder(config)
         if config.lora_rank:
             depth, blocks = depths(self.encoder)
-            lowest = 0 if config.unfreeze is None else blocks - config.unfreeze + 1
-            adapt(self.encoder, linear_maps(self.encoder, depth, lowest), config.lora_rank, config.lora_alpha)
+            whole = config.unfreeze is None or config.heads  # heads of lower layers come later
+            lowest = 0 if whole else blocks - (config.unfreeze or 0) + 1
+            maps = [n for n in linear_maps(self.encoder, depth, lowest) if not f"{n}.".startswith(UNHEARD)]
+            adapt(self.encoder, maps, config.lora_rank, config.lora_alpha)
         self.heads = nn.ModuleList()
         self.answers: list[Answers] = []
         self.shares: list[float] = []
@@ -194,6 +209,8 @@ class Labelled(Objective):
         self._valid_rows = np.zeros(0, bool)
         self._valid_answers: list[Answers] = []
         self.validate_every, self.patience = config.validate_every, config.patience
+        self.validates_start = bool(config.heads and config.validate_every)
+        self._windows: dict[str, HeadFacts] = {}
         self._freeze()
 
     # ---- what is heard, and what is known of it
@@ -207,11 +224,26 @@ class Labelled(Objective):
             ValueError: none is left.
         """
         columns = self._columns(manifest)
+        chosen, left = self._training_rows(manifest, columns)
+        if left.any():
+            print(f"{left.sum()} of {len(left)} tracks ({left.mean():.1%}) have none of the labels: they aren't heard.")
+        kept = manifest.select(np.flatnonzero(chosen))
+        return self._balanced(kept, columns) if self.config.balance else kept
+
+    def _training_rows(
+        self, manifest: Manifest, columns: dict[str, dict[str, Any]]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Rows of the training split that have any of the labels, and those that have none; notes who validates.
+
+        Raises:
+            ValueError: none has a label.
+        """
         labelled = set().union(*(meet(task, columns).labels for task in self.config.questions))
         keys, splits = manifest.column("key"), manifest.column("split")
         has = np.array([key in labelled for key in keys])
         training = np.array([str(split).lower() in TRAINING for split in splits])
-        chosen = has & (training if training.any() else np.ones(len(keys), bool))
+        among = training if training.any() else np.ones(len(keys), bool)
+        chosen = has & among
         if self.config.validate_every:
             self._valid_rows = has & np.array([str(split).lower() in VALIDATION for split in splits])
             if not self._valid_rows.any():
@@ -222,14 +254,10 @@ class Labelled(Objective):
                 f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
                 f"{' in the training split' if training.any() else ''}: nothing can be learned."
             )
-        left = int(((training if training.any() else True) & ~has).sum())
-        if left:
-            print(f"{left} of {len(keys)} tracks ({left / len(keys):.1%}) have none of the labels: they aren't heard.")
-        kept = manifest.select(np.flatnonzero(chosen))
-        return self._balanced(kept, columns) if self.config.balance else kept
+        return chosen, among & ~has
 
     def _balanced(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> Manifest:
-        """With a column of weights: 1 / (number of tracks) of a track's rarest class."""
+        """With a column of weights: 1 / (number of tracks) of a track's rarest class, or summed over its classes."""
         for task in self.config.questions:
             answers = meet(task, columns)
             if answers.kind.nominal and not answers.kind.over_time:
@@ -240,7 +268,10 @@ class Labelled(Objective):
         of = {key: _as_list(answers.labels[key]) for key in keys if key in answers.labels}
         counts = Counter(name for names in of.values() for name in names)
         commonest = max(counts.values(), default=1)
-        weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
+        if self.config.balance_by == "each":
+            weights = [sum(1 / counts[name] for name in of.get(key, [])) or 1 / commonest for key in keys]
+        else:
+            weights = [1 / min((counts[name] for name in of.get(key, [])), default=commonest) for key in keys]
         table = manifest.table
         if WEIGHT in table.column_names:
             weights = list(np.array(weights) * manifest.column(WEIGHT))
@@ -272,7 +303,7 @@ class Labelled(Objective):
         keys = set(map(str, manifest.column("key")))
         weights = manifest.column(WEIGHT) if WEIGHT in manifest.table.column_names else np.ones(len(manifest))
         training = {name: {k: v for k, v in values.items() if k in keys} for name, values in columns.items()}
-        self.answers = [meet(task, training) for task in self.config.questions]
+        self.answers = [meet(task, training) for task in self._questions()]
         self.shares = [
             float(weights[[key in answers.labels for key in manifest.column("key")]].sum() / weights.sum())
             for answers in self.answers
@@ -283,6 +314,10 @@ class Labelled(Objective):
         ]
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
+
+    def _questions(self) -> tuple[LabelTask, ...]:
+        """What is asked, once it is known what answers there are."""
+        return self.config.questions
 
     def prepare_for_counting(self) -> None:
         """Heads of ten outputs where the labels would say how many."""
@@ -299,12 +334,28 @@ class Labelled(Objective):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(self.seed, 0x4EAD))
             self.heads = nn.ModuleList(_head(answers, self.encoder) for answers in self.answers)
+        if self.config.heads:
+            self._begin_with(Path(self.config.heads))
         self._freeze()
         if self.config.average:
             for name, parameter in self.named_parameters():
                 if parameter.requires_grad:
                     self.register_buffer(_averaged_name(name), parameter.detach().clone())
         self.train(self.training)
+
+    def _begin_with(self, folder: Path) -> None:
+        """Heads that were fitted on the frozen encoder, in place of fresh ones where there are any."""
+        fitted = set(head_names(folder)) & {answers.task.name for answers in self.answers}
+        if not fitted:
+            asked = ", ".join(answers.task.name for answers in self.answers)
+            raise ValueError(
+                f"{folder} holds no head of {asked}: `groundbass probe` writes some, else leave heads out."
+            )
+        for number, answers in enumerate(self.answers):
+            if answers.task.name in fitted:
+                head, facts = read_head(folder, answers.task.name)
+                self.heads[number] = _continued(head, answers, self.encoder)
+                self._windows[answers.task.name] = facts
 
     # ---- what is trained
 
@@ -313,7 +364,7 @@ class Labelled(Objective):
         depth, blocks = depths(self.encoder)
         highest = max((_highest(head, self.encoder) for head in self._heads()), default=blocks)
         highest = blocks if blocks + 1 != int(getattr(self.encoder, "layers", 0)) else highest
-        lowest = 0 if self.config.unfreeze is None else blocks - self.config.unfreeze + 1
+        lowest = 0 if self.config.unfreeze is None else highest - self.config.unfreeze + 1
         if self.config.unfreeze is not None and self.config.unfreeze > blocks:
             raise ValueError(f"unfreeze is {self.config.unfreeze}, but the encoder has {blocks} blocks.")
         for name, parameter in self.encoder.named_parameters():
@@ -482,7 +533,7 @@ class Labelled(Objective):
         heads.load_state_dict({n.removeprefix("heads."): v for n, v in state.items() if n.startswith("heads.")})
         seconds = self.config.window_seconds
         named: list[Any] = [
-            (answers.task.name, head, _facts(head, answers, seconds))
+            (answers.task.name, head, _facts(head, answers, seconds, self._windows.get(answers.task.name)))
             for head, answers in zip(heads, self.answers, strict=True)
         ]
         weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
@@ -525,7 +576,8 @@ class Labelled(Objective):
 
     def provenance(self) -> dict[str, Any]:
         """Hashes of the encoder that it began with, and of the labels."""
-        return {"encoder": self._origin, "labels": self._labels_hash}
+        found = {"encoder": self._origin, "labels": self._labels_hash}
+        return found | {"heads": _told(self._windows, self._heads())} if self._windows else found
 
 
 AVERAGED = "averaged_"
@@ -536,14 +588,19 @@ def _averaged_name(name: str) -> str:
     return AVERAGED + name.replace(".", "__")
 
 
-def _facts(head: Any, answers: Answers, seconds: float) -> HeadFacts:
+def _facts(head: Any, answers: Answers, seconds: float, fitted: HeadFacts | None) -> HeadFacts:
+    """fitted: of a head that it began as, whose windows it keeps."""
     decoder = dict(answers.kind.untuned([targets_of(answers.kind).first(x) for x in answers.labels.values()]))
     # attention weighs frames within a crop; what is learned of crops is averaged as logits
     way: Any = "moments" if head.streams else "logits"
-    return HeadFacts(
+    found = HeadFacts(
         window_seconds=seconds, unit="frame" if head.over_time else "clip", aggregation=way, decoder=decoder,
         task={"label": answers.task.label, "kind": answers.kind.name},
     )  # fmt: skip
+    if fitted is None:
+        return found
+    kept = {name: getattr(fitted, name) for name in ("window_seconds", "stretch_seconds", "unit", "aggregation")}
+    return dataclasses.replace(found, **kept)
 
 
 def _track_logits(model: AudioClassifier, sound: Tensor, number: int) -> tuple[Tensor, int]:
@@ -620,6 +677,37 @@ def _head(answers: Answers, encoder: Any) -> Head:
     return head
 
 
+def _continued(fitted: Head, answers: Answers, encoder: Any) -> Head:
+    """A fitted head to go on from, its temperature folded in, with dropout and weight of positives as the task says.
+
+    Raises:
+        ValueError: it answers something else, or belongs to another encoder.
+    """
+    task, told = answers.task, fitted.config
+    same = told.kind == answers.kind.head and len(told.names) == len(answers.names)
+    if not same or (answers.kind.nominal and told.names != answers.names) or told.dim != int(encoder.dim):
+        raise ValueError(
+            f"The fitted head {task.name!r} answers {told.kind} of {len(told.names)} ({', '.join(told.names[:3])}, …) "
+            f"from {told.dim} numbers; asked are {answers.kind.head} of {len(answers.names)} "
+            f"({', '.join(answers.names[:3])}, …) from {int(encoder.dim)}: probe this encoder on these labels."
+        )
+    head = dataclasses.replace(
+        told, names=answers.names, dropout=task.dropout, positive_weight=task.positive_weight, temperature=1.0
+    ).build()  # fmt: skip
+    head.load_state_dict(fitted.state_dict())
+    if head.nominal and told.temperature != 1:
+        with torch.no_grad():
+            for value in (head.last or head.first).parameters():
+                value.div_(told.temperature)
+    return head
+
+
+def _told(windows: dict[str, HeadFacts], heads: Sequence[Head]) -> str:
+    """A hash of how fitted heads read and listen: their weights are the checkpoint's once a run goes on."""
+    told = [{name: dataclasses.asdict(facts) for name, facts in windows.items()}, [h.config.to_dict() for h in heads]]
+    return hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
+
+
 def _highest(head: Head, encoder: Any) -> int:
     """The number of the highest hidden state that a head reads."""
     layers = int(encoder.layers)
@@ -648,13 +736,14 @@ def depths(encoder: nn.Module) -> tuple[dict[str, int], int]:
     """How deep each parameter lies: 0 before the blocks, 1 for the first block, …; and the number of blocks.
 
     The blocks are the entries of the list of modules (`ModuleList` or `Sequential`) that has one per hidden state after
-    the first, else of the longest; what is registered before it is at depth 0, what comes after it is as deep as the
-    last block.
+    the first, else of the longest, heads of its own aside; what is registered before it is at depth 0, what comes after
+    it is as deep as the last block.
     """
     wanted = int(getattr(encoder, "layers", 0)) - 1
     trunk, blocks = "", 0
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.ModuleList | nn.Sequential):
+        inside = blocks == wanted and name.startswith(f"{trunk}.")
+        if isinstance(module, nn.ModuleList | nn.Sequential) and not inside and not f"{name}.".startswith(UNHEARD):
             size = sum(1 for child in module if any(True for _ in child.parameters()))
             if size == wanted or (size > blocks and blocks != wanted):
                 trunk, blocks = name, size

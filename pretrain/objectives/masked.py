@@ -15,7 +15,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds, sent
-from ...models.conformer import ConformerConfig, ConformerModel
-from ...models.mert import MertConfig, MertModel
+from ...models.conformer import ConformerConfig, ConformerFields, ConformerModel
+from ...models.mert import MertConfig, MertFields, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig
@@ -47,42 +47,10 @@ if TYPE_CHECKING:
 MASK, MIX, FILL = 101, 102, 103  # streams of draws
 
 
-@dataclass(frozen=True)
-class EncoderShape:
-    """The encoder, by `MertConfig`'s names; the defaults are MERT-v1-95M."""
+@dataclass
+class EncoderShape(MertFields):
+    """MERT's encoder and its relatives."""
 
-    sample_rate: int = 24_000
-    """Hz."""
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    norm_first: bool = False
-    """Pre-LN blocks (330M) instead of post-LN (95M)."""
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    feat_proj_dropout: float = 0.1
-    layerdrop: float = 0.05
-    feature_grad_mult: float = 0.1
-    """Factor on the gradient that reaches the front end."""
-    frontend: Literal["conv", "mel"] = "conv"
-    """conv: wav2vec 2.0's convolutions, 75 Hz; mel: log-mel and 2-D convolutions, 25 Hz."""
-    conv_dim: tuple[int, ...] = (512,) * 7
-    """Channels of the convolutions."""
-    mel_channels: int = 64
-    """Channels of the 2-D convolutions."""
-    mel_bins: int = 128
-    n_fft: int = 2048
-    """Samples of the mel spectrum's window."""
-    mel_high: float | None = None
-    """Hz of the highest mel filter; None: half the sample rate."""
-    mel_kernels: Literal["fixed", "trained"] = "fixed"
-    """trained: the mel spectrum's Fourier kernels and filters learn too, by nnAudio's layer."""
-    positions: Literal["conv", "rotary"] = "conv"
-    num_conv_pos_embeddings: int = 128
-    num_conv_pos_embedding_groups: int = 16
-    do_normalize: bool = False
-    """Make each clip zero-mean and unit-variance (MERT was trained without)."""
     gradient_checkpointing: bool = False
     """Recompute blocks and front end in the backward pass: less memory, about a third more time."""
 
@@ -97,36 +65,10 @@ class EncoderShape:
         return MertModel(self.config())
 
 
-@dataclass(frozen=True)
-class ConformerShape:
-    """A conformer encoder, by `ConformerConfig`'s names; the defaults are MuQ's."""
+@dataclass
+class ConformerShape(ConformerFields):
+    """A conformer encoder."""
 
-    sample_rate: int = 24_000
-    """Hz."""
-    frontend: Literal["conv2d", "stacked"] = "conv2d"
-    """conv2d: decibels and two residual 2-D blocks (MusicFM, MuQ); stacked: four mel frames side by side (OMAR-RQ)."""
-    mel_bins: int = 128
-    n_fft: int = 2048
-    """Samples of the mel spectrum's window."""
-    mel_hop: int = 240
-    """Samples per mel frame; an encoder frame is four of them."""
-    mel_scale: Literal["htk", "slaney"] = "htk"
-    mel_high: float | None = None
-    """Hz of the highest mel filter; None: half the sample rate."""
-    mel_mean: float = 6.7684
-    """Mean of the compressed mel spectrum over all bins."""
-    mel_std: float = 18.4179
-    """Its deviation."""
-    mel_channels: int = 512
-    hidden_size: int = 1024
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 16
-    intermediate_size: int = 4096
-    conv_kernel: int = 31
-    """Taps of the depthwise convolution."""
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.1
     gradient_checkpointing: bool = False
     """Recompute layers and front end in the backward pass: less memory, about a third more time."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ...data.draws import draw_seeds, sent
 from ...models.transformer import Transformer, time_mask
-from ...models.vit import ViTConfig, ViTModel, sine_positions
+from ...models.vit import ViTConfig, ViTFields, ViTModel, sine_positions
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
 from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped
@@ -37,37 +37,9 @@ COLLAPSED = 0.01
 """Deviation of the teacher's (layer-normalised) output between patches, below which it says the same everywhere."""
 
 
-@dataclass(frozen=True)
-class ViTShape:
-    """The encoder, by `ViTConfig`'s names; the defaults are M2D's and MATPAC++'s."""
-
-    frontend: Literal["mel", "kaldi"] = "mel"
-    mel_bins: int = 80
-    low_frequency: float = 50.0
-    """Hz of the lowest filter's lower corner."""
-    frame_samples: int = 400
-    """Samples of a filter bank's frame."""
-    shift_samples: int = 160
-    """Samples from one frame to the next."""
-    fbank_mean: float = -7.056
-    fbank_std: float = 4.193
-    """Log energies are divided by this."""
-    patch_frames: int = 16
-    patch_bins: int = 16
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    norm_first: bool = True
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
-    initializer_range: float | None = None
-    """Deviation of the linear layers' first weights; None: Xavier's uniform."""
-    class_token_std: float = 0.02
-    stretch: int = 38
-    """Time steps that the published encoder hears at once: a training crop's."""
-    bands: Literal["side_by_side", "mean"] = "side_by_side"
-    """What the published encoder makes of a time step's patches."""
+@dataclass
+class ViTShape(ViTFields):
+    """The encoder of M2D, MATPAC and EAT."""
 
     def config(self) -> ViTConfig:
         """Make the model's configuration."""

@@ -6,12 +6,17 @@ M. Won et al. 2020, "Evaluation of CNN-based automatic music tagging models" (ar
 where each family puts it: SpecAugment on the standardised spectrogram, mixup on the waveform or on the spectrogram.
 
     groundbass pretrain tagging.fcn_mtt --objective.labels tags --data MANIFEST --run RUN
+
+With a teacher the network is its noisy student (`parts/noisy_student.py`): tracks without a label are heard too, and
+the teacher's answer about the untouched crop stands in for the label.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +38,13 @@ from ..clock import section
 from ..objective import Loss, Objective
 from ..recipe import Optim, Phase, Recipe
 from .labelled import VALID_SECONDS, Labelled, LabelledConfig, Mixup, _averaged_name, judged
-from .parts.label_targets import Answers, Clips
+from .parts.label_targets import Answers, Clips, LabelTask
+from .parts.noisy_student import UNTRAINED, Teacher, check_names, load_teacher, taught_losses, with_unlabelled
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
 
-STRIPES, WEIGHTS = 405, 406  # streams of draws
+STRIPES, WEIGHTS, TEACHER = 405, 406, 407  # streams of draws
 PLACEHOLDER = 10  # outputs before the labels say how many
 
 
@@ -76,6 +82,25 @@ class TaggingConfig(LabelledConfig):
     stripes: Stripes = field(default_factory=Stripes)
     mixed: Literal["waveform", "spectrogram"] = "waveform"
     """what mixup mixes"""
+    channels: int | None = None
+    """of mtt's convolutions; None: 128 × width. The published student's are as many as its teacher's"""
+    teacher: str | None = None
+    """a classifier whose answers are learned where a track has no label (a run, a published or imported folder; its
+    outputs become the network's); None: labels alone; untrained: a random one, for tests"""
+    unlabelled: float = 0.5
+    """share of the crops that are of tracks without a label, where there is a teacher"""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be learned."""
+        super().__post_init__()
+        if self.teacher is not None and not 0 < self.unlabelled < 1:
+            raise ValueError(f"unlabelled is {self.unlabelled}: a share above 0 and below 1.")
+
+    def stand_in(self, folder: Path, crop_samples: int) -> tuple[TaggingConfig, str]:
+        """An untrained teacher of the student's shape, where none is named."""
+        if self.teacher != "":
+            return self, ""
+        return replace(self, teacher=UNTRAINED), "A random network of the student's shape stands in for its teacher."
 
     def build(self) -> Tagging:
         """Draw the network; its outputs come with the labels, in `prepare`."""
@@ -92,7 +117,7 @@ class TaggingConfig(LabelledConfig):
             large: dict[str, Any] = {"back_end": 512, "hidden": 500} if self.msd else {}
             return MusicTaggerModel(MusicTaggerConfig(network=self.network, width=self.width, **large, **sound))
         if self.network == "mtt":
-            channels = max(8, round(128 * self.width))
+            channels = self.channels or max(8, round(128 * self.width))
             hidden = max(8, 8 * round(32 * self.width))
             return TaggingTransformerModel(TaggingTransformerConfig(channels=channels, hidden_size=hidden, **sound))
         if self.network in NETWORKS:
@@ -137,6 +162,47 @@ class Tagging(Labelled):
         self._valid_answers: list[Answers] = []
         self.validate_every, self.patience = config.validate_every, config.patience
         self._judges: tuple[Head, ...] = ()
+        self._teacher: tuple[Teacher, ...] = ()  # in a tuple, out of parameters and state
+
+    def heard(self, manifest: Manifest) -> Manifest:
+        """See `Labelled.heard`; with a teacher the training tracks without a label, too.
+
+        Raises:
+            ValueError: with a teacher, every track has a label.
+        """
+        if self.config.teacher is None:
+            return super().heard(manifest)
+        columns = self._columns(manifest)
+        chosen, left = self._training_rows(manifest, columns)
+        if not left.any():
+            raise ValueError(
+                "A student learns from its teacher on tracks without a label, and every one has one: add tracks "
+                "(--data LABELLED UNLABELLED), or train without --objective.teacher."
+            )
+        labelled = manifest.select(np.flatnonzero(chosen))
+        labelled = self._balanced(labelled, columns) if self.config.balance else labelled
+        return with_unlabelled(manifest, labelled, left, self.config.unlabelled)
+
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Load the teacher, read the labels, draw the network."""
+        if self.config.teacher not in (None, UNTRAINED):
+            self._teacher = (load_teacher(str(self.config.teacher), self.config.sample_rate),)
+        super().prepare(manifest, run)
+
+    def place(self, device: torch.device) -> None:
+        """Move the teacher."""
+        for teacher in self._teacher:
+            teacher.model.to(device)
+
+    def provenance(self) -> dict[str, Any]:
+        """See `Labelled`; also the hash of the teacher's weights."""
+        found = super().provenance()
+        return found | {"teacher": self._teacher[0].hash()} if self._teacher else found
+
+    def _questions(self) -> tuple[LabelTask, ...]:
+        """With the teacher's names, in its order, where there is one."""
+        (task,) = self.config.questions
+        return (replace(task, names=task.names or self._teacher[0].names),) if self._teacher else (task,)
 
     def _draw_heads(self) -> None:
         """A network with as many outputs as there are labels; what was loaded into the first one stays."""
@@ -156,8 +222,25 @@ class Tagging(Labelled):
         fresh.config.label2id = {name: number for number, name in enumerate(answers.names)}
         fresh.config.problem_type = self._judges[0].problem
         self.encoder = fresh.train(self.training)
+        self._check_teacher(answers)
         for name, parameter in self.named_parameters() if self.config.average else ():
             self.register_buffer(_averaged_name(name), parameter.detach().clone())
+
+    def _check_teacher(self, answers: Answers) -> None:
+        """Draw the untrained one; refuse one that answers other questions."""
+        if self.config.teacher == UNTRAINED:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(draw_seed(self.seed, TEACHER))
+                drawn = self.config.draw(len(answers.names)).eval().requires_grad_(False)
+            self._teacher = (Teacher(drawn, answers.names, self._judges[0].problem),)
+        for teacher in self._teacher:
+            if teacher.problem != self._judges[0].problem:
+                raise ValueError(
+                    f"The teacher's problem is {teacher.problem}, and {answers.task.label} is {answers.kind.name}: "
+                    "name the kind as --objective.labels COLUMN:KIND, or take another teacher."
+                )
+            check_names(teacher, answers.names)
+            check_names(teacher, _named(answers))
 
     def _heads(self) -> list[Head]:
         return list(self._judges)
@@ -192,6 +275,7 @@ class Tagging(Labelled):
         keys = [key for key in batch.keys for _ in range(views)]
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)
+        taught = self._taught(waveform, valid, keys)
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
             waveform, semitones = self._changed(waveform, host_valid, index)
             if self.config.mixed == "waveform":
@@ -208,7 +292,22 @@ class Tagging(Labelled):
         clips = Clips(host.starts.flatten().double() / rate, 1, 1.0, torch.ones_like(host_valid), semitones)
         with section("targets"):
             wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
-        return self._judged(logits, wanted[0], partner, share)
+        return self._judged(logits, wanted[0], partner, share, taught)
+
+    @torch.no_grad()
+    def _taught(self, waveform: Tensor, valid: Tensor, keys: Sequence[str]) -> Taught | None:
+        """What the teacher says of the untouched crops without a label; None where there is no teacher."""
+        if not self._teacher:
+            return None
+        (teacher,), (answers,) = self._teacher, self.answers
+        rows = torch.tensor([place for place, key in enumerate(keys) if key not in answers.labels], dtype=torch.int64)
+        rows = sent(rows, waveform.device)
+        found = waveform.new_zeros(len(waveform), len(answers.names))
+        columns = [teacher.names.index(name) for name in answers.names]
+        if len(rows):
+            with torch.autocast(waveform.device.type, enabled=False), section("teacher"):
+                found[rows] = teacher.answers(waveform[rows], valid[rows])[:, columns]
+        return Taught(torch.zeros(len(waveform), device=waveform.device).index_fill(0, rows, 1.0), found)
 
     def classifier(self, state: dict[str, Tensor] | None = None) -> AudioClassifier:
         """The network, which answers by its own head; state: of the objective, None for its own as it is now."""
@@ -238,18 +337,52 @@ class Tagging(Labelled):
         score = metric if self.config.judge == "metric" else -loss
         return {"score": score, f"{answers.task.name}/loss": loss, f"{answers.task.name}/metric": metric}
 
-    def _judged(self, logits: Tensor, targets: Tensor, partner: Tensor | None, share: Tensor) -> Loss:
+    def _judged(
+        self, logits: Tensor, targets: Tensor, partner: Tensor | None, share: Tensor, taught: Taught | None = None
+    ) -> Loss:
         (judge,), (answers,), (known,) = self._judges, self.answers, self.shares
-        each, labelled = judge.losses(logits, targets, answers.task.smoothing)
-        if partner is not None:
-            other, _ = judge.losses(logits, targets[partner], answers.task.smoothing)
+        each, labelled = self._each(logits, targets, taught)
+        if partner is not None and self.config.mixup.labels:
+            theirs = None if taught is None else Taught(taught.rows[partner], taught.answers[partner])
+            other, _ = self._each(logits, targets[partner], theirs)
             each = share * each + (1 - share) * other
-        value = each.sum() / (max(known, 1e-9) * len(each))
         metrics: dict[str, Tensor | float] = {f"{answers.task.name}/labelled": labelled.detach().mean()}
+        if taught is not None:
+            soft = taught_losses(logits.detach(), taught.answers, judge.problem) * taught.rows
+            metrics[f"{answers.task.name}/taught"] = soft.sum() / taught.rows.sum().clamp(min=1)
         if answers.kind.one_of:
             hit = (logits.argmax(-1) == targets).float() * labelled
             metrics[f"{answers.task.name}/accuracy"] = (hit.sum() / labelled.sum().clamp(min=1)).detach()
+        value = each.sum() / (max(known, 1e-9) * len(each))
         return Loss(value, torch.full_like(value, float(len(each))).detach(), metrics)
+
+    def _each(self, logits: Tensor, targets: Tensor, taught: Taught | None) -> tuple[Tensor, Tensor]:
+        """How wrong each clip's answer is, and whether it has a label.
+
+        What a teacher answers for counts known / (1 - known) times, known being the share of clips with a label, by
+        which the sum is divided later: the loss is the sum of both halves' means, however a batch is divided.
+        """
+        (judge,), (answers,), (known,) = self._judges, self.answers, self.shares
+        each, labelled = judge.losses(logits, targets, answers.task.smoothing)
+        if taught is None:
+            return each, labelled
+        soft = taught_losses(logits, taught.answers, judge.problem) * taught.rows
+        return each + soft * (known / max(1 - known, 1e-9)), labelled
+
+
+class Taught(NamedTuple):
+    """rows: [clips] 1 where the teacher answers; answers: [clips, names], 0 elsewhere."""
+
+    rows: Tensor
+    answers: Tensor
+
+
+def _named(answers: Answers) -> list[str]:
+    """The names that a task's labels hold; of numbers none."""
+    if not answers.kind.nominal:
+        return []
+    labels = answers.labels.values()
+    return sorted({str(name) for label in labels for name in (label if isinstance(label, list) else [label])})
 
 
 def striped(features: Tensor, axes: tuple[int, int] | None, config: Stripes, seeds: Tensor) -> Tensor:
@@ -346,32 +479,60 @@ def short_res_mtt() -> Recipe:
     return _recipe("short_res", 3.69, 1e-4, PUBLISHED, 16, samples=59_049, **FOUR_PHASES)
 
 
+MSD_EPOCH = 5110  # steps: 163,504 labelled tracks, 32 at a time
+
+
 def mtt_msd() -> Recipe:
     """Music Tagging Transformer (teacher) on the Million Song Dataset, 10 s, CLMR's chain: Adam 1e-4, no schedule."""
-    return _recipe("mtt", 10, 1e-4, 200 * 5110, 32, sample_rate=22_050, augment="clmr")
-
-
-def cnn14_audioset() -> Recipe:
-    """PANNs' CNN14 on AudioSet: balanced, mixup and SpecAugment on the log-mel · published mAP .431."""
     return _recipe(
-        "Cnn14", 10, 1e-3, 600_000, 32, sample_rate=32_000, balance=True, mixed="spectrogram",
-        mixup=Mixup(1.0, 1.0), stripes=Stripes(2, 64, 2, 8),
+        "mtt", 10, 1e-4, 200 * MSD_EPOCH, 32, sample_rate=22_050, augment="clmr", validate_every=MSD_EPOCH, patience=40,
+        judge="loss",
     )  # fmt: skip
 
 
-def ast_audioset() -> Recipe:
-    """AST on AudioSet's two million clips: Adam 1e-5 after 1,000 steps, mixup of waveforms, wide masks · mAP .459."""
+def mtt_student_msd() -> Recipe:
+    """Its noisy student, 64 wide: 16 labelled and 16 unlabelled crops a step, whose labels are the teacher's answers.
+
+    groundbass pretrain tagging.mtt_student_msd --objective.teacher RUN --data LABELLED UNLABELLED --run STUDENT
+    · GPUs, days · 163,504 labelled and 516,415 unlabelled tracks in the paper
+    """
     return _recipe(
-        "ast", 10, 1e-5, 806_000, 12, balance=True, mixup=Mixup(0.5, 10.0), stripes=Stripes(1, 192, 1, 48),
-        optim={"betas": (0.95, 0.999), "weight_decay": 5e-7, "warmup_steps": 1000},
+        "mtt", 10, 1e-4, 200 * 2 * MSD_EPOCH, 32, sample_rate=22_050, augment="clmr", validate_every=2 * MSD_EPOCH,
+        patience=40, judge="loss", width=0.25, channels=128, teacher="",
+    )  # fmt: skip
+
+
+def cnn14_audioset() -> Recipe:
+    """PANNs' CNN14 on AudioSet: amsgrad, balanced, mixup and SpecAugment on the log-mel · published mAP .431."""
+    return _recipe(
+        "Cnn14", 10, 1e-3, 600_000, 32, sample_rate=32_000, balance=True, balance_by="each", mixed="spectrogram",
+        mixup=Mixup(1.0, 1.0), stripes=Stripes(2, 64, 2, 8), optim={"amsgrad": True},
+    )  # fmt: skip
+
+
+AST_EPOCH = 161_200  # steps: 1,934,000 clips, 12 at a time
+HTSAT_EPOCH = 15_100  # steps: 1,934,000 clips, 128 at a time
+
+
+def ast_audioset() -> Recipe:
+    """AST on AudioSet's two million clips: Adam 1e-5, halved each epoch, mixup of waveforms, wide masks · mAP .459."""
+    halved = tuple((epoch * AST_EPOCH, 0.5 ** (epoch - 1)) for epoch in (2, 3, 4))
+    return _recipe(
+        "ast", 10, 1e-5, 5 * AST_EPOCH, 12, balance=True, balance_by="each", mixup=Mixup(0.5, 10.0),
+        stripes=Stripes(1, 192, 1, 48),
+        optim={"betas": (0.95, 0.999), "weight_decay": 5e-7, "decay_all": True, "warmup_steps": 1000,
+               "factors": halved},
     )  # fmt: skip
 
 
 def htsat_audioset() -> Recipe:
-    """HTS-AT on AudioSet: AdamW 1e-4, decay .05, balanced, SpecAugment · published mAP .453 from scratch."""
+    """HTS-AT on AudioSet: AdamW 1e-3 by steps of its own, decay .05, SpecAugment · published mAP .453 from scratch."""
+    epochs = ((0, 0.02), (1, 0.05), (2, 0.1), (10, 0.05), (20, 0.02), (30, 0.03))
     return _recipe(
-        "htsat", 10, 1e-4, 1_500_000, 128, sample_rate=32_000, balance=True, mixed="spectrogram", mixup=Mixup(1.0, 0.5),
-        stripes=Stripes(2, 64, 2, 8), optim={"name": "adamw", "weight_decay": 0.05, "clip": 1.0},
+        "htsat", 10, 1e-3, 100 * HTSAT_EPOCH, 128, sample_rate=32_000, balance=True, balance_by="each",
+        mixed="spectrogram", mixup=Mixup(1.0, 0.5, labels=False), stripes=Stripes(2, 64, 2, 8),
+        optim={"name": "adamw", "weight_decay": 0.05, "decay_all": True, "clip": 1.0,
+               "factors": tuple((epoch * HTSAT_EPOCH, factor) for epoch, factor in epochs)},
     )  # fmt: skip
 
 
@@ -408,6 +569,11 @@ def sample_tiny() -> Recipe:
     return _tiny("sample", 0.25, samples=59_049)
 
 
+def se_tiny() -> Recipe:
+    """SampleCNN with excitation, an eighth as wide, on 3.69 s · two CPU cores, minutes."""
+    return _tiny("se", 0.125, samples=59_049)
+
+
 def attention_tiny() -> Recipe:
     """CNN with self-attention, an eighth as wide, on 3 s · two CPU cores, minutes."""
     return _tiny("attention", 0.125)
@@ -423,9 +589,23 @@ def short_tiny() -> Recipe:
     return _tiny("short", 0.125, samples=59_049)
 
 
+def short_res_tiny() -> Recipe:
+    """Short-chunk CNN with residuals, an eighth as wide, on 3.69 s · two CPU cores, minutes."""
+    return _tiny("short_res", 0.125, samples=59_049)
+
+
 def mtt_tiny() -> Recipe:
     """Music Tagging Transformer an eighth as wide on 3 s · two CPU cores, minutes."""
     return _tiny("mtt", 0.125)
+
+
+def mtt_student_tiny() -> Recipe:
+    """Noisy student in miniature: taught by a run of `mtt_tiny` on 3 s, CLMR's chain · two CPU cores, minutes.
+
+    groundbass pretrain tagging.mtt_student_tiny --objective.teacher RUN --objective.labels genre --data LABELLED
+        UNLABELLED --run STUDENT
+    """
+    return _tiny("mtt", 0.125, teacher="", augment="clmr")
 
 
 def cnn6_tiny() -> Recipe:
@@ -441,3 +621,31 @@ def ast_tiny() -> Recipe:
 def htsat_tiny() -> Recipe:
     """HTS-AT a quarter as wide on 3 s, which are stretched to its 1,024 spectra · two CPU cores, minutes."""
     return _tiny("htsat", 0.25, stripes=Stripes(2, 32, 2, 8))
+
+
+def ast_debug() -> Recipe:
+    """One block of 64 on a second, a random teacher where a track has no tags, stripes · any CPU · seconds.
+
+    groundbass pretrain tagging.ast_debug --data MANIFEST --run RUN
+    """
+    return _debug("ast", 1 / 12, depth=1, teacher=UNTRAINED, stripes=Stripes(1, 8, 1, 8))
+
+
+def cnn6_debug() -> Recipe:
+    """PANNs' CNN6 of four channels on a second, mixed, balanced, averaged and validated · any CPU · seconds.
+
+    groundbass pretrain tagging.cnn6_debug --data MANIFEST --run RUN
+    """
+    return _debug(
+        "Cnn6", 0.01, mixed="spectrogram", mixup=Mixup(1.0, 1.0), stripes=Stripes(2, 8, 2, 8), balance=True,
+        average=0.5, validate_every=5,
+    )  # fmt: skip
+
+
+def _debug(network: str, width: float, **more: Any) -> Recipe:
+    small = _tiny(network, width, samples=16_000, **more)
+    return replace(
+        small, objective=replace(small.objective, labels=("tags:tags",)),
+        optim=Optim(lr=1e-3, warmup_steps=2, clip=10.0, amsgrad=True), steps=10, batch_size=4, log_every=1,
+        checkpoint_every=5, workers=0, trackers=(),
+    )  # fmt: skip

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds, sent, uniform
-from ...models.beats import BeatsConfig, BeatsModel, BeatsTransformer, init_weights
+from ...models.beats import BeatsConfig, BeatsFields, BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig, RandomProjectionPatches
 from ...models.encoder import ModelEncoder, weights_hash
@@ -43,28 +43,9 @@ HIDE = 111  # stream of draws
 RANDOM = "random"
 
 
-@dataclass(frozen=True)
-class BeatsShape:
-    """The encoder, by `BeatsConfig`'s names; the defaults are BEATs base."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    patch_dim: int = 512
-    mel_bins: int = 128
-    fbank_mean: float = 15.41663
-    """Mean of the log energies of AudioSet, as published."""
-    fbank_std: float = 6.55582
-    """Their deviation; energies are divided by twice this."""
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    layerdrop: float = 0.0
-    conv_pos: int = 128
-    conv_pos_groups: int = 16
-    num_buckets: int = 320
-    max_distance: int = 800
+@dataclass
+class BeatsShape(BeatsFields):
+    """BEATs's encoder."""
 
     def config(self) -> BeatsConfig:
         """Make the model's configuration."""

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...data.writing import flush, put_folder
+from ...models.weight_files import DAMAGED, load_safetensors
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,42 @@ class Checkpoint:
     step: int
     ranks: int
 
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed or FSDP wrote it."""
+        return (self.folder / "sharded").is_dir()
+
     def weights(self) -> dict[str, Tensor]:
-        """The objective's state."""
-        return load_file(self.folder / "weights.safetensors")
+        """The objective's state.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return load_safetensors(self.folder / "weights.safetensors")
 
     def optimizer(self) -> dict[str, Any]:
-        """The optimiser's state (``optimizer``) and the scaler's (``scaler``)."""
-        state: dict[str, Any] = torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        """The optimiser's state (``optimizer``) and the scaler's (``scaler``).
+
+        Raises:
+            ValueError: the file is damaged, or holds more than tensors and plain values.
+        """
+        if not (self.folder / "optimizer.pt").is_file():
+            raise misfit(self.folder, "optimizer.pt is missing")
+        try:
+            state = torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        except DAMAGED as error:
+            raise misfit(self.folder, f"optimizer.pt can't be opened: {str(error).partition('. ')[0]}") from error
+        if not isinstance(state, dict) or not all(isinstance(state.get(n), dict) for n in ("optimizer", "scaler")):
+            raise misfit(self.folder, "optimizer.pt holds no state of an optimiser and a scaler")
         return state
+
+
+def misfit(folder: Path, reason: str) -> ValueError:
+    """The sentence about a checkpoint whose checksums hold and which can't be gone on from."""
+    return ValueError(
+        f"The checkpoint {folder} doesn't fit this run ({reason}). Delete it to go on from the one before it, or "
+        "choose another --run folder."
+    )
 
 
 def begin(run: Path, step: int) -> Path:
@@ -110,8 +139,7 @@ def newest(run: Path, say: Callable[[str], None] = warnings.warn) -> Checkpoint 
     for folder in folders:
         damage = _damage(folder)
         if damage is None:
-            facts = json.loads((folder / "checkpoint.json").read_text())
-            return Checkpoint(folder, facts["step"], facts["ranks"])
+            return Checkpoint(folder, int(folder.name[5:]), _facts(folder)["ranks"])
         say(f"The checkpoint {folder} is damaged ({damage}); the one before it is used.")
     if folders:
         raise ValueError(
@@ -119,6 +147,21 @@ def newest(run: Path, say: Callable[[str], None] = warnings.warn) -> Checkpoint 
             "choose another --run folder, or delete this one to begin anew."
         )
     return None
+
+
+def weights_of(run: Path, step: int) -> dict[str, Tensor]:
+    """The objective's state at a step whose checkpoint is kept, checked against its checksum.
+
+    Raises:
+        ValueError: the checkpoint is gone or damaged.
+    """
+    folder = run / "checkpoints" / f"step_{step}"
+    if (damage := _damage(folder, only="weights.safetensors")) is not None:
+        raise ValueError(
+            f"The checkpoint of step {step} is needed, since it validated best or is to be validated, and it is "
+            f"damaged ({damage}): put {folder} back, or choose another --run folder."
+        )
+    return load_safetensors(folder / "weights.safetensors")
 
 
 def checksum(path: Path) -> str:
@@ -130,15 +173,31 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole."""
+def _facts(folder: Path) -> dict[str, Any]:
+    """What checkpoint.json says, its fields of the right kinds; {} where it can't be read."""
     try:
-        facts = json.loads((folder / "checkpoint.json").read_text())
-        expected = dict(facts["files"])
-        int(facts["step"]), int(facts["ranks"])
-    except (OSError, ValueError, KeyError, TypeError):
+        facts = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    whole = (
+        isinstance(facts, dict)
+        and facts.get("step") == int(folder.name[5:])
+        and type(facts.get("ranks")) is int
+        and facts["ranks"] >= 1
+        and isinstance(facts.get("files"), dict)
+        and "weights.safetensors" in facts["files"]
+    )
+    return facts if whole else {}
+
+
+def _damage(folder: Path, only: str | None = None) -> str | None:
+    """What is wrong with a checkpoint, or with one file of it; None where it is whole."""
+    facts = _facts(folder)
+    if not facts:
         return "checkpoint.json can't be read"
-    for name, digest in expected.items():
+    for name, digest in facts["files"].items():
+        if only not in (None, name):
+            continue
         if not (folder / name).is_file():
             return f"{name} is missing"
         if checksum(folder / name) != digest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -16,7 +15,7 @@ from ...data.collections.scan import scan
 from ...data.open import MANIFEST, Kind, address_kind, open_sound, path_of
 from ...data.track import metadata_of, place_from
 from .. import distributed
-from .record import manifest_hash, write_json
+from .record import manifest_hash, read_json, write_json
 
 
 def kept_manifest(data: str | Path, run: Path) -> str:
@@ -58,7 +57,7 @@ def _keep(data: str, kind: Kind, run: Path) -> None:
 def _begun_on(manifest: Path, told: Path) -> str:
     """The address, or the folder, of the audio that a run's manifest lists."""
     if told.exists():
-        return str(json.loads(told.read_text(encoding="utf-8"))["data"])
+        return str(read_json(told, data=str)["data"])
     return str(Path(place_from(str(metadata_of(manifest).get("root", ".")), manifest)).resolve())
 
 
@@ -79,11 +78,11 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
     distributed.join()
     with distributed.main_first():
         if made.exists():
-            told = json.loads(listed.read_text(encoding="utf-8"))
+            told = read_json(listed, data=list, same=str)
             if {name: told[name] for name in asked} != asked:
                 raise ValueError(
-                    f"{run} was begun on {' '.join(told['data'])} (--same {told['same']}); it can't go on with other "
-                    "manifests or weights. Give the same, or another --run."
+                    f"{run} was begun on {' '.join(map(str, told['data']))} (--same {told['same']}); it can't go on "
+                    "with other manifests or weights. Give the same, or another --run."
                 )
             return str(made)
         run.mkdir(parents=True, exist_ok=True)
@@ -108,11 +107,11 @@ def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path |
     with distributed.main_first():
         whole = open_sound(manifest, root)
         if kept.exists():
-            told = json.loads(listed.read_text(encoding="utf-8"))
+            told = read_json(listed, avoid=list, data=str)
             if told["avoid"] != list(avoid):
                 raise ValueError(
-                    f"{run} was begun avoiding {', '.join(told['avoid'])}; it can't go on avoiding {', '.join(avoid)}. "
-                    "Give the same --avoid, or another --run."
+                    f"{run} was begun avoiding {', '.join(map(str, told['avoid']))}; it can't go on avoiding "
+                    f"{', '.join(avoid)}. Give the same --avoid, or another --run."
                 )
             if told.get("of", manifest_hash(whole)) != manifest_hash(whole):
                 raise ValueError(

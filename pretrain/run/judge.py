@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file
 
+from .checkpoint import weights_of
 from .record import Lines
 
 if TYPE_CHECKING:
@@ -37,15 +37,17 @@ class Judge:
             return
         if main:
             self._file = Lines(run / "valid.jsonl", first)
-            self._lines = [json.loads(line) for line in (run / "valid.jsonl").read_text().splitlines()]
+            self._lines = _validations(run / "valid.jsonl")
         self._lines = self._shared(self._lines)
         if self.due(first) and not any(line["step"] == first for line in self._lines):
             self.after(first)  # killed between the checkpoint and its validation
 
     def due(self, step: int) -> bool:
-        """Whether a step is validated: every `validate_every`, the last, and the last of a phase."""
+        """Whether a step is validated: every `validate_every`, the last, the last of a phase, the start if asked."""
         every = self._objective.validate_every
-        return bool(every) and step > 0 and (step % every == 0 or step in self._also)
+        if not every or step == 0:
+            return bool(every) and self._objective.validates_start
+        return step % every == 0 or step in self._also
 
     def after(self, step: int) -> None:
         """Validate the checkpoint of `step`."""
@@ -77,9 +79,19 @@ class Judge:
             self._file.close()
 
     def _weights(self, step: int) -> dict[str, Tensor]:
-        return load_file(self._run / "checkpoints" / f"step_{step}" / "weights.safetensors")
+        return weights_of(self._run, step)
 
     def _shared(self, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What rank 0 has."""
         found: list[dict[str, Any]] = broadcast_object_list([lines])[0]
         return found
+
+
+def _validations(path: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if not isinstance(line.get("score"), (int, float)):
+            raise ValueError(
+                f"{path} names no score of step {line['step']}: delete that line, or choose another --run."
+            )
+    return lines

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ... import plugins
 from ...data.track import Manifest
 from ...data.writing import write_text
 from ..recipe import Recipe, differences, filled, resolved
@@ -39,7 +40,19 @@ def describe(
         "versions": versions(),
         "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
         "git": _git_hash(),
+        **_code_from(address),
     }
+
+
+def _code_from(address: str | None) -> dict[str, Any]:
+    """The file, with its hash, that a recipe of the user's came from; the version of a package that offered it."""
+    if address is None:
+        return {}
+    if (own := plugins.named(address)) is not None:
+        code = own.file.read_bytes()
+        return {"code": {"file": str(own.file.resolve()), "hash": hashlib.blake2b(code, digest_size=16).hexdigest()}}
+    offered = plugins.installed("recipes")
+    return {"code": {"package": plugins.origin(offered[address])}} if address in offered else {}
 
 
 def versions() -> dict[str, str]:
@@ -77,20 +90,68 @@ def check_same(run: Path, new: dict[str, Any], recipe: Recipe) -> dict[str, Any]
                 f"{run} is a published model, not a run: choose another --run (--init {run} begins with its weights)."
             )
         return None
-    try:
-        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        differ = differences(filled(old["recipe"], recipe), new["recipe"])
-        if old["manifest"]["hash"] != new["manifest"]["hash"]:
-            differ.append(f"manifest: {old['manifest']['path']} there, {new['manifest']['path']} here, other tracks")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} can't be read ({error}); choose another --run folder.") from error
+    old = read_record(path)
+    differ = differences(filled(old["recipe"], recipe), new["recipe"])
+    if old["manifest"]["hash"] != new["manifest"]["hash"]:
+        differ.append(f"manifest: {old['manifest']['path']} there, {new['manifest']['path']} here, other tracks")
     if differ:
-        shown = "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
         raise ValueError(
-            f"{run} holds another run ({old.get('address')}): {shown}. Only steps, logging and workers may differ when "
-            "a run goes on; choose another --run folder."
+            f"{run} holds another run ({old.get('address')}): {_shown(differ)}. Only steps, logging and workers may "
+            "differ when a run goes on; choose another --run folder."
         )
     return old
+
+
+def check_checkpoint(folder: Path, recipe: Recipe) -> None:
+    """Refuse a checkpoint that another recipe than this run's has written.
+
+    Raises:
+        ValueError: the recipe.json in it is another one; the sentence says what differs.
+    """
+    old = read_record(folder / "recipe.json")
+    if differ := differences(filled(old["recipe"], recipe), resolved(recipe)):
+        raise ValueError(
+            f"{folder} belongs to another run ({old.get('address')}): {_shown(differ)}. Delete it to go on from the "
+            "checkpoint before it, or choose another --run folder."
+        )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `describe` wrote into a recipe.json.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    record = read_json(path, recipe=dict, manifest=dict, objective=(dict, type(None)))
+    for name in ("path", "hash"):
+        if not isinstance(record["manifest"].get(name), str):
+            raise ValueError(_unreadable(path, f"its manifest has no {name}"))
+    return record
+
+
+def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """What a run has written about itself (see `write_json`). kinds: of fields that it must have.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_unreadable(path, str(error))) from error
+    for name, kind in kinds.items():
+        if not isinstance(value, dict) or not isinstance(value.get(name), kind):
+            raise ValueError(_unreadable(path, f"its field {name!r} is missing, or of another kind"))
+    found: dict[str, Any] = value
+    return found
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    return f"{path} can't be read ({reason}); choose another --run folder."
+
+
+def _shown(differ: Sequence[str]) -> str:
+    return "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
 
 
 def check_teachers(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -117,8 +178,12 @@ class Lines:
     """A JSON-lines file that can be cut back to a step, so that a resumed run's file equals an undisturbed one's."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Keep the whole lines up to `step`; 0 begins anew."""
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step]
+        """Keep the whole lines up to `step`; 0 begins anew.
+
+        Raises:
+            ValueError: a line is damaged.
+        """
+        kept = [line for number, line in enumerate(_whole_lines(path), 1) if _step(path, number, line) <= step]
         write_text(path, "".join(f"{line}\n" for line in kept), locked=True)
         self._file = path.open("a", encoding="utf-8")
 
@@ -136,8 +201,21 @@ def _whole_lines(path: Path) -> list[str]:
     """Lines that end in a newline: a killed process may have left half a one."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]
+
+
+def _step(path: Path, number: int, line: str) -> int:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        step = None
+    if type(step) is not int or step < 0 or "\ufffd" in line:
+        raise ValueError(
+            f"Line {number} of {path} is damaged: {line[:60]!r}. Delete that line, or take the file away to go on "
+            "without the steps so far in it."
+        )
+    return step
 
 
 def _git_hash() -> str | None:

@@ -31,6 +31,7 @@ from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
+from ...models.tagger import average
 
 Unit = Literal["track", "window", "frame"]
 Aggregate = Literal["mean", "max", "median", "vote"]
@@ -189,7 +190,7 @@ def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:
 
 
 def _finite(wave: npt.NDArray[np.float32], name: Any) -> npt.NDArray[np.float32]:
-    if not np.isfinite(wave).all():
+    if not np.isfinite(wave.sum()) and not np.isfinite(wave).all():  # no nan or infinity leaves the sum finite
         raise ValueError(f"{name} holds NaN or infinity, which nothing can be heard in.")
     return wave
 
@@ -340,32 +341,47 @@ class Whole:
         self.frame_wise = bool(getattr(model, "frame_wise", False))
 
     def hear(self, sound: Sound, window: float | None) -> list[Answer]:
-        """See `Answering`: the answer about a track is the mean probability of its windows."""
-        answer = Answer()
+        """See `Answering`: windows and what is averaged are those of the config (`models/tagger.py`).
+
+        With `window`, and for classifiers of others, the fewest equal windows of at most so many seconds, whose
+        probabilities are averaged.
+        """
+        own = self.extractor is None and window is None
         longest = max(1, round((window or self.heads[0][3].window_seconds) * self.rate))
-        frames, times = [], []
-        for start, count in cut(sound.samples, longest):
-            wave = torch.from_numpy(np.ascontiguousarray(sound.read(start, count)))[None]
-            with torch.inference_mode():
-                logits = self._logits(wave)[0].float().cpu()
-                answer.windows.append((start / self.rate, (start + count) / self.rate, logits))
-                if self.frame_wise:
-                    found = self.model.frame_logits(wave.to(self.device))[0].float().cpu()
-                    frames.append(found)
-                    times.append(start / self.rate + (np.arange(len(found)) + 0.5) / self.model.frame_rate)
-        likely = torch.stack([self.probabilities(0, logits) for _, _, logits in answer.windows]).mean(0)
-        answer.logits = {
-            "multi_label_classification": lambda mean: torch.logit(mean, eps=1e-7), "regression": lambda mean: mean,
-        }.get(self.problem, lambda mean: mean.clamp(min=1e-12).log())(likely)  # fmt: skip
-        if frames:
-            answer.frames, answer.times = torch.cat(frames), np.concatenate(times)
+        plan = cut(sound.samples, longest)
+        if own:
+            plan = [(start, min(longest, sound.samples)) for start in self.model.starts(sound.samples)]
+        answer = Answer()
+        for start, count in plan:
+            logits = self._logits(self._wave(sound, start, count))[0].float().cpu()
+            answer.windows.append((start / self.rate, (start + count) / self.rate, logits))
+        each = torch.stack([logits for _, _, logits in answer.windows])
+        way = self.model.config.aggregation if own else "probabilities"
+        answer.logits = average(each[None], way, self.problem)[0]
+        if self.frame_wise:
+            answer.frames, answer.times = self._over_time(sound)
         return [answer]
 
+    def _over_time(self, sound: Sound) -> tuple[Tensor, Array]:
+        """Logits [frames, classes] and times in s; the network's windows one after the other, the last one padded."""
+        size, frames = self.model.config.window_samples, []
+        for start in range(0, sound.samples, size):
+            wave = self._wave(sound, start, min(size, sound.samples - start))
+            with torch.inference_mode():
+                frames.append(self.model.frame_logits(wave)[0].float().cpu())
+        found = torch.cat(frames)
+        return found, (np.arange(len(found)) + 0.5) / self.model.frame_rate
+
+    def _wave(self, sound: Sound, start: int, count: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(sound.read(start, count)))[None].to(self.device)
+
+    @torch.inference_mode()
     def _logits(self, wave: Tensor) -> Tensor:
         if self.extractor is None:
-            found: Tensor = self.model.class_logits(wave.to(self.device))
+            short = wave.shape[1] <= self.model.config.window_samples
+            found: Tensor = self.model.judged(wave) if short else self.model.class_logits(wave)
             return found
-        given = self.extractor(wave[0].numpy(), sampling_rate=self.rate, return_tensors="pt")
+        given = self.extractor(wave[0].cpu().numpy(), sampling_rate=self.rate, return_tensors="pt")
         return self.model(**{name: value.to(self.device) for name, value in given.items()}).logits
 
     def probabilities(self, member: int, logits: Tensor) -> Tensor:
@@ -445,6 +461,8 @@ class Said:
             assert answer.logits is not None
             likely = self._likely(answer.logits)[None]
             over = self._windows(answer) if len(answer.windows) > 1 else None
+            if answer.frames is not None:
+                over = self._frames(answer, seconds)
             if aggregate is not None and len(answer.windows) > 1:
                 likely = _aggregated(np.stack([self._likely(one) for _, _, one in answer.windows]), aggregate)
             return self._made(np.zeros(1), np.array([seconds]), likely, windows=over)
@@ -470,8 +488,15 @@ class Said:
         more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)
+        return self._frames(answer, seconds, **more)
+
+    def _frames(self, answer: Answer, seconds: float, **more: Any) -> Prediction:
+        """A unit per frame, each reaching halfway to its neighbours."""
+        assert answer.frames is not None and answer.times is not None
+        times = answer.times
         middle = (times[1:] + times[:-1]) / 2
-        return self._made(np.array([0.0, *middle]), np.array([*middle, max(seconds, times[-1])]), likely, **more)
+        edges = np.array([0.0, *middle]), np.array([*middle, max(seconds, times[-1])])
+        return self._made(*edges, self._likely(answer.frames), **more)
 
 
 def _aggregated(each: Array, how: Aggregate) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from .classify import Prediction
 
 POINTS = 800  # of a waveform's picture
 LANES = 8  # of a head: its likeliest names
+MOST = 600  # spans of a lane
 PICTURE_RATE = 4000  # Hz that the picture is read at
 SURE = 3  # names of a verdict that are drawn with their probability
 PITCHES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -132,12 +133,25 @@ def lanes(said: Prediction) -> list[Lane]:
         return []
     if over.probabilities is None:
         return _numbers(over)
+    over = _thinned(over)
+    assert over.probabilities is not None
     order = np.argsort(-over.probabilities.max(0))[:LANES]
     return [
         Lane(over.names[i], [Span(float(a), float(b), float(p), f"{over.names[i]} {p:.0%}")
                              for a, b, p in zip(over.start, over.end, over.probabilities[:, i])])
         for i in order
     ]  # fmt: skip
+
+
+def _thinned(over: Prediction) -> Prediction:
+    """At most MOST units: neighbours become one, each name with the highest probability that it had there."""
+    assert over.probabilities is not None
+    if len(over.start) <= MOST:
+        return over
+    first = np.linspace(0, len(over.start), MOST + 1).astype(int)[:-1]
+    last = np.append(first[1:], len(over.start)) - 1
+    likely = np.maximum.reduceat(over.probabilities, first)
+    return replace(over, start=over.start[first], end=over.end[last], probabilities=likely)
 
 
 def chord_colour(name: str) -> str:

@@ -110,6 +110,7 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
         ]  # fmt: skip
         if pairs and not pairs[0][0].label_kind.over_time:
             verdicts.append(_verdict(name, [said for said, _ in pairs], [value for _, value in pairs]))
+            verdicts += _by_window(name, pairs)
     if not verdicts:
         raise ValueError(
             f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one: the heads are "
@@ -118,15 +119,30 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
     return Comparison(tuple(verdicts), tuple(notes))
 
 
-def _verdict(name: str, said: list[Prediction], values: list[str]) -> Verdict:
+def _by_window(name: str, pairs: list[tuple[Prediction, str]]) -> list[Verdict]:
+    """Every window by itself, against its recording's label; nothing where no recording has several."""
+    pieces = [
+        (one, value, row) for row, (said, value) in enumerate(pairs)
+        for one in (said.windows or said).units()
+    ]  # fmt: skip
+    if len(pieces) == len(pairs):
+        return []
+    said, values, owner = (list(column) for column in zip(*pieces))
+    return [_verdict(f"{name}, each of {len(pieces)} windows", said, values, np.array(owner))]
+
+
+def _verdict(
+    name: str, said: list[Prediction], values: list[str], owner: npt.NDArray[np.int64] | None = None
+) -> Verdict:
+    """owner: of which recording each answer is, where there are several of one; intervals are over recordings."""
+    owner = np.arange(len(said)) if owner is None else owner
+    tracks = int(owner[-1]) + 1
     if not said[0].label_kind.nominal:
         guess = np.array([one.values.mean(0)[0] for one in said if one.values is not None])
-        return Verdict(
-            name, len(said), _scored(lambda rows: _distance(np.array(values, float)[rows], guess[rows]), len(said))
-        )
+        return Verdict(name, tracks, _scored(lambda rows: _distance(np.array(values, float)[rows], guess[rows]), owner))
     likely = np.stack([one.probabilities.mean(0) for one in said if one.probabilities is not None])
     if said[0].label_kind.several:
-        return _tags(name, said[0], likely, values)
+        return _tags(name, said[0], likely, values, owner)
     names = said[0].names
     index = {label: number for number, label in enumerate(names)}
     strange = sorted({value for value in values if value not in index})
@@ -149,7 +165,7 @@ def _verdict(name: str, said: list[Prediction], values: list[str]) -> Verdict:
     matrix = (
         sk.confusion_matrix(truth[kept], order[kept, 0], labels=range(len(names))) if kept.any() else np.zeros((0, 0))
     )
-    return Verdict(name, len(said), _scored(measure, len(said)), names, matrix.astype(int).tolist(), notes)
+    return Verdict(name, tracks, _scored(measure, owner), names, matrix.astype(int).tolist(), notes)
 
 
 def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, float]:
@@ -157,7 +173,9 @@ def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, flo
     return {"R²": float(r2), "mean absolute error": float(sk.mean_absolute_error(truth, guess))}
 
 
-def _tags(name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str]) -> Verdict:
+def _tags(
+    name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str], owner: npt.NDArray[np.int64]
+) -> Verdict:
     tags = [{part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")} for value in values]
     truth = np.array([[int(label in row) for label in said.names] for row in tags])
     limits = np.array(said.thresholds or (0.5,) * len(said.names))
@@ -180,14 +198,17 @@ def _tags(name: str, said: Prediction, likely: npt.NDArray[Any], values: list[st
             "F at the thresholds": float(f), "F at the best thresholds": float(np.mean(best)) if best else np.nan,
         }  # fmt: skip
 
-    return Verdict(name, len(values), _scored(measure, len(values), resamples=100), said.names)
+    return Verdict(name, int(owner[-1]) + 1, _scored(measure, owner, resamples=100), said.names)
 
 
-def _scored(measure: Any, tracks: int, resamples: int = 400) -> dict[str, Interval]:
-    """Each metric with its bootstrap interval over tracks."""
+def _scored(measure: Any, owner: npt.NDArray[np.int64], resamples: int = 400) -> dict[str, Interval]:
+    """Each metric with its bootstrap interval over tracks. owner: of each answer, its track, in rising order."""
+    tracks = int(owner[-1]) + 1
+    edges = np.searchsorted(owner, np.arange(tracks + 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes that a resample lacks
-        whole = measure(np.arange(tracks))
+        whole = measure(np.arange(len(owner)))
         draws = np.random.default_rng(0).integers(tracks, size=(resamples, tracks))
-        found = [measure(rows) for rows in draws] if tracks > 1 else []
+        rows = [np.concatenate([np.arange(edges[k], edges[k + 1]) for k in drawn]) for drawn in draws]
+        found = [measure(chosen) for chosen in rows] if tracks > 1 else []
     return {name: interval(value, np.array([one[name] for one in found]), tracks) for name, value in whole.items()}

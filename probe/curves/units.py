@@ -1,7 +1,8 @@
 """Frame, window, song: one trained head hears test tracks in pieces of each size, and rules make one answer of them.
 
 The head is that of the clean result; only what it is given differs. A frame and a window inherit the label of their
-track, which may be wrong for them (a quiet bar of a metal song), so their scores are lower bounds.
+track, which may be wrong for them (a quiet bar of a metal song), so their scores are lower bounds. A tagger's own head
+stands beside, where its outputs are the task's names: its windows and its songs, as its config says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ...data.labels.kind import Kind
 from ...models.encoder import Encoder
@@ -48,6 +50,7 @@ def compared(
     if any(heads[0].layer < 0 for heads in trained.heads):
         raise ValueError(f"{task.name}: the head mixes layers; frame, window and song are compared for one layer.")
     found: dict[str, list[tuple[Array, Any]]] = {}
+    own = own_head(task, encoder)
     for fold, heads in zip(task.folds, trained.heads, strict=True):
         head, truth = heads[0], task.targets[fold.test]
         tracks = task.manifest.select(fold.test)
@@ -73,6 +76,8 @@ def compared(
                     truth,
                     True,
                 )
+        if own is not None:
+            _keep_own(found, own, task, fold.test, truth)
     result = []
     for name, parts in found.items():
         guess, truth = (np.concatenate(column) for column in zip(*parts))
@@ -80,6 +85,54 @@ def compared(
         unit, _, rule = name.partition(": ")
         result.append(PieceScore(unit, rule, len(truth), value))
     return result
+
+
+@dataclass(frozen=True)
+class OwnHead:
+    """A tagger's own answers to a task. model: see `models/tagger.py`; columns: of its outputs, the task's names."""
+
+    model: Any
+    columns: list[int]
+
+    @property
+    def rule(self) -> str:
+        """How its config makes one answer of a song."""
+        config = self.model.config
+        windows = {
+            "even": f"{config.window_count} windows spread evenly", "row": "windows in a row", "first": "first window",
+            "whole": "whole windows in a row",
+        }[config.windows]  # fmt: skip
+        return f"{windows}, mean of {config.aggregation}"
+
+    @torch.inference_mode()
+    def answers(self, sound: Array) -> tuple[Array, Array]:
+        """Logits of a song's windows [windows, names] and of the song [names]. sound: [samples] at the model's rate."""
+        size = self.model.config.window_samples
+        waveform = torch.from_numpy(np.asarray(sound, dtype=np.float32)).to(self.model.device)
+        windows = torch.stack([waveform[at : at + size] for at in self.model.starts(len(waveform))])
+        each = self.model.judged(windows)
+        both = each[:, self.columns], self.model.averaged(each[None])[0, self.columns]
+        return np.asarray(both[0].double().cpu()), np.asarray(both[1].double().cpu())
+
+
+def own_head(task: Task, encoder: Encoder) -> OwnHead | None:
+    """The encoder's own head, where it has one with an output for each of the task's names."""
+    model: Any = getattr(encoder, "model", None)
+    if not hasattr(model, "class_logits"):
+        return None
+    names = {str(name): number for number, name in model.config.id2label.items()}
+    wanted = [str(name) for name in task.classes]
+    return OwnHead(model, [int(names[name]) for name in wanted]) if set(wanted) <= set(names) else None
+
+
+def _keep_own(found: dict[str, list[tuple[Array, Any]]], own: OwnHead, task: Task, rows: Any, truth: Any) -> None:
+    """Windows and songs by the classifier's own head, as its config says."""
+    rate = int(own.model.config.sample_rate)
+    heard = [own.answers(np.asarray(task.manifest.read(int(row), rate))) for row in rows]
+    owner = np.repeat(np.arange(len(heard)), [len(windows) for windows, _ in heard])
+    windows = np.concatenate([windows for windows, _ in heard])
+    _keep(found, ("window, own head", "each alone"), task, windows, truth[owner])
+    _keep(found, ("song, own head", own.rule), task, np.stack([song for _, song in heard]), truth)
 
 
 def answers_by_name(task: Task) -> bool:

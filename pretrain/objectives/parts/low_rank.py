@@ -25,7 +25,11 @@ def adapt(encoder: nn.Module, names: list[str], rank: int, alpha: float) -> None
     except ImportError as error:
         raise ImportError("lora_rank needs PEFT: pip install 'groundbass[lora]', or leave it at 0.") from error
     if not names:
-        raise ValueError("lora_rank needs linear maps in the encoder's blocks, and this one has none.")
+        kind = type(encoder).__name__
+        raise ValueError(
+            f"lora_rank needs linear maps in the encoder's blocks, and {kind} has none (its blocks are convolutions or "
+            "recurrent): train its last blocks instead, with unfreeze."
+        )
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), encoder)  # type: ignore[arg-type]
 
 

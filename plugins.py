@@ -1,0 +1,163 @@
+"""Recipes, tasks, corpora and encoders from outside: in a file that the user names, or in an installed package.
+
+`my_recipes.py:tiny` runs that file. A package that is installed offers names by entry points of the groups
+`groundbass.recipes`, `.tasks`, `.corpora` and `.encoders`; names are listed without importing anything, and a package
+is imported when one of its names is asked for. This module knows no other one of groundbass; each of them may ask it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+Group = Literal["recipes", "tasks", "corpora", "encoders"]
+_FILE = re.compile(r"(?P<file>.+?\.py):(?P<name>[A-Za-z_]\w*)(?::(?P<place>.*))?", re.DOTALL)
+_TEMPLATES = {
+    "objective": ("pretrain/new_objective.txt", "groundbass pretrain check {file}:tiny"),
+    "task": ("probe/new_task.txt", "groundbass probe check {file}:TASK"),
+    "corpus": ("data/new_corpus.txt", "groundbass data verify {file}:CORPUS FOLDER"),
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """What `FILE.py:NAME` or `FILE.py:NAME:PLACE` says."""
+
+    file: Path
+    name: str
+    place: str = ""
+
+    @property
+    def address(self) -> str:
+        """FILE.py:NAME, as it was written."""
+        return f"{self.file}:{self.name}"
+
+    def load(self) -> Any:
+        """Run the file and return what it calls `name`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it has no such name.
+        """
+        module = run_file(self.file)
+        if not hasattr(module, self.name):
+            own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+            raise ValueError(f"{self.file} has no {self.name!r}; it has {', '.join(own) or 'nothing of its own'}.")
+        return getattr(module, self.name)
+
+
+def named(address: str) -> Named | None:
+    """The file, name and place that an address gives; None for addresses of other kinds. Nothing is run."""
+    found = _FILE.fullmatch(address)
+    return None if found is None else Named(Path(found["file"]).expanduser(), found["name"], found["place"] or "")
+
+
+def run_file(file: Path) -> Any:
+    """The module that a file makes; it is run again where it has changed since.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}; give FILE.py:NAME, with the path from {Path.cwd()}.")
+    return _run(file.resolve(), file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _run(file: Path, changed: int) -> Any:
+    name = "_groundbass_plugin_" + hashlib.blake2b(str(file).encode(), digest_size=6).hexdigest()
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def installed(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
+    """What installed packages offer, by name; nothing is imported."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"groundbass.{group}")}
+
+
+def load_installed(group: Group, name: str) -> Any:
+    """What a package offers under this name.
+
+    Raises:
+        ValueError: it isn't there, or doesn't import; the sentence names the package.
+    """
+    entry = installed(group)[name]
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{name} is offered by {origin(entry)} as {entry.value}, which could not be imported: {error}."
+        ) from error
+
+
+def origin(entry: importlib.metadata.EntryPoint) -> str:
+    """The package that offers it, with its version."""
+    return "an installed package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+
+
+@dataclass
+class Findings:
+    """What a check found: promises kept and broken, one sentence each."""
+
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def hold(self, kept: bool, promise: str, cure: str) -> bool:
+        """Note a promise, with its cure where it is broken; returns `kept`."""
+        (self.passed if kept else self.failed).append(promise if kept else f"{promise}: {cure}")
+        return kept
+
+    def tell(self, what: str, contract: str) -> None:
+        """Print every promise.
+
+        Raises:
+            ValueError: one is broken.
+        """
+        print("\n".join([*(f"  ok   {line}" for line in self.passed), *(f"  FAIL {line}" for line in self.failed)]))
+        if self.failed:
+            raise ValueError(
+                f"{what} breaks {contract} in {len(self.failed)} of {len(self.passed) + len(self.failed)} points, "
+                "listed above."
+            )
+        print(f"{what} keeps {contract}.")
+
+
+def new(
+    kind: Annotated[Literal["objective", "task", "corpus"], "what to begin"], name: str, /, *, force: bool = False
+) -> None:
+    """Write NAME.py, an objective, task or corpus of your own that works as it stands: change it line by line.
+
+    Args:
+        kind: objective (with recipes), task or corpus.
+        name: of the file, and of what is in it: a Python name such as my_task.
+        force: replace a NAME.py that is there already.
+
+    Raises:
+        ValueError: a name that Python or groundbass can't take.
+        FileExistsError: the file is there.
+    """
+    name = name.removesuffix(".py")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"The name {name!r} is none that Python takes: small letters, digits and _, as in my_{kind}.")
+    file = Path(f"{name}.py")
+    if file.exists() and not force:
+        raise FileExistsError(f"{file} is there already; take another name, or --force to replace it.")
+    template, check = _TEMPLATES[kind]
+    title = "".join(word.capitalize() for word in name.split("_"))
+    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    file.write_text(text.replace("NAME", name).replace("TITLE", title), encoding="utf-8")
+    print(f"{file}: written. Next: {check.format(file=file)}")
