@@ -45,7 +45,7 @@ def run_benchmarks(names: list[str], as_json: bool, rehearse: bool = False) -> N
 
     for name in names:
         with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
-            bench: Callable[[], list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
+            bench: Callable[..., list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
             rows = bench(rehearse=True) if rehearse else bench()
         if as_json:
             print(json.dumps({"name": name, "machine": hardware(), "rows": rows}), flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from torch import Tensor
 from .draws import sent
 
 
-@dataclass(frozen=True)
+@dataclass
 class OnHost:
     """What Python may look at without waiting for a device: valid, starts [batch, views], index [batch] on the CPU."""
 
@@ -73,11 +74,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; the copy doesn't wait where the memory is pinned."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
+        moved: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in self.tensors().items()}
         return replace(self, **moved, host=self.on_host())
 
     def pin_memory(self) -> Batch:
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self.tensors().items()})
+        pinned: dict[str, Any] = {name: part.pin_memory() for name, part in self.tensors().items()}
+        return replace(self, **pinned)
 
     def tensors(self) -> dict[str, Tensor]:
         """What travels to a device, by name."""

@@ -216,7 +216,7 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
         broadcast_buffers=False,
         find_unused_parameters=objective.leaves_unused,
         gradient_as_bucket_view=True,  # gradients lie where they are sent from: no second copy
-        bucket_cap_mb=recipe.bucket_mb,  # type: ignore[arg-type]
+        bucket_cap_mb=recipe.bucket_mb,
     )
     sharded = distributed.told("DEEPSPEED") or distributed.told("FSDP")
     if sharded and recipe.precision == "fp16":

@@ -20,6 +20,7 @@ from groundbass.pretrain.cost.pretended_run import Steps, of_size, on_cpu, on_pr
 from groundbass.pretrain.cost.waits import over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
+from groundbass.pretrain.run.trial_step import random_batches
 
 RATE, SECONDS, CROPS = 24_000, 6.0, 4
 # a recipe whose tokenizer is "" can't train before one is named
@@ -145,3 +146,49 @@ def test_kernels_carry_flops_and_bytes() -> None:
     (kernel,) = gpu.kernels
     assert kernel.flops == 2 * 8 * 16 * 8 and kernel.bytes == 4 * (2 * 8 * 16 + 8 * 8)
     assert dataclasses.replace(kernel, name="") != kernel
+
+
+@pytest.mark.slow
+def test_first_contact_is_rehearsed() -> None:
+    """`groundbass bench gpu --rehearse`: every part of it runs, none fails."""
+    from groundbass.pretrain.bench import gpu
+
+    rows = {row["what"]: row for row in gpu(rehearse=True)}
+    assert [name for name in rows if name.endswith("_failed")] == []
+    assert rows["tokens.beats_iter1_debug_loss_no"]["ratio"] == pytest.approx(1, abs=1e-4)
+    eager, compiled = (rows[f"roofline_beats_debug{how}_kernels"]["value"] for how in ("", "_compiled"))
+    assert 100 < compiled < eager
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug"])
+def test_compiling_breaks_no_graph_and_compiles_once(
+    address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiles(address, manifest, tmp_path, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("address", DEBUG)
+def test_compiling_any_objective_breaks_no_graph(
+    address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiles(address, manifest, tmp_path, monkeypatch)
+
+
+def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--compile` compiles becomes whole graphs (one that breaks raises), and the second step needs no new one."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    recipe = of_size(find(address), 2, "no")
+    torch.manual_seed(0)
+    objective = recipe.objective.build().train()
+    objective.prepare(manifest, run)
+    objective.place(torch.device("cpu"))
+    objective.compile_encoder()
+    batches = random_batches(recipe, manifest)
+    objective(next(batches), 0).value.backward()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        objective(next(batches), 1).value.backward()
+    torch._dynamo.reset()

@@ -22,6 +22,7 @@ ALL_PASS_FEEDBACK = 0.5
 WET_GAIN = 0.015
 DECAY = 2000.0
 COLUMNS = 256
+AT_ONCE = 2**27  # complex numbers: a gigabyte
 
 
 def reverberate(
@@ -69,6 +70,10 @@ def _combs(length: int, sample_rate: int, reverberance: Tensor, damping: Tensor,
     # A comb is u / (1 - loop u), u = z^-delay, with loop = gain / damped; summed as (1 / (1 - loop u) - 1) / loop.
     # Reciprocals, since torch's complex division costs six times as much.
     loop = damped.reciprocal().mul_(gain)
+    if loop.device.type != "cpu" and len(COMBS) * loop.numel() < AT_ONCE:  # few kernels for a GPU
+        combs = rearrange(_power(delays.flatten(), length), "(batch combs) bins -> batch combs bins", combs=len(COMBS))
+        total = -len(COMBS) - combs.mul_(loop[:, None]).sub_(1).reciprocal_().sum(1)
+        return total.mul_(damped.div_(gain))
     total = torch.full_like(loop, -len(COMBS))
     for delay in delays.unbind(1):
         total -= _power(delay, length).mul_(loop).sub_(1).reciprocal_()

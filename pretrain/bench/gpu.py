@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +40,7 @@ from .parts import Row, peak_memory, row
 SECONDS = 480.0  # a card lent for a quarter of an hour leaves time for a second try
 PACKAGE = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
+WORKERS = 16
 SHAPES = {"mert": (374, False), "mert_padded": (374, True), "beats_bias": (124, True)}  # tokens, mask or bias
 
 
@@ -99,29 +102,21 @@ def _sections(
     found: Found, device: torch.device, noise: Manifest, folder: Path, sizes: dict[str, Recipe], rehearse: bool
 ) -> Iterator[Section]:
     """What is measured, in the order of its worth: name, seconds that it needs on a GPU, the work."""
-    yield "ceilings", 10, lambda: ceilings(found, device)
+    yield "ceilings", 10, partial(ceilings, found, device)
     for address in ["tokens.beats_iter1_debug"] if rehearse else _alone():
-        yield f"right_{address}", 6, lambda address=address: right(found, address, device, noise, folder / address)
+        yield f"right_{address}", 6, partial(right, found, address, device, noise, folder / address)
     for name, recipe in sizes.items():
-        yield name, 20, lambda n=name, r=recipe: speed(found, n, r, device, noise, folder / n)
-    if not rehearse:
-        mert = sizes["mert_95m"]
-        for micro in (16, 128):
-            several = of_size(mert, micro, "bf16")
-            yield (
-                f"mert_95m_{micro}",
-                20,
-                lambda n=f"mert_95m_{micro}", r=several: speed(found, n, r, device, noise, folder / n),
-            )
+        yield name, 20, partial(speed, found, name, recipe, device, noise, folder / name)
+    first = next(iter(sizes))
+    for micro in () if rehearse else (16, 128):
+        name, recipe = f"{first}_{micro}", of_size(sizes[first], micro, "bf16")
+        yield name, 20, partial(speed, found, name, recipe, device, noise, folder / name)
     for name, recipe in sizes.items():
-        yield (
-            f"{name}_compiled",
-            60,
-            lambda n=f"{name}_compiled", r=recipe: speed(found, n, r, device, noise, folder / n, compiled=not rehearse),
-        )
+        name, compiled = f"{name}_compiled", not rehearse
+        yield name, 60, partial(speed, found, name, recipe, device, noise, folder / name, compiled)
+    yield "data", 60, partial(data, found, first, sizes[first], 1 if rehearse else WORKERS)
     if rehearse:
-        name, recipe = next(iter(sizes.items()))
-        yield "roofline", 20, lambda: roofline(found, name, recipe, noise, folder / "roofline")
+        yield "roofline", 20, partial(roofline, found, first, sizes[first], noise, folder / "roofline")
 
 
 def _alone() -> list[str]:
@@ -305,6 +300,15 @@ def speed(
     for part in ("targets", "augment"):
         if part in parts:
             found.add(f"{name}_{part}", parts[part] / (rounds * step), "of the step")
+
+
+def data(found: Found, name: str, recipe: Recipe, workers: int) -> None:
+    """What a step waits for its batch, read from FLAC files by so many processes."""
+    from .train import _music, _our_steps
+
+    with _music(recipe.crops) as manifest, tempfile.TemporaryDirectory() as run:
+        lines = _our_steps(dataclasses.replace(recipe, workers=workers, trackers=()), manifest, Path(run) / "run")
+    found.add(f"{name}_data_wait", median(line["data_wait_share"] for line in lines), f"of a step, {workers} workers")
 
 
 def roofline(found: Found, name: str, recipe: Recipe, noise: Manifest, run: Path) -> None:

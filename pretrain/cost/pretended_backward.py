@@ -40,8 +40,9 @@ def backward(gpu: PretendedGpu, loss: Tensor) -> None:
             for number, (after, place) in enumerate(following):
                 if after is None:
                     continue
-                if number < len(found) and found[number] is not None:
-                    _add(held.setdefault(after, {}), place, _fitted(found[number], after._input_metadata[place]))
+                value = found[number] if number < len(found) else None
+                if value is not None:
+                    _add(held.setdefault(after, {}), place, _fitted(value, after._input_metadata[place]))
                 waiting[after] -= 1
                 if not waiting[after]:
                     ready.append(after)
@@ -72,7 +73,7 @@ def _call(node: Any, gradients: list[Tensor | None]) -> tuple[Tensor | None, ...
     if all(gradient is None for gradient in gradients):
         return ()
     if isinstance(node, torch.autograd.function.BackwardCFunction):
-        shapes = node._input_metadata
+        shapes: Any = node._input_metadata  # type: ignore[attr-defined]
         filled = [
             torch.zeros(shape.shape, dtype=shape.dtype, device=shape.device) if gradient is None else gradient
             for gradient, shape in zip(gradients, shapes, strict=True)

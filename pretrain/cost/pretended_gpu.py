@@ -111,7 +111,7 @@ class GpuTensor(Tensor):
     @staticmethod
     def __new__(cls, inside: Tensor) -> GpuTensor:
         """Name `inside`; both share memory."""
-        made: GpuTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: GpuTensor = Tensor._make_wrapper_subclass(
             cls, inside.size(), strides=inside.stride(), storage_offset=inside.storage_offset(), dtype=inside.dtype,
             layout=inside.layout, device=DEVICE, requires_grad=inside.requires_grad,
         )  # fmt: skip
@@ -119,7 +119,9 @@ class GpuTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"A tensor of the pretended GPU was used outside of `with PretendedGpu()`, by {func}.")
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
@@ -341,7 +343,7 @@ class _Composites(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        first = args[0] if args else None
+        first: Any = args[0] if args else None
         if func is Tensor.pin_memory:
             return first
         if func is Tensor.is_pinned:
@@ -425,7 +427,7 @@ class _Fused(torch.autograd.Function):
         return named if several else named[0]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Any) -> Any:
         gpu, name, flops, moved, inside, outs, given, least = ctx.kept
         wanted = [place for place, tensor in enumerate(inside) if isinstance(tensor, Tensor) and tensor.requires_grad]
         pairs = [(out, grad.inside) for out, grad in zip(outs, gradients, strict=True) if grad is not None]

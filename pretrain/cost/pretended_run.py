@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import DistributedType
@@ -82,21 +82,24 @@ class Steps:
         return [event for step in self.events for event in step if event.kind != "wait"]
 
 
-def made(recipe: Recipe, manifest: Manifest, run: Path) -> Objective:
-    """The objective as the trainer makes it."""
+def made(recipe: Recipe, manifest: Manifest, run: Path, fits: bool = True) -> Objective:
+    """The objective as the trainer makes it; fits: False leaves out what is fitted to data (tokenizers, k-means)."""
     torch.manual_seed(draw_seed(recipe.seed, 0x1417))
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
-    objective.prepare(manifest, run)
+    if fits:
+        objective.prepare(manifest, run)
+    else:
+        objective.prepare_for_counting()
     return objective
 
 
-def of_size(recipe: Recipe, crops: int, precision: str) -> Recipe:
+def of_size(recipe: Recipe, crops: int, precision: Literal["no", "bf16", "fp16"]) -> Recipe:
     """The recipe with one micro-batch of `crops`, metrics never logged."""
     return dataclasses.replace(
         recipe, batch_size=crops, micro_batch=crops, precision=precision, log_every=10**9, steps=max(recipe.steps, 8)
-    )  # type: ignore[arg-type]
+    )
 
 
 def padded(batches: Iterator[Batch], share: float) -> Iterator[Batch]:
@@ -125,12 +128,12 @@ def on_cpu(recipe: Recipe, manifest: Manifest, run: Path, steps: int, share: flo
 def on_pretended_gpu(
     recipe: Recipe, manifest: Manifest, run: Path, steps: int, share: float = 1.0, multiplies: bool = True
 ) -> Steps:
-    """The same on a pretended GPU; `multiplies` is :class:`PretendedGpu`'s.
+    """The same on a pretended GPU; without `multiplies` (see there) nothing is fitted either: kernels are counted.
 
     Raises:
         RuntimeError: what CUDA too would refuse.
     """
-    objective = made(recipe, manifest, run)
+    objective = made(recipe, manifest, run, fits=multiplies)
     found = Steps()
     with PretendedGpu(multiplies) as gpu:
         objective.to(DEVICE)
@@ -153,9 +156,9 @@ def _noise(recipe: Recipe, manifest: Manifest, share: float) -> Iterator[Batch]:
     return batches if share == 1 else padded(batches, share)
 
 
-def _training(recipe: Recipe, machine: Machine, objective: Objective, kind: str) -> Training:
+def _training(recipe: Recipe, machine: Any, objective: Objective, kind: str) -> Training:
     model = _Cast(objective, kind, recipe.precision == "bf16")
-    return Training(recipe, machine, objective, model, optim.build(recipe.optim, objective))  # type: ignore[arg-type]
+    return Training(recipe, machine, objective, model, optim.build(recipe.optim, objective))
 
 
 class _Cast:

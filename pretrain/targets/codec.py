@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
+from ...data.batch import key_id
 from ...data.draws import sent
 from ...data.locks import alone
 from ...data.open import open_sound
@@ -44,6 +46,8 @@ CONTEXT_SECONDS = 2.0
 """Sound on both sides of a chunk that is encoded with it and dropped, so that chunks join without a seam."""
 CHUNK_SECONDS = 30.0
 TRACKS_PER_PART = 64
+LAUNCHED = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+"""What a launcher tells each of its processes, and what holds without one."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class Codec:
             for name, buffer in module.named_buffers(recurse=False)
             if name in ("stride", "kernel_size", "padding_total")
         ]
-        self.model.to(device)  # type: ignore[arg-type]
+        self.model.to(device)
         for module, name, buffer in read:
             setattr(module, name, buffer)
 
@@ -384,6 +388,8 @@ def codes(
 ) -> None:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
+    Under `accelerate launch -m groundbass.cli data codes …` every process encodes its share on a GPU of its own.
+
     Args:
         manifest: what to encode, as `groundbass pretrain --data` takes it.
         out: folder of the store.
@@ -394,12 +400,14 @@ def codes(
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    model.place(torch.device(device))
-    with alone(out / ".lock", str(out)):
-        _store_codes(tracks, out, model)
+    rank, ranks, local = (int(os.environ.get(name, default)) for name, default in LAUNCHED)
+    model.place(torch.device(f"{device}:{local}" if device == "cuda" and ranks > 1 else device))
+    with alone(out / (".lock" if rank == 0 else f".lock_{rank}"), str(out)):
+        _store_codes(tracks, out, model, rank, ranks)
 
 
-def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
+def _store_codes(tracks: Manifest, out: Path, model: Codec, rank: int = 0, ranks: int = 1) -> None:
+    """A rank's share: the tracks whose key's hash is its own modulo `ranks`, in parts of its own numbers."""
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
@@ -411,8 +419,10 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
             f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
         )
     known = store.hashes
-    missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
-    with tqdm(total=len(missing), desc="codes", unit="track") as bar:
+    own = [row for row, track in enumerate(tracks) if key_id(track.key) % ranks == rank]
+    missing = [row for row in own if not tracks[row].hash or known.get(tracks[row].key) != tracks[row].hash]
+    store.parts += (rank - store.parts) % ranks
+    with tqdm(total=len(missing), desc="codes", unit="track", disable=rank > 0) as bar:
         for first in range(0, len(missing), TRACKS_PER_PART):
             group = missing[first : first + TRACKS_PER_PART]
             found = []
@@ -420,4 +430,5 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
                 found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
             store.write_part([tracks[row] for row in group], found)
-    print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")
+            store.parts += ranks - 1
+    print(f"{out}: codes of {len(own)} tracks, {len(missing)} of them new.")
