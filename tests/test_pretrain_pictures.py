@@ -93,7 +93,7 @@ def test_beats_and_key_follow_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     encode = model.encode
 
     def listen(cqt: Tensor, mel: Tensor, inside: Tensor, shift: Tensor, **options: bool) -> object:
-        seen.append((model._crop(cqt, shift), mel))
+        seen.append((model.crop(cqt, shift), mel))
         return encode(cqt, mel, inside, shift, **options)
 
     monkeypatch.setattr(model, "encode", listen)
