@@ -167,9 +167,8 @@ class _Packed:
 
     def batch(self, pin: bool) -> Batch:
         """The batch itself, in the process that trains."""
-        small = {name: torch.from_numpy(values) for name, values in self.small.items()}
-        if pin:
-            small = {name: tensor.pin_memory() for name, tensor in small.items()}
+        tensors = (torch.from_numpy(values) for values in self.small.values())
+        small: dict[str, Any] = dict(zip(self.small, (t.pin_memory() if pin else t for t in tensors), strict=True))
         return Batch(self.waveform, self.sample_rate, keys=self.keys, **small)
 
 

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 
 STEP = {"tolist · pretrain/step.py": 1}
 CHAIN = {"item · data/augment/chain.py": 1}  # whether the sound is finite, once for all views
+MYNA = {"item · pretrain/objectives/tokens.py": 3, "item · models/cqt.py": 3}  # how many tokens a row keeps, per crop
+TAUGHT = {  # a teacher hears recordings of any length, length by length
+    "copy to the CPU · models/tagger.py": 1, "copy to the GPU · models/tagger.py": 1,
+    "item · pretrain/objectives/parts/noisy_student.py": 1, "copy to the GPU · pretrain/objectives/tagging.py": 1,
+}  # fmt: skip
 ALLOWED: dict[str, dict[str, int]] = {
+    "contrastive.myna": MYNA,
+    "contrastive.myna_mel": {"item · pretrain/objectives/tokens.py": 2, "item · models/vit.py": 2},
+    "joint.pase_myna": MYNA | {"item · pretrain/objectives/joint.py": 1},
+    "tagging.ast": TAUGHT,
+    "tagging.cnn6": TAUGHT,
     "contrastive.clmr": CHAIN,
     # the radio's compressor runs on the CPU, millisecond by millisecond; recordings are sent once
     "contrastive.simclr": CHAIN
