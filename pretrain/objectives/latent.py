@@ -557,10 +557,13 @@ def eat_tiny() -> Recipe:
         EatConfig().encoder, hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768,
         stretch=31,
     )  # fmt: skip
-    config = EatConfig(encoder=shape, masks=4, block=3, decoder_layers=2, ema_start=0.99, ema_end=0.999, ema_steps=400)
+    config = EatConfig(
+        encoder=shape, masks=4, block=3, decoder_layers=2, clip_weight=32.0, ema_start=0.99, ema_end=0.999,
+        ema_steps=150,
+    )  # fmt: skip
     first = tokens.beats_iter1_tiny()
-    optim = dataclasses.replace(first.optim, lr=1e-3, weight_decay=0.05)
-    return dataclasses.replace(first, objective=config, optim=optim, steps=500, batch_size=8)
+    optim = dataclasses.replace(first.optim, lr=1e-3, weight_decay=0.05, warmup_steps=20)
+    return dataclasses.replace(first, objective=config, optim=optim, steps=400, batch_size=8, checkpoint_every=100)
 
 
 def eat_debug() -> Recipe:
@@ -684,15 +687,15 @@ def m2d_tiny() -> Recipe:
         hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, stretch=48,
     )  # fmt: skip
     config = SplitConfig(
-        encoder=shape, predictor_dim=128, predictor_layers=2, predictor_heads=4, ema_start=0.98, ema_end=0.999,
-        ema_steps=400,
+        encoder=shape, predictor_dim=128, predictor_layers=2, predictor_heads=4, ema_start=0.98, ema_end=0.998,
+        ema_steps=300,
     )  # fmt: skip
     return Recipe(
         objective=config,
         crops=CropConfig(sample_rate=16_000, crop_samples=64_000),
-        optim=Optim(lr=5e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=40, decay="cosine", clip=3.0),
-        steps=600,
-        batch_size=32,
+        optim=Optim(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=30, decay="cosine", clip=3.0),
+        steps=800,
+        batch_size=16,
         checkpoint_every=200,
     )
 

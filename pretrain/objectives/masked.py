@@ -678,11 +678,11 @@ def muq_tiny() -> Recipe:
         objective=MaskedConfig(encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, rvq=rvq),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
         optim=Optim(
-            lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
+            lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
         ),
-        steps=400,
-        batch_size=16,
-        checkpoint_every=200,
+        steps=240,
+        batch_size=8,
+        checkpoint_every=80,
     )
 
 
