@@ -293,23 +293,6 @@ def settings(name: str, **changes: object) -> CodecSettings:
     return CodecSettings(weight=1.0, name=name, codebooks=2, codebook_size=64, **changes)  # type: ignore[arg-type]
 
 
-def test_several_processes_store_what_one_stores(
-    encodec: str, corpus: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As `accelerate launch` starts them, here one after the other: shares without overlap, parts of other numbers."""
-    path, manifest = corpus
-    codes(path, tmp_path / "one", codec=encodec, codebooks=2)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in ("1", "0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        codes(path, tmp_path / "two", codec=encodec, codebooks=2)
-    one, two = CodeStore(tmp_path / "one"), CodeStore(tmp_path / "two")
-    assert one.hashes == two.hashes
-    assert len(list((tmp_path / "two").glob("part_*.npy"))) == 2
-    for track in manifest:
-        np.testing.assert_array_equal(one.read(track.key, 0, 50), two.read(track.key, 0, 50))
-
-
 def test_stored_codes_equal_codes_on_the_fly_inside_a_crop(
     encodec: str, corpus: tuple[Path, Manifest], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

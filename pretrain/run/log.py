@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ...data.writing import write_text
+from ...progress import tqdm
 from ..clock import Clock, running
 from ..recipe import Recipe, resolved
 from ..step import Step, Training

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,15 +26,15 @@ import torch
 import tyro
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
-from ...data.batch import key_id
 from ...data.draws import sent
 from ...data.locks import alone
 from ...data.open import open_sound
+from ...data.parallel import Part
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
+from ...progress import tqdm
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -46,8 +45,6 @@ CONTEXT_SECONDS = 2.0
 """Sound on both sides of a chunk that is encoded with it and dropped, so that chunks join without a seam."""
 CHUNK_SECONDS = 30.0
 TRACKS_PER_PART = 64
-LAUNCHED = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-"""What a launcher tells each of its processes, and what holds without one."""
 
 
 @dataclass(frozen=True)
@@ -385,10 +382,9 @@ def codes(
     codec: str = "facebook/encodec_24khz",
     codebooks: int = 8,
     device: str = "cpu",
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
-
-    Under `accelerate launch -m groundbass.cli data codes …` every process encodes its share on a GPU of its own.
 
     Args:
         manifest: what to encode, as `groundbass pretrain --data` takes it.
@@ -396,18 +392,18 @@ def codes(
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
         device: where the codec runs, e.g. cuda.
+        part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    rank, ranks, local = (int(os.environ.get(name, default)) for name, default in LAUNCHED)
-    model.place(torch.device(f"{device}:{local}" if device == "cuda" and ranks > 1 else device))
-    with alone(out / (".lock" if rank == 0 else f".lock_{rank}"), str(out)):
-        _store_codes(tracks, out, model, rank, ranks)
+    model.place(torch.device(device))
+    share = Part.of(part)
+    with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
+        _store_codes(tracks, out, model, share)
 
 
-def _store_codes(tracks: Manifest, out: Path, model: Codec, rank: int = 0, ranks: int = 1) -> None:
-    """A rank's share: the tracks whose key's hash is its own modulo `ranks`, in parts of its own numbers."""
+def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None = None) -> None:
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
@@ -419,16 +415,39 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec, rank: int = 0, ranks
             f"not {codebooks} of {codec} (hash {model.identity.hash}): choose another folder."
         )
     known = store.hashes
-    own = [row for row, track in enumerate(tracks) if key_id(track.key) % ranks == rank]
-    missing = [row for row in own if not tracks[row].hash or known.get(tracks[row].key) != tracks[row].hash]
-    store.parts += (rank - store.parts) % ranks
-    with tqdm(total=len(missing), desc="codes", unit="track", disable=rank > 0) as bar:
-        for first in range(0, len(missing), TRACKS_PER_PART):
-            group = missing[first : first + TRACKS_PER_PART]
+    missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
+    groups = _groups(missing, store.parts) if share is None else _shares(tracks, missing, store, share)
+    missing = [row for group in groups.values() for row in group]
+    with tqdm(total=len(missing), desc="codes", unit="track") as bar:
+        for number, group in groups.items():
             found = []
             for row in group:
                 found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
+            store.parts = number
             store.write_part([tracks[row] for row in group], found)
-            store.parts += ranks - 1
-    print(f"{out}: codes of {len(own)} tracks, {len(missing)} of them new.")
+    print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")
+
+
+def _groups(rows: list[int], first: int) -> dict[int, list[int]]:
+    """Rows by the number of the part that they go into."""
+    parts = range(0, len(rows), TRACKS_PER_PART)
+    return {first + number: rows[begin : begin + TRACKS_PER_PART] for number, begin in enumerate(parts)}
+
+
+def _shares(tracks: Manifest, missing: list[int], store: CodeStore, share: Part) -> dict[int, list[int]]:
+    """The share's part of what one job alone would write into an empty folder, without what is there.
+
+    Raises:
+        ValueError: the folder was begun with other tracks, whose parts have the same numbers.
+    """
+    groups = _groups(list(range(len(tracks))), 0)
+    for number, group in groups.items():
+        index = store.folder / f"part_{number:06d}.parquet"
+        keys = [tracks[row].key for row in group]
+        if index.is_file() and pq.read_table(index, columns=["key"])["key"].to_pylist() != keys:
+            raise ValueError(
+                f"{store.folder} was begun with other tracks: fill a new folder part by part, or all at once."
+            )
+    wanted = set(missing)
+    return {number: groups[number] for number in share.rows(len(groups)) if wanted & set(groups[number])}

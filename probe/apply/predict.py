@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
 from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
+from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
 from ...models.head_files import head_names
+from ...progress import tqdm
 from ..report.table import Column, Table
 from .classify import (
     Aggregate,
@@ -72,6 +73,7 @@ def predict(
     device: str = "cpu",
     workers: int = 2,
     force: bool = False,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     quiet: bool = False,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     trust_remote_code: bool = False,
@@ -97,6 +99,7 @@ def predict(
         device: cpu, cuda.
         workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
+        part: hear a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
         quiet: say nothing but errors.
         json_: print JSON lines, one per recording and head, and nothing else.
         trust_remote_code: run a foreign folder's own Python.
@@ -115,7 +118,12 @@ def predict(
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     classifiers = together(opened)
     options = Options(unit, aggregate, window, top, threshold)
-    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force)
+    share = Part.of(part)
+    if share is not None and not out:
+        raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force, share)
+    if share is not None:
+        recordings = [recordings[row] for row in share.rows(len(recordings))]
     failed: dict[str, str] = {}
     results: dict[str, dict[str, Prediction]] = {}
     bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
@@ -132,6 +140,9 @@ def predict(
         _show_all(results, options)
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
+    if share is not None:
+        print(share.told(out[0]))
+        return
     if not results:
         raise ValueError(
             f"None of the {len(recordings)} recordings could be heard; the first: {next(iter(failed.values()))}"
@@ -226,9 +237,12 @@ class _Kept:
     """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
 
     def __init__(
-        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool
-    ) -> None:
-        self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
+        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool,
+        share: Part | None = None,
+    ) -> None:  # fmt: skip
+        name = f".{out[0].name}.heard" if out else ""
+        self.path = out[0].with_name(name if share is None else f"{name}.{share}") if out else None
+        self.parts = [] if share is not None or not out else sorted(out[0].parent.glob(f"{name}.*-of-*"))
         state = [one.stamp for one in recordings]
         self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
         self.lines: dict[str, Any] = {}
@@ -237,8 +251,8 @@ class _Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if force:
             self.path.unlink(missing_ok=True)
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for path in (self.path, *self.parts):
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
                 if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
@@ -257,8 +271,9 @@ class _Kept:
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
 
     def done(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        for path in (self.path, *self.parts):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def _heard(

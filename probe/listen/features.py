@@ -29,7 +29,6 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from tqdm import tqdm
 
 from ...data.locks import alone
 from ...data.track import Manifest
@@ -37,6 +36,7 @@ from ...data.writing import put_folder
 from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
+from ...progress import tqdm
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
