@@ -253,16 +253,17 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def bench(names: list[str] | None = None, /, *, json: bool = False) -> None:
+def bench(names: list[str] | None = None, /, *, json: bool = False, rehearse: bool = False) -> None:
     """Print speed figures as ratios against a reference measured in the same run.
 
     Args:
         names: which benchmarks; none lists them.
         json: print JSON lines and nothing else.
+        rehearse: with `gpu`, run its code on a CPU, in miniature.
     """
     from .benchmarks import run_benchmarks
 
-    run_benchmarks(names or [], json)
+    run_benchmarks(names or [], json, rehearse)
 
 
 if __name__ == "__main__":
