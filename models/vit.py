@@ -154,9 +154,15 @@ class SlaneyFbank(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: [batch, samples] in [-1, 1] -> [batch, frames, mel_bins] float32; no autocast inside."""
         with torch.autocast(waveform.device.type, enabled=False):
-            frames = waveform.float().unfold(1, self.length, self.shift) * self.window
-            power = torch.fft.rfft(frames).abs().square()
-            return (power @ self.filters + LOG_FLOOR).log()
+            exporting = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+            if waveform.device.type == "cpu" and not exporting and len(waveform) > 1:  # a clip stays in the cache
+                return torch.cat([self._energies(clip) for clip in waveform.split(1)])
+            return self._energies(waveform)
+
+    def _energies(self, waveform: Tensor) -> Tensor:
+        frames = waveform.float().unfold(1, self.length, self.shift) * self.window
+        power = torch.fft.rfft(frames).abs().square()
+        return (power @ self.filters + LOG_FLOOR).log()
 
 
 def sine_positions(times: int, rows: int, dim: int, device: torch.device) -> Tensor:

@@ -271,6 +271,7 @@ OBJECTIVES = {
     "latent.matpac_debug": [],
     "latent.m2d_debug": [],
     "predictive.cpc_debug": [],
+    "contrastive.simclr_debug": [],
     "labelled.finetune_debug": [],
     "contrastive.myna_debug": [],
     "descriptors.pase_debug": ["--objective.pictures.colour", "0"],  # whose noise torch's generator draws

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,9 @@ def test_probes_on_the_way_disturb_nothing(music: Path, tmp_path: Path, capsys: 
     pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
     assert (last / "results.json").stat().st_mtime_ns == changed
     assert not list(last.parent.glob(".*")), "no lock is left"
+    shutil.rmtree(last)  # as if the run had been killed before its last probe began
+    pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
+    assert json.loads((last / "results.json").read_text())["rows"] == rows
     report((tmp_path / "probed",), out=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What was learned on the way" in page and "Scores over the steps of pretraining" in page
