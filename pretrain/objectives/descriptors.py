@@ -253,8 +253,8 @@ def pase_tiny() -> Recipe:
     · not below the best hand-crafted set on eleven of twelve tasks of the embedded corpus; RESULTS.md
     """
     network = CqtShape(
-        stem="conv", trunk="conv", tonal_channels=(12, 16, 24, 32), hidden_size=384, num_hidden_layers=4, dilations=(1, 3, 9, 27), dropout=0.0,
-        described=True,
+        stem="conv", trunk="conv", tonal_channels=(12, 16, 24, 32), hidden_size=384, num_hidden_layers=4,
+        dilations=(1, 3, 9, 27), dropout=0.0, described=True,
     )  # fmt: skip
     return Recipe(
         objective=DescriptorConfig(network=network),
