@@ -442,9 +442,11 @@ class Classifier:
 
     def _beside(self, answers: Sequence[Answer], number: int) -> dict[str, Array]:
         """What the head that this one's decoder names says of the very frames; nothing where none is named or there."""
-        wanted, own = self.answering.heads[number][3].decoder.get("bars"), answers[number]
+        wanted, own = self.answering.heads[number][3].decoder.get("bars"), answers[number].times
         for other, (answer, (name, *_)) in enumerate(zip(answers, self.answering.heads)):
-            if name == wanted and answer.frames is not None and np.array_equal(answer.times, own.times):
+            if name != wanted or answer.frames is None or answer.times is None or own is None:
+                continue
+            if np.array_equal(answer.times, own):
                 likely = self.answering.probabilities(other, answer.frames)
                 return {name: np.asarray(likely.double().numpy())}
         return {}
