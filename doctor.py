@@ -16,6 +16,7 @@ REQUIRED = (
     "soundfile", "soxr", "safetensors", "scikit-learn", "mir_eval", "tyro", "tensorboard", "matplotlib",
 )  # fmt: skip
 OPTIONAL = {
+    "av": ("av", "m4a, AAC, WMA and the sound of videos"),
     "deepspeed": ("deepspeed", "ZeRO training"),
     "onnxruntime": ("onnx", "`groundbass export` to ONNX"),
     "pretty_midi": ("synth", "the embedded corpus (its soundfont)"),

@@ -18,6 +18,7 @@ from .evaluation import BASELINES, AskedPooling, Baseline, Damage, Settings
 from .fit import Protocol
 from .listen.features import FeatureStore
 from .report.naming import distinct
+from .report.result import Result
 from .session import Session, say
 from .task import Task
 
@@ -124,8 +125,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def probe(options: Options) -> None:
-    """Load the encoder, find the tasks, ask them one by one."""
+def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
+    """Load the encoder (unless it is given), find the tasks, ask them one by one; the results in their order."""
     addresses = [*options.addresses, *options.tasks]
     if not addresses:
         raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, folder:PATH --label COLUMN, or all.")
@@ -134,24 +135,27 @@ def probe(options: Options) -> None:
     addresses = [*(address for address in addresses if address != ALL), *here]
     if not addresses:
         raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
-    encoder = _load(options, store.device)
+    encoder = _checked(encoder or _load(options, store.device), options)
     tasks, broken = _find(addresses, here, options.label, store.root)
     folder = options.out or default_out(options.encoder)
     try:
         session = Session(encoder, options.encoder, folder, store, settings, heads=options.heads)
-        session.run(distinct(tasks, folder))
+        return session.run(distinct(tasks, folder))
     finally:
         for sentence in [*missing, *broken]:
             say(f"not probed: {sentence}")
 
 
 def _load(options: Options, device: str) -> Encoder:
+    return load_encoder(options.encoder, device=device, trust_remote_code=options.trust_remote_code)
+
+
+def _checked(encoder: Encoder, options: Options) -> Encoder:
     """The encoder.
 
     Raises:
         ValueError: it breaks the contract, or lacks layers that are asked for.
     """
-    encoder = load_encoder(options.encoder, device=device, trust_remote_code=options.trust_remote_code)
     if wrong := attributes(encoder).failed:
         raise ValueError(f"{options.encoder} breaks the encoder's contract: {'; '.join(wrong)}.")
     if any(not 0 <= layer < encoder.layers for layer in options.layers):

@@ -188,8 +188,8 @@ class OverTime(Kind):
         return np.full(len(labels), -1, dtype=np.int64)
 
     def measure(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> dict[str, float]:
-        """Means of guess: [tracks, measures]; the truth is in them."""
-        return {name: float(np.mean(guess[:, column])) for column, name in enumerate(self.measures)}
+        """Means of guess: [tracks, measures], the later of which an older file may lack; the truth is in them."""
+        return {name: float(np.mean(column)) for name, column in zip(self.measures, guess.T)}
 
     def resampled(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str], counts: Array) -> Array:
         """See `Kind.resampled`."""

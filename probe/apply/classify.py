@@ -123,10 +123,14 @@ class Sound:
         decode: (start, samples) -> [samples] float32.
         pool: whose threads decode ahead; None: nothing is decoded before it is asked for.
         name: of the file.
+        recorded: Hz of what it was made from; None: `rate`.
     """
 
-    def __init__(self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "") -> None:
-        self.samples, self.rate, self.name = samples, rate, name
+    def __init__(
+        self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "",
+        recorded: int | None = None,
+    ) -> None:  # fmt: skip
+        self.samples, self.rate, self.name, self.recorded = samples, rate, name, recorded or rate
         self._decode, self._pool = decode, pool
         self._size = round(BATCH_SECONDS * rate)
         self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
@@ -173,13 +177,13 @@ def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | N
         about = audio.info(source)
         samples = max(1, about.samples * rate // about.sample_rate)
         decode: Decode = lambda start, count: _finite(audio.read(source, rate, start, count), source)  # noqa: E731
-        return Sound(samples, rate, decode, pool, Path(source).name)
+        return Sound(samples, rate, decode, pool, Path(source).name, about.sample_rate)
     wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
     wave = wave.mean(0) if wave.ndim == 2 else wave
     if wave.ndim != 1 or not len(wave):
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
-    return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+    return Sound(len(wave), rate, lambda start, count: wave[start : start + count], recorded=sample_rate)
 
 
 def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:

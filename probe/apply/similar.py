@@ -60,7 +60,7 @@ def similar(
     page: Path | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
-) -> None:
+) -> list[tuple[Path, list[Any]]]:  # of `Hit`, with its file
     """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
 
     Vectors are standardised over the table, then compared by their cosine, exactly. Files in the table are looked up;
@@ -87,7 +87,7 @@ def similar(
     about = read_about(table)
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
-    answers = []
+    answers: list[tuple[Path, list[Any]]] = []
     console = Console()
     for file in files:
         query = index.rows_of(file)
@@ -103,6 +103,7 @@ def similar(
         told = f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
         write_page(page, answers, told, index.folder)
         console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+    return answers
 
 
 def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple[list[Place], Vectors]:
