@@ -26,6 +26,7 @@ __all__ = [
     "calibrate_batch_norm",
     "load_encoder",
     "random_copy",
+    "usual_device",
     "weights_hash",
 ]
 
@@ -279,6 +280,11 @@ def _tensors(holder: Any) -> dict[str, Tensor]:
 def _module(encoder: Encoder) -> nn.Module | None:
     model = getattr(encoder, "model", encoder)
     return model if isinstance(model, nn.Module) else None
+
+
+def usual_device() -> str:
+    """Where commands compute unless told: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _device(device: str | torch.device) -> torch.device:

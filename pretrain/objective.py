@@ -167,5 +167,4 @@ class Objective(nn.Module):
 
 def example_index(batch: Batch) -> Tensor:
     """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
-    views = batch.waveform.shape[1]
-    return (batch.index[:, None] * views + torch.arange(views, device=batch.index.device)).flatten()
+    return batch.item_numbers()

@@ -97,7 +97,7 @@ def test_beats_and_key_follow_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
         return encode(cqt, mel, inside, shift, **options)
 
     monkeypatch.setattr(model, "encode", listen)
-    _, frames, changed = objective._hear(sound.repeat(6, 1), torch.full((6,), 4 * RATE), torch.arange(6))
+    _, frames, changed = objective._hear(sound.repeat(6, 1), torch.full((6,), 4 * RATE), torch.arange(6), False)
     assert isinstance(changed, Changed)
     starts = torch.zeros(6, dtype=torch.float64)
     clips = Clips(starts, 100, RATE / HOP, frames, changed.semitones, changed.speed)

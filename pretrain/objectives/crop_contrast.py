@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from ...data.draws import draw_seeds, uniform
+from ...data.draws import draw_seeds, sent, uniform
 from ...models.cqt import MAX_SHIFT
 from ...models.vit import ViTModel
 from ..distributed import gather, rank
@@ -130,7 +130,7 @@ class CropContrast(Objective):
         moved = {} if shift is None else {"shift": shift}
         tokens, inside = self.encoder.tokens(waveform, valid, flat=self.config.flat, **moved)
         stream = KEEP + (view if shift is None else 2)
-        seeds = draw_seeds(self.seed, batch.index.to(waveform.device), stream=stream)
+        seeds = sent(draw_seeds(self.seed, batch.on_host().index, stream=stream), waveform.device)
         inside = inside | ~inside.any(1, keepdim=True)
         positions, mask = draw_kept(inside, self.config.kept, seeds)
         found = self.encoder.encode_some(tokens, positions, mask).float()
@@ -139,7 +139,7 @@ class CropContrast(Objective):
         return mean
 
     def _contrast(self, h_a: Tensor, h_b: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        keys = None if self.config.same_track_negatives else batch.key_ids().to(h_a.device)
+        keys = None if self.config.same_track_negatives else batch.key_ids()
         z_a, z_b = self.projector(h_a), self.projector(h_b)
         with torch.autocast(h_a.device.type, enabled=False):
             z_a, z_b = F.normalize(z_a.float(), dim=-1), F.normalize(z_b.float(), dim=-1)
@@ -175,7 +175,7 @@ class CropContrast(Objective):
             a, b, c = (on_circle(self.classes(h), turns) for h in (h_a, h_b, h_c))
             angle = 2 * math.pi * turns * shift.float() / 2 / 12
             moved = torch.stack([angle.cos(), angle.sin()], -1)
-            still = torch.tensor([1.0, 0.0], device=angle.device)
+            still = sent(torch.tensor([1.0, 0.0]), angle.device)
             pairs = [(_product(b, a), still), (_product(c, a), moved), (_product(c, b), moved)]
             error = error + torch.stack([(told - wanted).square().sum(-1).mean() for told, wanted in pairs]).mean()
         return error / len(TURNS)
