@@ -26,11 +26,11 @@ def available() -> dict[str, str]:
     return found
 
 
-def run_benchmarks(names: list[str], as_json: bool) -> None:
-    """Run the named benchmarks, one after the other.
+def run_benchmarks(names: list[str], as_json: bool, rehearse: bool = False) -> None:
+    """Run the named benchmarks, one after the other; rehearse: in miniature on a CPU, those that can be.
 
     Raises:
-        ValueError: a name that no folder's `bench` room has.
+        ValueError: a name that no folder's `bench` room has, or one that can't be rehearsed.
     """
     known = available()
     if not names:
@@ -39,12 +39,14 @@ def run_benchmarks(names: list[str], as_json: bool) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"No benchmark is called {unknown[0]!r}; there are {', '.join(known)}.")
+    if rehearse and names != ["gpu"]:
+        raise ValueError(f"--rehearse is for `bench gpu`, not for {', '.join(names)}.")
     from .pretrain.run.hardware import hardware
 
     for name in names:
         with contextlib.redirect_stdout(sys.stderr):  # a benchmark may talk; stdout is for its figures
-            bench: Callable[[], list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
-            rows = bench()
+            bench: Callable[..., list[Any]] = getattr(importlib.import_module(f"groundbass.{known[name]}.bench"), name)
+            rows = bench(rehearse=True) if rehearse else bench()
         if as_json:
             print(json.dumps({"name": name, "machine": hardware(), "rows": rows}), flush=True)
         else:

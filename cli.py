@@ -63,8 +63,11 @@ COMMANDS = {
     "similar": Command(
         "probe.apply.similar:similar", "the recordings nearest to a file, as a table and a page with players"
     ),
+    "bridge hear": Command("probe.apply.hear:bridge", "a module with HEAR's interface to an encoder"),
     "export": Command("models.export:export", "an encoder as torch.export or ONNX, checked to answer equally"),
     "bench": Command("cli:bench", "speed figures, as ratios against a reference in the same run"),
+    "launch": Command("pretrain.launch.start:main", "start `pretrain` on several GPUs or machines", argv=True),
+    "models": Command("models.listing:models", "encoders that ship, that packages offer, and that can be read"),
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),
 }
 
@@ -76,7 +79,7 @@ examples:
   groundbass probe runs/first folder:~/labelled --label genre
   groundbass publish runs/first my-encoder
 
-`groundbass COMMAND --help` explains a command."""
+`groundbass COMMAND --help` explains a command; `groundbass --completion bash|zsh|fish` completes them."""
 
 
 def help_text() -> str:
@@ -84,7 +87,7 @@ def help_text() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     about = "groundbass: pretrain music foundation models, measure what they learned, publish them."
-    return f"{about}\n\nusage: groundbass COMMAND …\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+    return f"{about}\n\nusage: groundbass [--quiet] COMMAND …\n\ncommands:\n{rows}\n\n{EXAMPLES}"
 
 
 def resolve(argv: list[str]) -> tuple[str, list[str]]:
@@ -101,9 +104,95 @@ def resolve(argv: list[str]) -> tuple[str, list[str]]:
     if group:
         asked = f"`{' '.join(argv[:2])}` is no command" if len(argv) > 1 else f"`{argv[0]}` is a group of commands"
         raise ValueError(f"{asked}: it has {', '.join(f'`{name}`' for name in group)}.")
-    near = difflib.get_close_matches(argv[0], [name.split()[0] for name in COMMANDS], n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(f'`{name}`' for name in dict.fromkeys(near))}?" if near else "see the list."
+    near = nearest(argv[0])
+    hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "see the list."
     raise ValueError(f"`{argv[0]}` is no command of groundbass; {hint} `groundbass --help` lists them all.")
+
+
+def nearest(word: str) -> list[str]:
+    """Up to three commands that a word may have meant, by either of their words: scan -> data scan."""
+    found = {
+        name: max(difflib.SequenceMatcher(None, word, part).ratio() for part in {name, *name.split()})
+        for name in COMMANDS
+    }
+    likely = sorted((name for name, ratio in found.items() if ratio >= 0.6), key=lambda name: -found[name])
+    return likely[:3]
+
+
+SHELLS = {
+    "bash": """\
+_groundbass() {{
+  local cur=${{COMP_WORDS[COMP_CWORD]}} words=
+  case "$COMP_CWORD ${{COMP_WORDS[1]}}" in
+    1*) words="{first}" ;;
+    "2 data") words="{data}" ;;
+    "2 pretrain" | "2 plan") words="{recipes}" ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  [ -n "$words" ] || COMPREPLY=($(compgen -f -- "$cur"))
+}}
+complete -o filenames -F _groundbass groundbass
+""",
+    "fish": """\
+complete -c groundbass -n __fish_is_first_token -f -a "{first}"
+complete -c groundbass -n "__fish_seen_subcommand_from data" -a "{data}"
+complete -c groundbass -n "__fish_seen_subcommand_from pretrain plan" -a "{recipes}"
+""",
+}
+SHELLS["zsh"] = "autoload -U +X bashcompinit && bashcompinit\n" + SHELLS["bash"]
+
+
+def completion(shell: str) -> str:
+    """A script that completes commands, recipes and files: `eval "$(groundbass --completion bash)"` in ~/.bashrc.
+
+    Raises:
+        ValueError: another shell.
+    """
+    if shell not in SHELLS:
+        raise ValueError(f"There is no completion for {shell or 'no shell'}; take one of {', '.join(sorted(SHELLS))}.")
+    from .pretrain.recipe import addresses
+
+    first = dict.fromkeys(name.split()[0] for name in COMMANDS)
+    data = (name.split()[1] for name in COMMANDS if name.startswith("data "))
+    return SHELLS[shell].format(first=" ".join(first), data=" ".join(data), recipes=" ".join(addresses()))
+
+
+RENAMED = {("probe", "--seeds"): "--random-seeds", ("plan", "--from"): "--like"}
+"""Options of before 0.2 by what they are called now; they go on until 0.4."""
+
+
+def renamed(command: str, words: list[str]) -> list[str]:
+    """The words with today's options, and a warning on stderr for each old one."""
+    found = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        new = RENAMED.get((command, option))
+        if new is not None:
+            print(
+                f"groundbass: {option} of `{command}` is called {new} now; the old name goes until 0.4.",
+                file=sys.stderr,
+            )
+        found.append(f"{new or option}{equals}{value}")
+    return found
+
+
+def with_names(function: Any) -> Any:
+    """The function, whose positional arguments are shown by their names in --help, not by their types."""
+    import inspect
+    import typing
+
+    import tyro
+
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        told = getattr(hints.get(name), "__metadata__", ())
+        positional = (
+            typing.get_args(tyro.conf.Positional[int])[1] in told or parameter.kind is parameter.POSITIONAL_ONLY
+        )
+        if positional and not any(hasattr(one, "metavar") for one in told):
+            hints[name] = typing.Annotated[hints[name], tyro.conf.arg(metavar=name.strip("_").upper())]
+    function.__annotations__ = hints
+    return function
 
 
 def run(argv: list[str]) -> int:
@@ -117,12 +206,12 @@ def run(argv: list[str]) -> int:
         print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
         return 0
     command = COMMANDS[name]
+    rest = renamed(name, rest)
     if command.argv:
         return int(command.load()(rest))
     import tyro
 
-    function = command.load()
-    result = tyro.cli(function, prog=f"groundbass {name}", args=rest)
+    result = tyro.cli(with_names(command.load()), prog=f"groundbass {name}", args=rest)
     return result if isinstance(result, int) else 0
 
 
@@ -140,7 +229,13 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"groundbass {__version__}")
         raise SystemExit(0)
+    if argv[0] == "--quiet":
+        os.environ["GROUNDBASS_QUIET"] = "1"
+        argv = argv[1:] or ["--help"]
     try:
+        if argv[:1] == ["--completion"]:
+            print(completion(argv[1] if len(argv) > 1 else ""))
+            raise SystemExit(0)
         raise SystemExit(run(argv))
     except (ValueError, OSError) as error:
         if os.environ.get("GROUNDBASS_TRACEBACK"):
@@ -158,16 +253,17 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def bench(names: list[str] | None = None, /, *, json: bool = False) -> None:
+def bench(names: list[str] | None = None, /, *, json: bool = False, rehearse: bool = False) -> None:
     """Print speed figures as ratios against a reference measured in the same run.
 
     Args:
         names: which benchmarks; none lists them.
         json: print JSON lines and nothing else.
+        rehearse: with `gpu`, run its code on a CPU, in miniature.
     """
     from .benchmarks import run_benchmarks
 
-    run_benchmarks(names or [], json)
+    run_benchmarks(names or [], json, rehearse)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from einops import rearrange
 from torch import Tensor
+
+from .draws import sent
+
+
+@dataclass
+class OnHost:
+    """What Python may look at without waiting for a device: valid, starts [batch, views], index [batch] on the CPU."""
+
+    valid: Tensor
+    starts: Tensor
+    index: Tensor
+
+    def by_view(self) -> tuple[Tensor, Tensor]:
+        """Every view as an item of its own: valid and its number (`Batch.item_numbers`), int64 [batch · views]."""
+        return rearrange(self.valid, "batch views -> (batch views)"), _numbers(self.index, self.valid.shape[1])
 
 
 @dataclass
@@ -28,6 +44,10 @@ class Batch:
     starts: Tensor
     keys: list[str]
     index: Tensor
+    ids: Tensor | None = None
+    """[batch] int64, hashes of the keys, where the loader made them already"""
+    host: OnHost | None = None
+    """what of it was read before it went to a GPU"""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -42,18 +62,41 @@ class Batch:
         waveform = rearrange(self.waveform, "batch views samples -> (batch views) samples")
         return waveform, rearrange(self.valid, "batch views -> (batch views)")
 
+    def item_numbers(self) -> Tensor:
+        """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
+        return _numbers(self.index, self.waveform.shape[1])
+
+    def on_host(self) -> OnHost:
+        """`valid` and `index` on the CPU; waits for the device only where the batch was made on it."""
+        if self.host is not None and self.valid.device.type != "cpu":
+            return self.host
+        return OnHost(self.valid.cpu(), self.starts.cpu(), self.index.cpu())
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; the copy doesn't wait where the memory is pinned."""
-        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in ("waveform", "valid", "starts", "index")}
-        return replace(self, **moved)
+        moved: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in self.tensors().items()}
+        return replace(self, **moved, host=self.on_host())
 
     def pin_memory(self) -> Batch:
-        pinned = {n: getattr(self, n).pin_memory() for n in ("waveform", "valid", "starts", "index")}
+        pinned: dict[str, Any] = {name: part.pin_memory() for name, part in self.tensors().items()}
         return replace(self, **pinned)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What travels to a device, by name."""
+        found = {name: getattr(self, name) for name in ("waveform", "valid", "starts", "index", "ids")}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def key_ids(self) -> Tensor:
         """[batch] int64, the same for the same key in any process: what NT-Xent compares."""
-        return torch.tensor([key_id(key) for key in self.keys], dtype=torch.int64, device=self.index.device)
+        return sent(_ids(self.keys), self.index.device) if self.ids is None else self.ids
+
+
+def _numbers(index: Tensor, views: int) -> Tensor:
+    return (index[:, None] * views + torch.arange(views, device=index.device)).flatten()
+
+
+def _ids(keys: Sequence[str]) -> Tensor:
+    return torch.tensor([key_id(key) for key in keys], dtype=torch.int64)
 
 
 def key_id(key: str) -> int:
@@ -83,4 +126,5 @@ def collate(examples: Sequence[Example], sample_rate: int, waveform: Tensor | No
         starts=torch.from_numpy(np.stack([example.starts for example in examples])),
         keys=[example.key for example in examples],
         index=torch.tensor([example.index for example in examples], dtype=torch.int64),
+        ids=_ids([example.key for example in examples]),
     )

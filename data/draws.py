@@ -18,6 +18,11 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 _ALL = 2**64 - 1
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small CPU tensor on `device`, without waiting for it: by way of pinned memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
 def signed(number: int) -> int:
     """The int64 with the same lowest 64 bits."""
     return (number + 2**63) % 2**64 - 2**63
@@ -88,44 +93,53 @@ def normal(seeds: Tensor, count: int) -> Tensor:
 
 
 class Draws:
-    """Random numbers of a batch, each item's from its own seed; the same on every device."""
+    """Random numbers of a batch, each item's from its own seed; the same on every device.
 
-    def __init__(self, seeds: Tensor, salt: int) -> None:
-        """seeds: int64 [batch]. salt: tells the users of one seed apart."""
-        self.seeds = seeds
+    With seeds on the CPU, numbers that decide what is computed can be had there (`here`), and nothing waits for a GPU.
+    """
+
+    def __init__(self, seeds: Tensor, salt: int, device: torch.device | None = None) -> None:
+        """seeds: int64 [batch]. salt: tells the users of one seed apart. device: where numbers go, None: the seeds'."""
+        self.seeds, self.device = seeds, device or seeds.device
         self.keys = scramble(seeds + signed(salt * GOLDEN))
         self.count = 0
 
     def __getitem__(self, index: Tensor) -> Draws:
-        """The draws of some items, going on where these stopped."""
+        """The draws of some items, going on where these stopped; index: beside the seeds."""
         chosen = Draws.__new__(Draws)
+        chosen.device = self.device
         chosen.seeds, chosen.keys, chosen.count = self.seeds[index], self.keys[index], self.count
         return chosen
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[batch] float32 in [low, high)."""
-        return low + (high - low) * _to_unit(self._next())
+    def uniform(self, low: float = 0.0, high: float = 1.0, here: bool = False) -> Tensor:
+        """[batch] float32 in [low, high); here: on the CPU."""
+        return self._placed(low + (high - low) * _to_unit(self._next()), here)
 
-    def integer(self, low: int, high: int) -> Tensor:
-        """[batch] int64 from low to high, both included."""
-        return low + (self.uniform() * (high - low + 1)).long()
+    def integer(self, low: int, high: int, here: bool = False) -> Tensor:
+        """[batch] int64 from low to high, both included; here: on the CPU."""
+        return self._placed(low + (_to_unit(self._next()) * (high - low + 1)).long(), here)
 
     def normal(self, samples: int) -> Tensor:
         """[batch, samples] float32, mean 0, standard deviation 1 (Box & Muller 1958)."""
-        key = self._next()[:, None]
+        key = self._placed(self._next()[:, None])
         hashed = scramble(key + torch.arange(1, samples + 1, device=key.device) * GOLDEN)
         radius = torch.sqrt(-2 * torch.log1p(-_to_unit(hashed)))
         return radius * torch.cos(2 * math.pi * _to_unit(hashed << 24))
 
     def uniforms(self, count: int) -> Tensor:
         """[batch, count] float32 in [0, 1), two by 24 bits each of every number."""
-        key = self._next()[:, None]
+        key = self._placed(self._next()[:, None])
         hashed = scramble(key + torch.arange(1, (count + 1) // 2 + 1, device=key.device) * GOLDEN)
         return torch.cat([_to_unit(hashed), _to_unit(hashed << 24)], 1)[:, :count]
 
     def again(self, repeat: int) -> Tensor:
         """[batch] other seeds for a repetition; those of repetition 0 are the seeds themselves."""
         return scramble(self.seeds + signed(repeat * GOLDEN)) if repeat else self.seeds
+
+    def _placed(self, drawn: Tensor, here: bool = False) -> Tensor:
+        if here or drawn.device == self.device:
+            return drawn.cpu() if here else drawn
+        return sent(drawn, self.device)
 
     def _next(self) -> Tensor:
         self.count += 1

@@ -8,6 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,9 @@ class Loader(Iterator[Batch]):
         self._dataset = _Batches(crops, batch_size, rank, ranks, int(max_bad_share * self._tracks))
         self._step, self._workers, self._pin = first_step, workers, pin and torch.cuda.is_available()
         self._restarts = 0
-        self._batches: Iterator[tuple[Batch | None, dict[str, str]]] | None = self._start()
+        self._batches: Iterator[tuple[_Packed | None, dict[str, str]]] | None = self._start()
 
-    def _start(self) -> Iterator[tuple[Batch | None, dict[str, str]]]:
+    def _start(self) -> Iterator[tuple[_Packed | None, dict[str, str]]]:
         """Workers from the present step on. They block SIGTERM and SIGINT: a scheduler and a terminal send them to all
         processes, and the step in progress needs them to finish.
         """
@@ -106,18 +107,18 @@ class Loader(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._batches is None:
             raise StopIteration
-        batch, bad = self._next()
+        packed, bad = self._next()
         self._step += 1
         self.bad.update(bad)
-        if batch is None or len(self.bad) > self._max_bad_share * self._tracks:
+        if packed is None or len(self.bad) > self._max_bad_share * self._tracks:
             shown = "; ".join(f"{key}: {reason}" for key, reason in itertools.islice(self.bad.items(), 3))
             raise ValueError(
                 f"{len(self.bad)} of {self._tracks} tracks can't be read, more than max_bad_share="
                 f"{self._max_bad_share}: scan the folder again, or raise the share. The first of them: {shown}"
             )
-        return batch
+        return packed.batch(self._pin)
 
-    def _next(self) -> tuple[Batch | None, dict[str, str]]:
+    def _next(self) -> tuple[_Packed | None, dict[str, str]]:
         """The next batch; where a worker died (killed for memory, say) all are started again at this very step."""
         while True:
             assert self._batches is not None
@@ -149,13 +150,40 @@ class _Steps(Sampler[int]):
         return itertools.count(self.first)
 
 
-class _Batches(Dataset[tuple[Batch | None, dict[str, str]]]):
+@dataclass(frozen=True)
+class _Packed:
+    """A batch between processes: one tensor in shared memory; what is small travels as bytes, without a file of its own
+    for each tensor.
+    """
+
+    waveform: Tensor
+    sample_rate: int
+    keys: list[str]
+    small: dict[str, npt.NDArray[np.int64]]
+
+    def pin_memory(self) -> _Packed:
+        """Called by the loader's own thread."""
+        return replace(self, waveform=self.waveform.pin_memory())
+
+    def batch(self, pin: bool) -> Batch:
+        """The batch itself, in the process that trains."""
+        tensors = (torch.from_numpy(values) for values in self.small.values())
+        small: dict[str, Any] = dict(zip(self.small, (t.pin_memory() if pin else t for t in tensors), strict=True))
+        return Batch(self.waveform, self.sample_rate, keys=self.keys, **small)
+
+
+def _packed(batch: Batch) -> _Packed:
+    small = {name: tensor.numpy() for name, tensor in batch.tensors().items() if name != "waveform"}
+    return _Packed(batch.waveform, batch.sample_rate, batch.keys, small)
+
+
+class _Batches(Dataset[tuple[_Packed | None, dict[str, str]]]):
     """Batch of a step, and the tracks that were found unreadable on the way; None where they are too many."""
 
     def __init__(self, crops: Crops, batch_size: int, rank: int, ranks: int, allowed: int) -> None:
         self.crops, self.batch_size, self.rank, self.ranks, self.allowed = crops, batch_size, rank, ranks, allowed
 
-    def __getitem__(self, step: int) -> tuple[Batch | None, dict[str, str]]:
+    def __getitem__(self, step: int) -> tuple[_Packed | None, dict[str, str]]:
         bad: dict[str, str] = {}
         indices = (step * self.ranks + self.rank) * self.batch_size + np.arange(self.batch_size)
         config, examples = self.crops.config, []
@@ -166,7 +194,7 @@ class _Batches(Dataset[tuple[Batch | None, dict[str, str]]]):
             if example is None:
                 return None, bad
             examples.append(example)
-        return collate(examples, config.sample_rate, waveform), bad
+        return _packed(collate(examples, config.sample_rate, waveform)), bad
 
     def _readable(self, index: int, row: int, out: npt.NDArray[np.float32], bad: dict[str, str]) -> Example | None:
         """The example at `index`, or the first readable one in the same place of later steps."""

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from .. import plugins
+from ..progress import tqdm
 from . import corpora
 from .audio.files import find_audio
 from .audio.read import SUFFIXES

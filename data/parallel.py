@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 AHEAD = 4  # times `at_once` items per process that are begun before the first result is taken
@@ -18,6 +20,41 @@ WATCH_SECONDS = 1.0
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _held: Callable[[Any], Any] | None = None  # the work of this process, so that it travels once and not with every item
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `count` of a long job, from 1: `--part 3/8`. Each part leaves beside OUT what it has made, and
+    the same command without --part joins all of it, and makes what is missing: the same bytes as without parts.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def of(cls, text: str | None) -> Part | None:
+        """`3/8`; None of none.
+
+        Raises:
+            ValueError: another text, or a part that isn't there.
+        """
+        if text is None:
+            return None
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(f"--part {text}: write I/N, part I of N, from 1/N to N/N.")
+        return cls(int(found[1]), int(found[2]))
+
+    def rows(self, total: int) -> range:
+        """Its share of `total` things, in their order; the parts' sizes differ by at most one."""
+        return range(total * (self.number - 1) // self.count, total * self.number // self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
+
+    def told(self, out: object) -> str:
+        """What is left to do, in a sentence."""
+        return f"{out}: part {self.number} of {self.count} is done; after all parts, the same command without --part."
 
 
 def cores() -> int:

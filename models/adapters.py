@@ -68,6 +68,9 @@ def prepare_input(
         valid = torch.div(valid * target_rate + source_rate - 1, source_rate, rounding_mode="floor")
     if waveform.shape[1] < shortest:
         waveform = nn.functional.pad(waveform, (0, shortest - waveform.shape[1]))
+    if int(valid.min()) < shortest:  # such rows are heard as clips of `shortest` samples: with silence after their own
+        silent = (valid < shortest)[:, None] & (torch.arange(waveform.shape[1], device=device) >= valid[:, None])
+        waveform = waveform.masked_fill(silent, 0.0)
     return waveform, valid.clamp(min=shortest)
 
 

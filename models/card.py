@@ -80,9 +80,9 @@ def write_card(
         curves: whether a picture of the losses lies beside it.
         probed: what the probes say, in Markdown.
     """
-    recipe = (_json(run / "recipe.json") if run else None) or {}
+    recipe = _record(run / "recipe.json") if run else {}
     model = encoder.model
-    origin: dict[str, Any] = getattr(model.config, "origin", {})
+    origin = origin_of(model.config)
     imported = origin and not recipe
     docstring = (sys.modules[type(model).__module__].__doc__ or "").split("\n\n")
     paper = [text for text in docstring if "arXiv" in text or "Paper:" in text]
@@ -121,6 +121,23 @@ def write_card(
     )
 
 
+def origin_of(config: Any) -> dict[str, Any]:
+    """Whose weights an imported folder holds, as its config says; {} where they were trained here.
+
+    Raises:
+        ValueError: it isn't what `groundbass import` writes.
+    """
+    origin = getattr(config, "origin", None) or {}
+    told = [origin.get(name) for name in ("family", "source", "license")] if isinstance(origin, dict) else [None]
+    dropped = origin.get("dropped") or [] if isinstance(origin, dict) else None
+    if origin and not (all(isinstance(word, str) for word in told) and told[0] in PAPERS and isinstance(dropped, list)):
+        raise ValueError(
+            f"The config's origin is {str(origin)[:80]!r}, not a family, source and license as `groundbass import` "
+            "writes them: import the authors' file again."
+        )
+    return {**origin, "dropped": dropped} if origin else {}
+
+
 def plain(content: Any) -> str:
     """A value of a record as text of one line that is neither Markdown nor HTML: records may come from anyone."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(content))
@@ -156,13 +173,13 @@ def _more(model: Any) -> str:
 
 def _origin(origin: dict[str, Any]) -> str:
     """Where an imported folder's weights come from, and what isn't in it."""
-    dropped = origin.get("dropped", [])
-    names = ", ".join(f"`{name}`" for name in dropped[:12]) or "nothing"
+    dropped = origin["dropped"]
+    names = ", ".join(f"`{plain(name)}`" for name in dropped[:12]) or "nothing"
     more = f" and {len(dropped) - 12} more" if len(dropped) > 12 else ""
     return (
-        f"Not here: `{origin['source']}` is a file by the authors of {origin['family']} or by their code, and these "
-        f"are its weights under other names. Licence of the weights: **{origin['license']}**. Dropped on the way, "
-        f"since no hidden state needs it: {names}{more}."
+        f"Not here: `{plain(origin['source'])}` is a file by the authors of {origin['family']} or by their code, and "
+        f"these are its weights under other names. Licence of the weights: **{plain(origin['license'])}**. Dropped "
+        f"on the way, since no hidden state needs it: {names}{more}."
     )
 
 
@@ -182,19 +199,37 @@ def _json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
     return value
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """RUN/recipe.json, {} where there is none.
+
+    Raises:
+        ValueError: it isn't what `groundbass pretrain` writes.
+    """
+    record: Any = _json(path) or {}
+    kinds = {"recipe": dict, "manifest": dict, "versions": dict, "overrides": list, "address": str}
+    whole = isinstance(record, dict) and all(isinstance(record.get(name), kind | None) for name, kind in kinds.items())
+    if whole:
+        begun, hours = (record.get("recipe") or {}).get("init"), (record.get("manifest") or {}).get("hours")
+        whole = isinstance(begun, str | None) and isinstance(hours, float | int | None)
+    if not whole:
+        raise ValueError(f"{path} is no record of a run: write it again, or remove it.")
+    found: dict[str, Any] = record
+    return found
 
 
 def draw_losses(losses: Path, picture: Path) -> bool:
     """Draw loss.jsonl as a PNG; False where there are fewer than two steps to draw."""
     rows = []
-    for line in losses.read_text(encoding="utf-8").splitlines() if losses.is_file() else []:
+    for line in losses.read_text(encoding="utf-8", errors="replace").splitlines() if losses.is_file() else []:
         try:
             row = json.loads(line)
             rows.append((int(row["step"]), float(row["loss"])))
-        except (ValueError, KeyError, TypeError):  # a killed run may leave half a line
+        except (ValueError, KeyError, TypeError, OverflowError):  # a killed run may leave half a line
             continue
     if len(rows) < 2:
         return False
@@ -214,23 +249,23 @@ def draw_losses(losses: Path, picture: Path) -> bool:
 def _training(recipe: dict[str, Any], losses: Path | None) -> str:
     if not recipe or losses is None:
         return "No record of the run was found beside the encoder."
-    data, plan, git = recipe.get("manifest", {}), recipe.get("recipe", {}), recipe.get("git")
+    data, plan, git = recipe.get("manifest") or {}, recipe.get("recipe") or {}, recipe.get("git")
     command = " ".join(
         [
             "groundbass pretrain",
-            *(_public(word) for word in (recipe.get("address"), *recipe.get("overrides", []))),
+            *(_public(word) for word in (recipe.get("address"), *(recipe.get("overrides") or []))),
             "--data MANIFEST",
         ]
     )
     command = "".join(letter if letter.isprintable() and letter != "`" else " " for letter in command)
     facts = {
-        "data": f"{data.get('hours', 0):.2f} hours in {data.get('tracks')} tracks" if data else None,
+        "data": f"{data.get('hours') or 0:.2f} hours in {data.get('tracks')} tracks" if data else None,
         "data hash": data.get("hash"),
         "planned": f"{plan['steps']} steps of {plan.get('batch_size')} crops" if "steps" in plan else None,
         "began with": f"{Path(plan['init']).name} (its licence binds these weights too)" if plan.get("init") else None,
         "hardware": recipe.get("hardware"),
         "loss": _last_loss(losses),
-        "versions": ", ".join(f"{name} {version}" for name, version in recipe.get("versions", {}).items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in (recipe.get("versions") or {}).items()),
         "commit": git,
     }
     rows = [f"- {name}: {plain(value)}" for name, value in facts.items() if value]
@@ -239,7 +274,7 @@ def _training(recipe: dict[str, Any], losses: Path | None) -> str:
 
 def _last_loss(path: Path) -> str | None:
     """The last whole line of loss.jsonl, in words."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in reversed(lines):
         try:
             row = json.loads(line)

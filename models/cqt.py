@@ -36,6 +36,7 @@ MAX_SHIFT = 12  # bins of half a semitone to either side: a clip can be transpos
 HALVINGS = 5  # octaves below this many share the lowest rate: 750 Hz for a signal of 24 kHz
 HALF_BAND_TAPS = 31
 TAIL = 512  # samples beyond the end that the halved signals still hear: 15 · (1 + 2 + 4 + 8 + 16) and a little
+CEPSTRA = 20  # of each mel column, without the 0th, which is the level
 MEL_SCALE = 1.0  # the rhythm picture is log(1 + magnitude), magnitude of a Hann window's transform
 
 
@@ -168,6 +169,9 @@ class CqtFields:
     """With stem and trunk "conv", the block after which the tonal half joins: the states up to there are of rhythm
     alone. Beats that also lean on harmony follow the habits of what they were trained on. 0: both halves from the
     start."""
+    described: bool = False
+    """Begin the hidden states with what nobody learned (`describe`), so that no reader loses what the front end
+    knows. Needs a rhythm picture and a hidden size that holds it: 384 with the defaults."""
 
 
 class CqtConfig(PretrainedConfig, CqtFields):
@@ -230,6 +234,11 @@ class CqtConfig(PretrainedConfig, CqtFields):
                 f"joins is {self.joins}: with a conv stem and trunk a block's number below {self.num_hidden_layers}, "
                 "otherwise 0."
             )
+        if self.described and (not self.mel_bins or self.described_size > self.hidden_size):
+            raise ValueError(
+                f"described needs mel_bins above 0 (it is {self.mel_bins}) and a hidden_size of at least "
+                f"{self.described_size} (it is {self.hidden_size}): what the front end says takes as many numbers."
+            )
         if self.stem == "conv" and (len(self.tonal_channels) != 4 or len(self.rhythm_channels) != 3):
             raise ValueError(
                 f"The conv stem has four tonal and three rhythm stages, not {len(self.tonal_channels)} and "
@@ -242,14 +251,48 @@ class CqtConfig(PretrainedConfig, CqtFields):
         return self.octaves * self.bins_per_octave - 2 * MAX_SHIFT
 
     @property
+    def described_size(self) -> int:
+        """Numbers of `describe`: rows, mel bins twice, cepstra twice, pitch classes, levels twice."""
+        return self.seen_bins + 2 * self.mel_bins + 2 * CEPSTRA + 12 + 2
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second, in Hz."""
         return self.sample_rate / self.hop
 
 
+def describe(cqt: Tensor, mel: Tensor, bins_per_octave: int) -> Tensor:
+    """What the pictures say of each frame without learning, in absolute level.
+
+    cqt: [batch, frames, rows] from a whole number of semitones above A; mel: [batch, 2 · frames, bins], log(1 + m).
+
+    Returns:
+        [batch, frames, rows + 2 · bins + 2 · CEPSTRA + 12 + 2]: the rows; both mel columns of a frame; the cepstra (DCT
+        of type II) of each; the log of the mean magnitude of each pitch class; the mean of each mel column.
+    """
+    columns = mel.unflatten(1, (-1, 2))
+    bins = mel.shape[2]
+    steps = torch.arange(bins, device=mel.device, dtype=mel.dtype)
+    orders = torch.arange(1, CEPSTRA + 1, device=mel.device, dtype=mel.dtype)
+    cosines = torch.cos(math.pi / bins * (steps[:, None] + 0.5) * orders) * math.sqrt(2 / bins)
+    cepstra = torch.log(torch.expm1(columns) + 1e-3) @ cosines
+    octave, rows = bins_per_octave, cqt.shape[2]
+    whole = torch.expm1(cqt[..., : rows // octave * octave]).unflatten(2, (-1, 12, octave // 12))
+    classes = torch.log1p(whole.mean((2, 4)))
+    parts = [cqt, columns.flatten(2), cepstra.flatten(2), classes, columns.mean(3)]
+    return torch.cat(parts, 2)
+
+
 def _leave_out(image: Tensor, inside: Tensor | None) -> Tensor:
     """[batch, channels, frames, bins] with zeros where `inside`, bool [batch, frames], says so (None: nowhere)."""
     return image if inside is None else image.masked_fill(~inside[:, None, :, None], 0.0)
+
+
+def without_mean(image: Tensor, inside: Tensor) -> Tensor:
+    """[batch, frames, bins] less each bin's mean over the valid frames of its clip, `inside` bool [batch, frames]."""
+    outside = ~inside[..., None]
+    mean = image.masked_fill(outside, 0.0).sum(1, keepdim=True) / inside.sum(1).clamp(min=1)[:, None, None]
+    return (image - mean).masked_fill(outside, 0.0)
 
 
 def standardise(image: Tensor, inside: Tensor | None) -> Tensor:
@@ -491,8 +534,8 @@ class CqtModel(PreTrainedModel):
 
     @property
     def layers(self) -> int:
-        """Number of hidden states: what the stem says, and the output of every block."""
-        return self.config.num_hidden_layers + 1
+        """Number of hidden states: (what nobody learned,) what the stem says, and the output of every block."""
+        return self.config.num_hidden_layers + 1 + self.config.described
 
     @property
     def mel_hertz(self) -> Tensor:
@@ -541,7 +584,10 @@ class CqtModel(PreTrainedModel):
             hidden_frames: bool [batch, frames], True where the learned mask replaces what the stem says.
             output_hidden_states: give all `layers` hidden states.
         """
-        cqt = standardise(self._crop(cqt, shift), inside)
+        cqt, plain = self.crop(cqt, shift), None
+        if self.config.described and output_hidden_states and mel is not None:
+            plain = describe(cqt, mel, self.config.bins_per_octave)
+        cqt = standardise(cqt, inside)
         mel = None if mel is None else standardise(mel, None if inside is None else inside.repeat_interleave(2, 1))
         dtype = self.masked_spec_embed.dtype
         cqt, mel = cqt.to(dtype), None if mel is None else mel.to(dtype)
@@ -552,7 +598,39 @@ class CqtModel(PreTrainedModel):
             states = self.encoder(hidden, inside, keep_all=output_hidden_states)
         else:
             states = self.encoder(hidden, inside, output_hidden_states, later)
+        if plain is not None:
+            states = (F.pad(plain, (0, self.config.hidden_size - plain.shape[2])).to(dtype), *states)
         return BaseModelOutput(last_hidden_state=states[-1], hidden_states=states if output_hidden_states else None)
+
+    def tokens(
+        self, waveform: Tensor, valid: Tensor, flat: bool = False, shift: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the transformer hears of a waveform [batch, samples], of which `valid` [batch] samples are sound.
+
+        flat: without each row's mean over the clip, that is without level and mean spectrum. shift: as in `encode`.
+
+        Returns:
+            Tokens [batch, frames, hidden_size], and bool [batch, frames], True for those of sound.
+        """
+        cqt, mel = self.pictures(waveform)
+        inside = time_mask(self.valid_frames(valid).clamp(1, cqt.shape[1]), cqt.shape[1])
+        twice = inside.repeat_interleave(2, 1)
+        cqt = self.crop(cqt, shift)
+        if flat:
+            cqt, mel = without_mean(cqt, inside), None if mel is None else without_mean(mel, twice)
+        dtype = self.masked_spec_embed.dtype
+        seen = standardise(cqt, inside).to(dtype), None if mel is None else standardise(mel, twice).to(dtype)
+        return self._stem(*seen, inside)[0], inside
+
+    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The last states [batch, kept, hidden_size] where only the tokens at `positions` [batch, kept] are heard.
+
+        tokens: [batch, frames, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing.
+        The trunk is a transformer: convolutions need every frame.
+        """
+        kept = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
+        found: Tensor = self.encoder(kept, None if bool(mask.all()) else mask, False, positions)[-1]
+        return found
 
     def _stem(self, cqt: Tensor, mel: Tensor | None, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the first block hears, and what joins later (None: nothing)."""
@@ -564,7 +642,7 @@ class CqtModel(PreTrainedModel):
         rhythm = self.rhythm(mel, inside)
         return (rhythm, tonal) if self.config.joins else (rhythm + tonal, None)
 
-    def _crop(self, cqt: Tensor, shift: Tensor | None) -> Tensor:
+    def crop(self, cqt: Tensor, shift: Tensor | None) -> Tensor:
         """The rows that are seen: up by `shift` bins is a crop that begins as much lower."""
         rows = self.config.seen_bins
         if shift is None:

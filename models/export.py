@@ -84,7 +84,7 @@ def export(
     with beside(out) as folder:
         part = folder / out.name
         with _quiet(), torch.no_grad():
-            run = (_onnx if out.suffix == ".onnx" else _program)(module, _sound(heard, 2, 0.8), part, about)
+            run = (_onnx if out.suffix == ".onnx" else _program)(module, _example(heard), part, about)
             difference = _compare(module, run, heard, about["min_samples"])
         put_files(folder, out)  # large ONNX models have their weights beside them
     size = out.stat().st_size / 1e6
@@ -134,6 +134,20 @@ def _need_onnx() -> None:
         raise ValueError(f"ONNX needs the package {error.name}: pip install 'groundbass[onnx]'") from error
 
 
+def _example(encoder: ModelEncoder) -> Tensor:
+    """What is traced, without being computed: a second or, where the model hears windows, more than two of them.
+
+    Of a single window the tracer would believe that there is never another.
+    """
+    second, windows = _sound(encoder, 2, 0.8), _windows(encoder)
+    return second if second.shape[1] > windows else _noise(2, windows + second.shape[1])
+
+
+def _windows(encoder: ModelEncoder) -> int:
+    """Samples of two of the model's windows; 0 where it has none."""
+    return 2 * int(getattr(encoder.model.config, "window_samples", 0))
+
+
 def _sound(encoder: ModelEncoder, rows: int, part: float) -> Tensor:
     """Noise of about a second (three frames at least), and `part` of a frame more."""
     frame = encoder.sample_rate / encoder.frame_rate
@@ -148,7 +162,10 @@ def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], encoder: ModelE
     """The largest difference on shapes that weren't traced: the shortest, whole frames, and others."""
     second = _sound(encoder, 1, 0.0).shape[1]
     largest = 0.0
-    for rows, samples in ((1, shortest), (3, 2 * second), (1, 3 * second + second // 7), (4, second)):
+    shapes = [(1, shortest), (3, 2 * second), (1, 3 * second + second // 7), (4, second)]
+    if _windows(encoder) > 3 * second:
+        shapes.append((1, _windows(encoder) + second // 7))
+    for rows, samples in shapes:
         sound = _noise(rows, samples)
         expected, found = module(sound), run(sound)
         if expected.shape != found.shape or not torch.allclose(expected, found, atol=TOLERANCE, rtol=TOLERANCE):

@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from . import hub
 from .adapters import ModelEncoder
-from .card import CURVES, NOT_PROBED, Measured, draw_losses, write_card
+from .card import CURVES, NOT_PROBED, Measured, draw_losses, origin_of, write_card
 from .classifier_published import holds_classifier, publish_classifier, save_inputs
 from .encoder import load_encoder, weights_hash
 from .folders import check_out, run_of, write_preprocessor
@@ -116,7 +116,7 @@ def publish(
     if push is not None and not dry_run:
         hub.check_push(push, _sources(encoder.model), private=private, force=force)
     records = run_of(run) or run
-    license = license or getattr(encoder.model.config, "origin", {}).get("license", "apache-2.0")
+    license = license or origin_of(encoder.model.config).get("license", "apache-2.0")
     if not done:
         with tempfile.TemporaryDirectory() if dry_run else beside(out) as place:
             part = Path(place)

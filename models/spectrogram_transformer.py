@@ -102,9 +102,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
-        )
+        # one piece in memory each, which a CPU's attention reads faster
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous().unbind(0)
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
@@ -182,8 +181,8 @@ class SpectrogramTransformer(nn.Module):
         mean = windows.sum(-1, keepdim=True) / counted.clamp(min=1)[:, None]
         centred = torch.where(sound, windows - mean, 0.0)
         energies = F.pad(self.fbank(centred), (0, 0, 0, self.spectra))[:, : self.spectra]
-        whole = ((counted - self.fbank.length) // self.fbank.shift + 1)[:, None]
-        heard = torch.arange(self.spectra, device=windows.device) < whole
+        ends = torch.arange(self.spectra, device=windows.device) * self.fbank.shift + self.fbank.length
+        heard = ends <= counted[:, None]
         energies = torch.where(heard[..., None], energies, 0.0)
         return ((energies - self.mean) / (2 * self.std)).to(self.v.cls_token.dtype)
 

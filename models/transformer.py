@@ -31,18 +31,25 @@ def time_mask(valid: Tensor, length: int) -> Tensor:
     return torch.arange(length, device=valid.device)[None] < valid[:, None]
 
 
-def rotation(frames: int, head_dim: int, base: float, device: torch.device) -> Rotation:
+def rotation(
+    frames: int, head_dim: int, base: float, device: torch.device, positions: Tensor | None = None
+) -> Rotation:
     """Cosines and sines of RoPE's angles: frame t turns pair i by t · base^(-2i / head_dim) radians.
 
     Computed in float32 when needed rather than kept as a buffer, since bfloat16 can't count beyond 256 frames.
     Source: Su et al. 2021, RoFormer, equation 15.
 
+    positions: [batch, frames] which frames they are, where some are left out; None: the first `frames`.
+
     Returns:
-        Two [frames, head_dim / 2] float32 tensors.
+        Two [frames, head_dim / 2] float32 tensors; with positions, [batch, 1, frames, head_dim / 2].
     """
     pairs = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
     speed = torch.exp(pairs * (-math.log(base) / head_dim))
-    angle = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * speed[None]
+    if positions is not None:
+        angle = positions[:, None, :, None].to(torch.float32) * speed
+    else:
+        angle = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * speed[None]
     return angle.cos(), angle.sin()
 
 
@@ -208,13 +215,20 @@ class Transformer(nn.Module):
         )
         self.gradient_checkpointing = False
 
-    def forward(self, hidden: Tensor, frame_mask: Tensor | None = None, keep_all: bool = True) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        hidden: Tensor,
+        frame_mask: Tensor | None = None,
+        keep_all: bool = True,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Run the blocks.
 
         Args:
             hidden: [batch, frames, dim].
             frame_mask: [batch, frames] bool, True for valid frames; None: all valid.
             keep_all: return the state after every block, else the last one only.
+            positions: [batch, frames] int64, which frames these are, where some are left out (rotary positions only).
 
         Returns:
             Hidden states [batch, frames, dim]: the input of block 1, then the output of each block. With pre-LN the
@@ -228,7 +242,7 @@ class Transformer(nn.Module):
         hidden = self._enter(hidden)
         turn = None
         if self.rotary_base is not None:
-            turn = rotation(hidden.shape[1], self.head_dim, self.rotary_base, hidden.device)
+            turn = rotation(hidden.shape[1], self.head_dim, self.rotary_base, hidden.device, positions)
         states = self._run(hidden, attend, turn)
         return states if keep_all else states[-1:]
 

@@ -154,9 +154,15 @@ class SlaneyFbank(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: [batch, samples] in [-1, 1] -> [batch, frames, mel_bins] float32; no autocast inside."""
         with torch.autocast(waveform.device.type, enabled=False):
-            frames = waveform.float().unfold(1, self.length, self.shift) * self.window
-            power = torch.fft.rfft(frames).abs().square()
-            return (power @ self.filters + LOG_FLOOR).log()
+            exporting = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+            if waveform.device.type == "cpu" and not exporting and len(waveform) > 1:  # a clip stays in the cache
+                return torch.cat([self._energies(clip) for clip in waveform.split(1)])
+            return self._energies(waveform)
+
+    def _energies(self, waveform: Tensor) -> Tensor:
+        frames = waveform.float().unfold(1, self.length, self.shift) * self.window
+        power = torch.fft.rfft(frames).abs().square()
+        return (power @ self.filters + LOG_FLOOR).log()
 
 
 def sine_positions(times: int, rows: int, dim: int, device: torch.device) -> Tensor:
@@ -302,6 +308,31 @@ class ViTModel(PreTrainedModel):
         through = self.encoder if blocks is None else blocks
         states: tuple[Tensor, ...] = through(torch.cat([start, tokens], 1), mask, keep_all=keep_all)
         return states
+
+    def tokens(self, waveform: Tensor, valid: Tensor, flat: bool = False) -> tuple[Tensor, Tensor]:
+        """What the blocks hear of a waveform [batch, samples], of which `valid` [batch] samples are sound.
+
+        flat: without each band's mean over the clip, that is without level and mean spectrum.
+
+        Returns:
+            Placed tokens [batch, n, hidden_size], and bool [batch, n], True for those of sound.
+        """
+        with torch.no_grad():
+            fbank = self.fbank(waveform)
+            if flat:
+                count = self.valid_frames(valid).clamp(min=1) * self.config.patch_frames
+                inside = time_mask(count, fbank.shape[1])[..., None]
+                fbank = fbank - fbank.masked_fill(~inside, 0.0).sum(1, keepdim=True) / count[:, None, None]
+        found = self.place(self.embed(fbank))
+        return found, time_mask(self.valid_frames(valid) * self.config.rows, found.shape[1])
+
+    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        """The last states [batch, kept, hidden_size] where only the tokens at `positions` [batch, kept] are heard.
+
+        tokens: [batch, n, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing.
+        """
+        kept = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
+        return self.encode(kept, None if bool(mask.all()) else mask)[-1][:, 1:]
 
     def forward(
         self,

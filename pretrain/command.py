@@ -82,9 +82,7 @@ def main(argv: list[str]) -> int:
     address, words = argv[0], argv[1:]
     if address.startswith("-"):
         raise ValueError(f"The recipe's address comes first, before {address}; `groundbass pretrain --list` shows all.")
-    options = tyro.cli(
-        Options, args=words, default=Options(find(address)), prog=f"groundbass pretrain {address}"
-    )  # fmt: skip
+    options = chosen(address, words)[1]
     if options.dry_run:
         print(_plan(address, options.recipe))
         return 0
@@ -95,12 +93,35 @@ def main(argv: list[str]) -> int:
     return distributed.to_an_end(lambda: _pretrain(options, run, address, words))
 
 
-def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
-    manifest = mixture_of(options.data, run, options.same)
+def chosen(recipe: str | Recipe, words: list[str]) -> tuple[str | None, Options]:
+    """The recipe's address (None: it was made in Python) and what the words make of it.
+
+    Raises:
+        ValueError: there is no such recipe.
+        SystemExit: tyro ends with 2 on unknown or malformed words.
+    """
+    address = recipe if isinstance(recipe, str) else None
+    begin = find(recipe) if isinstance(recipe, str) else recipe
+    return address, tyro.cli(Options, args=words, default=Options(begin), prog=f"groundbass pretrain {address or ''}")
+
+
+def pretrain(options: Options, address: str | None, words: list[str]) -> int:
+    """Train, and return the steps that are done.
+
+    Raises:
+        ValueError: the folder holds another run, or there is no --run.
+    """
+    if options.run is None:
+        raise ValueError("Where to? Name the run's folder.")
+    manifest = mixture_of(options.data, options.run, options.same)
     if options.avoid:
-        manifest = str(avoiding(manifest, options.avoid, run, options.root))
-    overrides = list(_overrides(words))
-    steps = train(options.recipe, manifest, run, root=options.root, address=address, overrides=overrides)
+        manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
+    overrides = list(_overrides(words)) if address is not None else []
+    return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
+
+
+def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
+    steps = pretrain(options, address, words)
     if steps < options.recipe.steps:
         return STOPPED
     if distributed.rank() == 0:

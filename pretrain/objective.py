@@ -27,8 +27,8 @@ class Loss:
 
     value: [] the mean over everything that was predicted in this micro-batch on this rank, with gradient, float32.
     weight: [] how many things (masked frames, pairs) stand behind that mean. The trainer combines micro-batches and
-        ranks as sum(value · weight) / sum(weight), so that any division of a batch gives the same gradient. A
-        micro-batch with nothing to predict has value 0 (attached to the graph) and weight 0.
+    ranks as sum(value · weight) / sum(weight), so that any division of a batch gives the same gradient. A
+    micro-batch with nothing to predict has value 0 (attached to the graph) and weight 0.
     metrics: detached scalars to log; they are combined by the same weights.
     """
 
@@ -167,5 +167,4 @@ class Objective(nn.Module):
 
 def example_index(batch: Batch) -> Tensor:
     """A number for every view of every example, int64 [batch · views]: what its random draws are a function of."""
-    views = batch.waveform.shape[1]
-    return (batch.index[:, None] * views + torch.arange(views, device=batch.index.device)).flatten()
+    return batch.item_numbers()

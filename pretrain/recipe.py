@@ -84,6 +84,8 @@ class Recipe:
     """crops per forward pass on one rank; None: the rank's whole share"""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """of the arithmetic; weights and optimiser stay float32"""
+    tf32: bool = True
+    """float32 products and convolutions on a GPU keep 10 bits of the mantissa (TF32); codecs never do"""
     compile: bool = False
     """torch.compile the encoder"""
     checkpoint_activations: bool = False
@@ -108,6 +110,8 @@ class Recipe:
     """what those probes ask, as `groundbass probe` takes it: synth:PATH, folder:PATH, gtzan_genre, …"""
     workers: int = 2
     """loader processes per rank"""
+    bucket_mb: float = 25.0
+    """MB of gradients that DDP sends at once: larger ones suit fast networks, smaller ones overlap earlier"""
     prefetch: bool = True
     """copy the next batch to the GPU while this one is trained on; a CPU has nothing to copy"""
     max_bad_share: float = 0.01
@@ -120,6 +124,8 @@ class Recipe:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if not self.bucket_mb > 0:
+            raise ValueError(f"bucket_mb is {self.bucket_mb}, but a bucket holds more than nothing: 25 is usual.")
         if self.probe_every < 0 or (self.probe_every and not self.probe_tasks):
             raise ValueError(
                 f"probe_every is {self.probe_every}: it needs --probe-tasks, for example synth:CORPUS or gtzan_genre."
@@ -189,7 +195,7 @@ class Recipe:
 
 FREE = frozenset(
     {"steps", "log_every", "checkpoint_every", "keep_last", "keep_every", "workers", "trackers", "max_bad_share"}
-    | {"probe_every", "probe_tasks", "prefetch", "checkpoint_activations"}
+    | {"probe_every", "probe_tasks", "prefetch", "checkpoint_activations", "bucket_mb"}
 )
 """What may differ when a run folder goes on: how long, how it is logged, where it runs."""
 

@@ -159,12 +159,19 @@ def _finish_gradient(training: Training, correction: Tensor | None, clip: float 
             optimizer.override_loss_scale(1.0)
         return torch.as_tensor(float(training.model.get_global_grad_norm() or 0.0), device=device)
     if correction is not None:
-        for parameter in training.objective.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(correction)
+        _scale([p.grad for p in training.objective.parameters() if p.grad is not None], correction)
     norm = training.accelerator.clip_grad_norm_(training.model.parameters(), math.inf if clip is None else clip)
     whole = getattr(norm, "full_tensor", lambda: norm)()  # of FSDP's shards
     return torch.as_tensor(0.0 if whole is None else whole, device=device)
+
+
+def _scale(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiply by factor [], in a few large kernels where nothing is sharded."""
+    if all(type(gradient) is Tensor and gradient.dtype == torch.float32 for gradient in gradients):
+        torch._foreach_mul_(gradients, factor.float())
+        return
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def _complaint(

@@ -50,6 +50,7 @@ from .distributed import DEEPSPEED_BUCKET
 from .objective import Objective
 from .recipe import Recipe
 from .run import checkpoint, phases
+from .run.hardware import choose_arithmetic
 from .run.heard import kept_manifest
 from .run.init_weights import start_from
 from .run.judge import Judge
@@ -142,8 +143,9 @@ def _train(
     _tell_deepspeed(accelerator, recipe)
     model, optimizer = accelerator.prepare(objective, optim.build(recipe.optim, objective))
     training = Training(recipe, accelerator, objective, model, optimizer)
+    arithmetic = choose_arithmetic(accelerator.device, recipe.tf32)
     phases.check(training)
-    say(_announcement(recipe, address, manifest, crops, training, run))
+    say(_announcement(recipe, address, manifest, crops, training, run) + arithmetic)
 
     # 6. Where to go on; the published encoder is that of the checkpoint, wherever the run was killed.
     first = _resume(training, run, say)
@@ -210,7 +212,12 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
                 f"The tracker {name!r} isn't known or its package isn't installed; drop it from --trackers."
             )
     distributed.forget_strategy()
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=objective.leaves_unused)
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        find_unused_parameters=objective.leaves_unused,
+        gradient_as_bucket_view=True,  # gradients lie where they are sent from: no second copy
+        bucket_cap_mb=recipe.bucket_mb,
+    )
     sharded = distributed.told("DEEPSPEED") or distributed.told("FSDP")
     if sharded and recipe.precision == "fp16":
         raise ValueError(

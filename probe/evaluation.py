@@ -19,6 +19,7 @@ from .curves import units as pieces
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
+from .heads.heard import POOLED, features_of
 from .heads.keep import PROTOCOLS, keep_head
 from .listen.features import FeatureStore, Frames, digest
 from .report.importance import importance, moments_of, sentences
@@ -158,7 +159,7 @@ class TaskProbe:
             kept = frame_layers(task, encoder, store, layers, title)
             frames = store.frames(encoder, task.manifest, task.rows, kept, title)
             return fit_frames(task, frames, encoder.layers), frames
-        features = robustness.features_of(task, encoder, store, settings.pooling, title)
+        features = features_of(task, encoder, store, settings.pooling, title)
         return fit(task, features, layers, settings.protocol, settings.head_seeds), features
 
     def _note_layers_left_out(self, features: Features | Frames) -> None:
@@ -237,7 +238,7 @@ class TaskProbe:
 
 def texture(task: Task, store: FeatureStore, title: str) -> Features:
     """Tzanetakis and Cook's numbers, which are statistics over 30 seconds already."""
-    return robustness.features_of(task, Tzanetakis(), replace(store, window_seconds=30.0), "mean", title)
+    return features_of(task, Tzanetakis(), replace(store, window_seconds=30.0), "mean", title)
 
 
 def all_crafted(task: Task, store: FeatureStore, pooling: AskedPooling = "auto") -> Features:
@@ -245,9 +246,7 @@ def all_crafted(task: Task, store: FeatureStore, pooling: AskedPooling = "auto")
 
     pooling: one of them, or auto: all, to choose from.
     """
-    sets = [
-        robustness.features_of(task, make(), store, "auto", f"{name} for {task.name}") for name, make in CRAFTED.items()
-    ]
+    sets = [features_of(task, make(), store, "auto", f"{name} for {task.name}") for name, make in CRAFTED.items()]
     statistics = texture(task, store, f"tzanetakis for {task.name}")
     widths = [sorted(found.widths.values()) for found in sets]
     columns = [statistics.array, *(found.array[..., : width[0]] for found, width in zip(sets, widths))]
@@ -256,7 +255,7 @@ def all_crafted(task: Task, store: FeatureStore, pooling: AskedPooling = "auto")
         more = [found.array[..., width[step - 1] : width[step]] for found, width in zip(sets, widths)]
         columns += more
         ends.append(ends[-1] + sum(part.shape[-1] for part in more))
-    widths_of = {name: end for name, end in zip(robustness.POOLED, ends) if pooling in ("auto", name)}
+    widths_of = {name: end for name, end in zip(POOLED, ends) if pooling in ("auto", name)}
     array = np.concatenate(columns, -1)[..., : max(widths_of.values())]
     return Features(array, statistics.owner, widths_of)
 

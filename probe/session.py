@@ -141,6 +141,8 @@ def show(results: Sequence[Result], folder: Path) -> None:
     for found in results:
         if found.units:
             console.print(tables.units(found).terminal())
+    if damaged := tables.robustness([(results[0].encoder, results)]):
+        console.print(damaged.terminal())
     for note, names in tables.said(results).items():
         console.print(f"{', '.join(names)}: {note}", style="dim", highlight=False, markup=False)
     console.print(

@@ -197,11 +197,31 @@ def _run(line: list[str]) -> None:
         runpy.run_path(line[0], run_name="__main__")
 
 
+def _starved(processes: list[int]) -> dict[int, float]:
+    """Seconds for which processes, and those that they started, have waited for a processor that others had."""
+    waited, left = {}, list(processes)
+    while left:
+        process = left.pop()
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended meanwhile, or this is no Linux
+            waited[process] = int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+            left += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    return waited
+
+
 def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
-    """Codes of the children; those that run for too long, or when the tests have ended, are killed."""
+    """Codes of the children; those that run for too long, or when the tests have ended, are killed.
+
+    Time for which they had no processor isn't counted: a busy machine makes nothing late.
+    """
     parent, end = os.getppid(), time.monotonic() + seconds
+    looked, starved = time.monotonic(), _starved(children)
     codes: dict[int, int | str] = {}
     while len(codes) < len(children):
+        if time.monotonic() > looked + 1:
+            now, waited = time.monotonic(), _starved(children)
+            lost = max((waited[process] - starved.get(process, 0.0) for process in waited), default=0.0)
+            end += min(max(lost, 0.0), now - looked)
+            looked, starved = now, waited
         for child in set(children) - codes.keys():
             done, status = os.waitpid(child, os.WNOHANG)
             if done:

@@ -296,7 +296,7 @@ def test_manifests_may_say_anything_about_themselves(tmp_path_factory: pytest.Te
         assert len(str(error)) > 20
 
 
-FUZZED = ("test_data_hostile.py", "test_probe_hostile.py", "test_models_hostile.py")
+FUZZED = ("test_data_hostile.py", "test_probe_hostile.py", "test_models_hostile.py", "test_pretrain_hostile.py")
 
 
 @pytest.mark.soak

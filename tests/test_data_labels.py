@@ -12,6 +12,7 @@ from groundbass.data.labels import kinds as kinds_folder
 from groundbass.data.labels.annotations import read_annotation
 from groundbass.data.labels.folder import read_folder
 from groundbass.data.labels.kind import best_thresholds
+from groundbass.data.labels.kinds.events import onset_offset_f, segment_f
 from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
 from groundbass.models.head_files import read_head
 from groundbass.models.heads import HEADS, ClassesHead
@@ -157,8 +158,10 @@ def test_events_by_hand():
     kind = kind_of("events")
     truth = [{"start": 0.0, "end": 2.0, "label": "a"}, {"start": 1.0, "end": 2.0, "label": "b"}]
     guessed = [{"start": 1.0, "end": 4.0, "label": "a"}, {"start": 1.5, "end": 3.5, "label": "a"}]
-    assert kind.score(truth, guessed) == (pytest.approx(2 * 1 / (3 + 3)), pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert kind.score(truth, truth) == (1, 1, 1) and kind.score([], []) == (1, 1, 1) and kind.score(truth, [])[0] == 0
+    by_time = pytest.approx(2 * 1 / (3 + 3)), pytest.approx(1 / 3), pytest.approx(1 / 3)
+    # segments: a in 0, 1 and b in 1 against a in 1, 2, 3; no onset within 0.2 s of a's
+    assert kind.score(truth, guessed) == (*by_time, pytest.approx(2 * 1 / (3 + 3)), 0.0)
+    assert kind.score(truth, truth) == kind.score([], []) == (1,) * 5 and kind.score(truth, []) == (0,) * 5
     assert [span["label"] for span in kind.deaf([truth], 3.0)] == ["a", "b"]  # F 4/5, then 6/7
     activity = np.array([[0.9, 0.1], [0.1, 0.1], [0.9, 0.8], [0.9, 0.8]])
     times = np.arange(4) + 0.5
@@ -166,6 +169,49 @@ def test_events_by_hand():
     assert [(s["start"], s["end"], s["label"]) for s in plain] == [(0, 1, "a"), (2, 4, "a"), (2, 4, "b")]
     joined = kind.decode(activity, times, ("a", "b"), {"name": "threshold", "threshold": 0.5, "shortest": 1.5})
     assert [(s["start"], s["end"], s["label"]) for s in joined] == [(0, 4, "a"), (2, 4, "b")]
+
+
+def test_whole_events_are_matched_by_onset_and_offset():
+    """Collars at their edges, a fifth of long events, names kept apart, one answer for one event, the most pairs."""
+
+    def spans(*rows):
+        return [dict(zip(("start", "end", "label"), row)) for row in rows]
+
+    truth = spans((1.0, 2.0, "a"))
+    for start, end, found in ((1.2, 2.2, 1), (0.8, 1.8, 1), (1.21, 2.0, 0), (1.0, 2.21, 0), (1.0, 1.79, 0)):
+        assert onset_offset_f(truth, spans((start, end, "a"))) == found, (start, end)
+    assert onset_offset_f(spans((0.0, 10.0, "a")), spans((0.1, 8.1, "a"))) == 1.0  # a fifth of 10 s
+    assert onset_offset_f(truth, spans((1.0, 2.0, "b"))) == 0.0
+    assert onset_offset_f(truth, spans((1.0, 2.0, "a"), (1.1, 2.1, "a"))) == pytest.approx(2 / 3)
+    # greedy in order would give the first event the second answer and leave the second event none
+    two = spans((1.0, 2.0, "a"), (1.3, 2.3, "a"))
+    assert onset_offset_f(two, spans((1.15, 2.15, "a"), (0.9, 1.9, "a"))) == 1.0
+
+
+def test_segments_of_a_second():
+    def spans(*rows):
+        return [dict(zip(("start", "end", "label"), row)) for row in rows]
+
+    assert segment_f(spans((0.9, 1.1, "a")), spans((0.0, 2.0, "a"))) == 1.0  # both sound in segments 0 and 1
+    assert segment_f(spans((0.0, 1.0, "a")), spans((1.0, 2.0, "a"))) == 0.0
+    assert segment_f(spans((0.0, 3.0, "a"), (0.0, 1.0, "b")), spans((2.5, 4.0, "a"))) == pytest.approx(2 / 6)
+
+
+def test_a_median_filter_takes_what_is_brief():
+    """Against a median of five written out, at frames of 0.1 s."""
+    kind, times = kind_of("events"), (np.arange(40) + 0.5) / 10
+    activity = np.random.default_rng(0).random((40, 2))
+    padded = np.concatenate([activity[:1], activity[:1], activity, activity[-1:], activity[-1:]])
+    by_hand = np.array([np.median(padded[frame : frame + 5], 0) for frame in range(40)])
+    way = {"name": "threshold", "threshold": 0.5, "shortest": 0.0}
+    filtered = kind.decode(activity, times, ("a", "b"), {**way, "median": 0.4})
+    assert filtered == kind.decode(by_hand, times, ("a", "b"), way) != kind.decode(activity, times, ("a", "b"), way)
+    assert kind.said({**way, "median": 0.4}) == "above 0.5, median of 0.4 s"
+    assert any(settings.get("median") for settings in kind.decoders([], quick=False))
+    heard = kind.heard(activity, times, 3.95, ("a", "b"), {**way, "median": 0.4})
+    assert heard.segments == [(s["start"], min(s["end"], 3.95), s["label"]) for s in filtered]
+    lines = kind.text(heard).splitlines()
+    assert kind.ending == ".lab" and len(lines) == len(filtered) and lines[0].split()[2] in "ab"
 
 
 def test_kinds_are_guessed_and_named():

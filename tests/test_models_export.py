@@ -1,22 +1,26 @@
 """Exported encoders: torch.export and ONNX answer as the encoder does, on shapes that weren't traced."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_models_taggers import TINY, tiny
 
 from groundbass import load_encoder
 from groundbass.models.beats import BeatsConfig, BeatsModel
 from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from groundbass.models.export import export
+from groundbass.models.htsat import HtsatConfig, HtsatModel
 from groundbass.models.mert import MertConfig, MertModel
+from groundbass.models.panns import PannsConfig, PannsModel
 from groundbass.models.published import write_encoder
 from groundbass.models.quantizers import MelQuantizer, MelQuantizerConfig
 from groundbass.models.samplecnn import SampleCNNConfig, SampleCNNModel
+from groundbass.models.spectrogram_transformer import SpectrogramTransformerConfig, SpectrogramTransformerModel
 from groundbass.pretrain.recipe import find
 
 KINDS = ("samplecnn", "clmr", "mert", "mel", "beats", "patch_codes", "mel_codes", "cpc")
@@ -85,6 +89,42 @@ def test_onnx_answers_as_the_encoder(folder: Path, tmp_path: Path) -> None:
         (found,) = session.run(None, {"waveform": x.numpy()})
         np.testing.assert_allclose(found, encoder.hidden_states(x)[:, -1].numpy(), atol=1e-4, rtol=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["e.onnx", folder.name])
+
+
+@torch.no_grad()
+def exported_answers_alike(tagger: Any, folder: Path) -> None:
+    """As ONNX, on a part of a window and on more than two."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    write_encoder(tagger, folder / "tagger")
+    export(str(folder / "tagger"), folder / "e.onnx", layer=-1)
+    session = onnxruntime.InferenceSession(folder / "e.onnx", providers=["CPUExecutionProvider"])
+    encoder: Any = load_encoder(folder / "tagger")
+    window = encoder.model.config.window_samples
+    for rows, samples in ((2, window // 2), (1, 2 * window + window // 5)):
+        x = 0.1 * torch.randn(rows, samples, generator=torch.Generator().manual_seed(8))
+        (found,) = session.run(None, {"waveform": x.numpy()})
+        expected = encoder.hidden_states(x)[:, -1]
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=1e-3)
+
+
+QUICK = ("musicnn", "ast")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.soak) for name in TINY]
+)
+def test_every_tagger_answers_as_onnx(name: str, tmp_path: Path) -> None:
+    exported_answers_alike(tiny(name), tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("make", [
+    lambda: PannsModel(PannsConfig()), lambda: HtsatModel(HtsatConfig()),
+    lambda: SpectrogramTransformerModel(SpectrogramTransformerConfig()),
+], ids=["Cnn14", "htsat", "ast"])  # fmt: skip
+def test_networks_of_published_size_answer_as_onnx(make: Callable[[], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    exported_answers_alike(make().eval(), tmp_path)
 
 
 def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ import torchaudio
 from torch import Tensor
 
 from groundbass import load_encoder
+from groundbass.cli import run
+from groundbass.data.audio.read import write
 from groundbass.models import reload
 from groundbass.models.classifier_files import open_classifier
 from groundbass.models.importers import import_checkpoint, read_checkpoint
@@ -232,6 +234,44 @@ print(json.dumps({{entry["label"]: entry["score"] for entry in found}}))
     expected = next(case["output"][key] for key in ("tags", "clipwise_output") if key in case["output"])
     found = torch.tensor([scores[names[i]] for i in range(16)])
     torch.testing.assert_close(found, torch.tensor(expected["first_16"]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.soak
+def test_an_imported_cnn14_from_file_to_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`import`, then `predict --page` on sound of another rate; the original's answers, drawn over time."""
+    case, weights = published("Cnn14_DecisionLevelMax")
+    torch.save({"model": weights}, tmp_path / "Cnn14_DecisionLevelMax.pth")
+    run(["import", str(tmp_path / "Cnn14_DecisionLevelMax.pth"), str(tmp_path / "cnn14"),
+         "--network", "Cnn14_DecisionLevelMax"])  # fmt: skip
+    sound = sound_of(case)[0].numpy()
+    write(tmp_path / "tone.wav", sound, case["sample_rate"])
+    write(tmp_path / "slow.wav", sound[::2], 16_000)
+    capsys.readouterr()
+    files = [str(tmp_path / "tone.wav"), str(tmp_path / "slow.wav")]
+    run(["predict", str(tmp_path / "cnn14"), *files, "--json", "--threshold", "0", "--page", str(tmp_path / "p.html")])
+    said = capsys.readouterr()
+    assert "Resampled from 16000 Hz to the 32000 Hz that a classifier hears: 1 recording(s)." in said.err
+    answers = json.loads(said.out.splitlines()[0])["probabilities"]
+    names = open_classifier(tmp_path / "cnn14").config.id2label
+    expected = case["output"]["clipwise_output"]["first_16"]
+    np.testing.assert_allclose([answers[names[k]] for k in range(16)], expected, atol=2e-3)  # of 16 bit
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    likeliest = sorted(answers, key=lambda name: -answers[name])[0]
+    assert likeliest in page and page.count("tone.wav") and page.count("slow.wav")
+    # eight lanes of 31 segments of 0.32 s for each recording
+    assert page.count("data-from=") == 2 * 8 * 31
+
+
+@pytest.mark.parametrize("name", ["crnn", "Cnn6"])
+@torch.no_grad()
+def test_a_clip_shorter_than_the_window_is_padded_with_silence(name: str, tmp_path: Path) -> None:
+    case, weights = published(name)
+    torch.save(weights, tmp_path / "model.pth")
+    model: Any = read_checkpoint(tmp_path / "model.pth").model
+    for samples in (9, 5000):
+        sound = sound_of(case)[:, :samples]
+        padded = torch.nn.functional.pad(sound, (0, model.config.window_samples - samples))
+        torch.testing.assert_close(model.class_logits(sound), model.class_logits(padded))
 
 
 def test_what_isnt_a_taggers_file_is_refused_by_name(tmp_path: Path) -> None:

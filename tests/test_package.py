@@ -281,6 +281,22 @@ def test_doctor_names_what_is_missing_and_the_cure(monkeypatch: pytest.MonkeyPat
     assert "groundbass[synth]" in found["pretty_midi"].cure
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_doctor_says_where_bf16_convolutions_are_wrong(monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
+    import torch
+
+    real = torch.nn.functional.conv1d
+
+    def conv1d(sound: torch.Tensor, kernel: torch.Tensor, **more: int) -> torch.Tensor:
+        answer = real(sound.float(), kernel.float(), **more)
+        return (answer.flip(1) if wrong and sound.dtype == torch.bfloat16 else answer).to(sound.dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "conv1d", conv1d)
+    found = doctor.bf16_convolution()
+    assert found.value.startswith("wrong by 1") if wrong else found.value == "right, to 0.2%"
+    assert ("ONEDNN_MAX_CPU_ISA" in found.cure) == wrong and not found.fatal
+
+
 def test_benchmarks_are_found_without_importing_them() -> None:
     assert {"augment", "loader"} <= set(benchmarks.available())
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from groundbass.data.batch import Batch
+from groundbass.models.encoder import ModelEncoder, load_encoder
+from groundbass.models.published import write_encoder
 from groundbass.pretrain.objectives.contrastive import (
     Contrastive,
     ContrastiveConfig,
@@ -233,13 +236,15 @@ def test_published_sizes() -> None:
         ("mert", find("contrastive.simclr_debug").objective.network.settings),
         ("cqt", {"hidden_size": 16, "num_hidden_layers": 1, "tonal_channels": (2, 2, 2, 2),
                  "rhythm_channels": (2, 2, 4)}),
+        ("conformer", {"mel_bins": 16, "n_fft": 256, "mel_hop": 80, "mel_channels": 2, "hidden_size": 16,
+                       "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "conv_kernel": 3}),
         ("cpc", {"channels": (4,) * 5, "context_size": 4}),
         ("samplecnn", {"width": 0.03}),
         ("beats", {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
                    "patch_dim": 16, "conv_pos": 16, "conv_pos_groups": 2}),
     ],
 )  # fmt: skip
-def test_every_encoder_can_be_contrasted(model: str, settings: dict[str, Any]) -> None:
+def test_every_encoder_can_be_contrasted(model: str, settings: dict[str, Any], tmp_path: Path) -> None:
     rate = {"beats": 16000, "cqt": 24000}.get(model, 8000)
     config = ContrastiveConfig(
         sample_rate=rate, projection=8, augment=False, network=NetworkConfig(model, settings), pooling="mean+max"
@@ -257,6 +262,10 @@ def test_every_encoder_can_be_contrasted(model: str, settings: dict[str, Any]) -
     objective.eval()
     if model != "samplecnn":  # whose only window is padded with what lies there
         assert float(objective(noisy, 0).value) == pytest.approx(float(objective(batch, 0).value), abs=1e-4)
+    write_encoder(objective.encoder, tmp_path / "encoder")  # with what masks would need, though nothing was hidden
+    opened = cast(ModelEncoder, load_encoder(tmp_path / "encoder")).model.state_dict()
+    assert opened.keys() == objective.encoder.state_dict().keys()
+    assert all(torch.equal(opened[name], value) for name, value in objective.encoder.state_dict().items())
 
 
 def test_pooling_and_projector_are_what_they_say() -> None:

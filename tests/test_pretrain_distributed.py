@@ -271,13 +271,17 @@ OBJECTIVES = {
     "latent.matpac_debug": [],
     "latent.m2d_debug": [],
     "predictive.cpc_debug": [],
+    "contrastive.simclr_debug": [],
     "labelled.finetune_debug": [],
+    "contrastive.myna_debug": [],
+    "descriptors.pase_debug": ["--objective.pictures.colour", "0"],  # whose noise torch's generator draws
+    "joint.pase_myna_debug": [],
     "tagging.ast_debug": [],
 }
 # a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
 BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
 # ratios of two sums over a rank's part of the batch, logged as their mean: they say about the same only
-BY_PARTS = {"coverage", "cqt/unexplained", "spread", "accuracy_1", "accuracy_2", "accuracy_3"}
+BY_PARTS = {"coverage", "unexplained", "gradient_share", "spread", "accuracy_1", "accuracy_2", "accuracy_3"}
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 # one way each in `make test`, None: in the grid alone
 WAYS = {
@@ -285,6 +289,8 @@ WAYS = {
     "tokens.beats_iter1_debug": "fsdp2", "tokenizer.beats_tokenizer_debug": "zero2", "tokenizer.mel_rvq_debug": "ddp",
     "latent.eat_beats_debug": "zero3", "masked.muq_debug": "ddp", "tokenizer.muq_rvq_debug": "fsdp2",
     "latent.eat_debug": "ddp", "latent.matpac_debug": "zero3", "predictive.cpc_debug": "zero3",
+    "contrastive.myna_debug": "fsdp2", "descriptors.pase_debug": "zero1",
+    "joint.pase_myna_debug": "ddp",
     "labelled.finetune_debug": "ddp", "tagging.ast_debug": "ddp",
 }  # fmt: skip
 ONE_EACH = set(WAYS.items())
@@ -350,7 +356,9 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if exact else 2e-3)
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4 if exact else 0.1)
         assert ours.keys() == theirs.keys()
-        for name in ours.keys() - BY_PARTS if exact else ():
+        for name in ours if exact else ():
+            if name.rpartition("/")[2] in BY_PARTS:
+                continue
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
     states = [load_file(run / "checkpoints/step_4/weights.safetensors") for run in (tmp_path / "two", alone)]
     assert states[0].keys() == states[1].keys()

@@ -24,10 +24,12 @@ from test_pretrain_train import Judged, toy
 
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest, Track
+from groundbass.pretrain.iterate import _keep_teacher
 from groundbass.pretrain.objective import TrainingStopped
 from groundbass.pretrain.optim import restore
 from groundbass.pretrain.recipe import Optim, Recipe
 from groundbass.pretrain.run.checkpoint import checksum
+from groundbass.pretrain.run.heard import avoiding, kept_manifest, mixture_of
 from groundbass.pretrain.run.sharded import refuse_code
 from groundbass.pretrain.train import train
 
@@ -229,6 +231,23 @@ def test_an_optimisers_settings_are_the_recipes(runs: Runs) -> None:
             restore(fresh, saved | {"state": state})
     nothing = torch.optim.SGD([weight], lr=0.1)
     restore(nothing, nothing.state_dict())  # without momentum nothing is gathered
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"data": 3, "avoid": 3}', b"\xff", b"[" * 100_000])
+def test_what_a_run_says_of_itself_is_refused_where_it_is_damaged(runs: Runs, tmp_path: Path, content: bytes) -> None:
+    two = [f"{shutil.copy(runs.manifest, tmp_path / name)}" for name in ("a.parquet", "b.parquet")]
+    asked: dict[str, Callable[[], Any]] = {
+        "data.json": lambda: kept_manifest(runs.manifest.parent, tmp_path),
+        "mixture.json": lambda: mixture_of(two, tmp_path),
+        "avoided.json": lambda: avoiding(runs.manifest, two, tmp_path),
+        "recipe.json": lambda: _keep_teacher(tmp_path, 6, runs.other),
+    }
+    for name in ("", ".mixed", ".avoiding"):
+        shutil.copy(runs.manifest, tmp_path / f"manifest{name}.parquet")
+    for name, ask in asked.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} can't be read \(.*\); choose another --run folder"):
+            ask()
 
 
 # ── Sharded checkpoints, which DeepSpeed and PyTorch unpickle ────────────────────────────────────────────────────────

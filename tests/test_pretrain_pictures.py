@@ -93,11 +93,11 @@ def test_beats_and_key_follow_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> N
     encode = model.encode
 
     def listen(cqt: Tensor, mel: Tensor, inside: Tensor, shift: Tensor, **options: bool) -> object:
-        seen.append((model._crop(cqt, shift), mel))
+        seen.append((model.crop(cqt, shift), mel))
         return encode(cqt, mel, inside, shift, **options)
 
     monkeypatch.setattr(model, "encode", listen)
-    _, frames, changed = objective._hear(sound.repeat(6, 1), torch.full((6,), 4 * RATE), torch.arange(6))
+    _, frames, changed = objective._hear(sound.repeat(6, 1), torch.full((6,), 4 * RATE), torch.arange(6), False)
     assert isinstance(changed, Changed)
     starts = torch.zeros(6, dtype=torch.float64)
     clips = Clips(starts, 100, RATE / HOP, frames, changed.semitones, changed.speed)

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 import torch
+from fuzz import within
 
 import groundbass
 from groundbass.models.encoder import Encoder, load_encoder, random_copy, weights_hash
@@ -203,6 +205,22 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(encoder, folder, tm
     assert "NaN" in reasons["nan.wav"]
     captured = capsys.readouterr()
     assert "4 rows from 4 tracks" in captured.out and "3 tracks could not be read" in captured.err
+
+
+def test_what_isnt_sound_neither_hangs_nor_ends_embed_and_similar(encoder, folder, tmp_path, capsys):
+    sf.write(folder / "huge.wav", sound(2.0) * 1e30, RATE, "FLOAT")
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.link(folder / "0.wav", os.fsencode(folder) + b"/caf\xe9.wav")
+    out = tmp_path / "x.parquet"
+    with within(60):
+        embed(encoder, (folder,), out=out)
+        with pytest.raises((ValueError, FileNotFoundError), match=r"pipe\.wav"):
+            similar(out, (folder / "pipe.wav",), encoder=encoder)
+    assert {Path(path).name for path in pq.read_table(out)["path"].to_pylist()} == {"0.wav", "1.wav", "2.wav", "3.wav"}
+    with (tmp_path / "x.parquet.skipped.csv").open(errors="surrogateescape") as file:
+        rows = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert len(rows) == 4 and "full scale" in rows["huge.wav"] and {"pipe.wav", "gone.wav"} < rows.keys()
 
 
 def test_hours_are_cut_into_bounded_pieces(encoder):

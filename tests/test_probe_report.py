@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -19,7 +20,7 @@ from groundbass.probe.curves.few_shot import Point
 from groundbass.probe.curves.robustness import DamageCurve, Robustness
 from groundbass.probe.evaluation import Evaluation
 from groundbass.probe.fit import fit
-from groundbass.probe.report import comparison, long_table, result
+from groundbass.probe.report import comparison, long_table, result, tables
 from groundbass.probe.report.command import report
 from groundbass.probe.report.scoring import predictions, result_of
 from groundbass.probe.report.sections import collect, distinct, sections_of
@@ -100,6 +101,23 @@ def test_a_result_comes_back_from_its_file(two):
         assert json.loads(json.dumps(found.to_json())) == json.loads(path.read_text())
         assert result.Result.from_json(found.to_json()) == found and found.few_shot[0].value == pytest.approx(0.4)
         assert found.robustness.kinds["noise"].values == (0.8, 0.3) and found.baselines["random"].values != ()
+
+
+def test_damage_is_one_table_of_all_encoders(two, tmp_path, capsys):
+    page, told = tmp_path / "page.html", tmp_path / "page.md"
+    other = replace(
+        collect(two / "good").results[0], robustness=Robustness(0.7, {"mp3": DamageCurve("kb/s", (8.0,), (0.25,))})
+    )
+    table = tables.robustness([("poor", collect(two / "poor").results[:1]), ("good", [other])])
+    assert [[cell.words for cell in row[1:]] for row in table.rows] == [
+        ["none", "", "0.900", "0.700"], ["noise", "20 0 dB", "0.80 0.30", "–"], ["mp3", "kb/s", "–", "0.25"],
+    ]  # fmt: skip
+    assert tables.robustness([("plain", [replace(other, robustness=None)])]) is None
+    for out in (page, told):
+        report((two / "poor", two / "good"), out=out)
+    assert "0.80 0.30" in capsys.readouterr().out
+    assert page.read_text().count("0.80 0.30") == 12  # three tasks, both encoders: side by side and alone
+    assert "| made_tags | noise | 20 0 dB | 0.80 0.30 | 0.80 0.30 |" in told.read_text()
 
 
 def test_a_table_shows_itself_everywhere():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from . import av_file
 from .read import SUFFIXES
 
 
@@ -26,5 +27,8 @@ def find_audio(folder: Path) -> list[str]:
         names = (name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES))
         found += [Path(here, name).relative_to(folder).as_posix() for name in names]
     if not found:
-        raise ValueError(f"There is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}")
+        more = (
+            "" if av_file.is_installed() else f'; with pip install "groundbass[av]" also {", ".join(av_file.SUFFIXES)}'
+        )
+        raise ValueError(f"There is no audio in {folder}: it should hold files that end in {', '.join(SUFFIXES)}{more}")
     return sorted(found)

@@ -20,9 +20,11 @@ import soundfile as sf
 import soxr
 
 from ..writing import written
-from . import mp3
+from . import av_file, mp3
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+WRITTEN = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+SUFFIXES = WRITTEN + (av_file.SUFFIXES if av_file.is_installed() else ())
+"""What is read: libsndfile's formats, and FFmpeg's where PyAV is installed."""
 FORMATS = {".opus": ("OGG", "OPUS"), ".oga": ("OGG", "VORBIS"), ".aif": ("AIFF", None)}  # others: the suffix
 Waveform = npt.NDArray[np.float32]
 MARGIN_SECONDS = 0.05  # of sound around a crop for the resampler; its filter is shorter (tested)
@@ -200,8 +202,8 @@ def write(path: str | Path, waveform: npt.NDArray[np.floating[Any]], sample_rate
         ValueError: an unknown suffix.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path.name} has no suffix that can be written: use one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path.name} has no suffix that can be written: use one of {', '.join(WRITTEN)}")
     sound = np.atleast_2d(np.asarray(waveform, dtype=np.float32)).T
     suffix = path.suffix.lower()
     kind, coding = FORMATS.get(suffix, (suffix[1:].upper(), None))
@@ -232,10 +234,18 @@ def open_audio(path: str | Path) -> sf.SoundFile:
         OSError,
     ) as error:  # TypeError: a suffix that wants to be told a rate
         reason = getattr(error, "error_string", str(error))
-        raise ValueError(f"{path} can't be opened as audio: {reason} Convert it to WAV, FLAC, OGG or MP3.") from error
+        raise ValueError(f"{path} can't be opened as audio: {reason} {_cure(path)}") from error
 
 
-def _opened(path: str | Path) -> sf.SoundFile:
+def _cure(path: str | Path) -> str:
+    if str(path).lower().endswith(av_file.SUFFIXES) and not av_file.is_installed():
+        return 'It needs PyAV: pip install "groundbass[av]".'
+    return "Convert it to WAV, FLAC, OGG or MP3."
+
+
+def _opened(path: str | Path) -> Any:
+    if str(path).lower().endswith(av_file.SUFFIXES) and av_file.is_installed():
+        return av_file.AvFile(path)
     if os.path.exists(os.path.join(os.path.dirname(path), "._" + os.path.basename(path))):
         # macOS leaves such files on foreign disks; libsndfile takes them for the music, unless it knows no name
         return sf.SoundFile(os.open(path, os.O_RDONLY))

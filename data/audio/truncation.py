@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from . import mp3
+from . import av_file, mp3
 
 XING_SLACK_SECONDS = 0.1  # an MP3 that lacks less than this of what its header announces is kept
 
@@ -26,6 +26,10 @@ def what_is_cut(file: Path, kind: str, samples: int, promised: int, rate: int) -
         return ""
     if kind == "OGG":
         return _cut_ogg(file)
+    if kind == av_file.AvFile.format:
+        seconds = av_file.announced_seconds(file)
+        lacks = seconds - samples / rate > av_file.SLACK_SECONDS
+        return f"the header announces {seconds:.1f} s, {samples / rate:.1f} s can be decoded" if lacks else ""
     if kind in ("WAV", "WAVEX") and (missing_bytes := _cut_wav(file)):
         return f"its data chunk lacks {missing_bytes} bytes"
     if kind in _CHUNKED and (missing_bytes := _cut_chunks(file, kind)):

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..draws import Draws
+from ..draws import Draws, sent
 from .pitch import shift_pitch
 from .reverb import reverberate
 
@@ -42,24 +42,26 @@ class Augmentation(nn.Module):
 
         Args:
             waveform: [batch, samples] float32 in [-1, 1]; never written to.
-            seeds: int64 [batch]. The same seed and waveform give the same result, whatever else is in the batch.
+            seeds: int64 [batch], on the CPU: from a GPU they are read back. The same seed and waveform give the same
+                result, whatever else is in the batch.
 
         Returns: [batch, samples] float32; the waveform itself where no item was changed.
         Raises: ValueError for other shapes or types and for a waveform with NaN or infinity.
         """
         check_batch(waveform, seeds)
-        return self.augment(waveform, seeds.to(waveform.device))
+        return self.augment(waveform, seeds.cpu())
 
     def augment(self, waveform: Tensor, seeds: Tensor) -> Tensor:
         """`forward` without the checks."""
-        draws = Draws(seeds, zlib.crc32(type(self).__name__.encode()))
-        chosen = draws.uniform() < self.p
+        draws = Draws(seeds, zlib.crc32(type(self).__name__.encode()), waveform.device)
+        chosen = draws.uniform(here=True) < self.p
         if self.p == 1:
             return self.change(waveform, draws)
         index = chosen.nonzero()[:, 0]
         if len(index) == 0:
             return waveform
-        return waveform.index_copy(0, index, self.change(waveform[index], draws[index]))
+        rows = sent(index, waveform.device)
+        return waveform.index_copy(0, rows, self.change(waveform[rows], draws[index]))
 
     def change(self, waveform: Tensor, draws: Draws) -> Tensor:
         """The augmented items [batch, samples], all of them changed."""
@@ -179,7 +181,8 @@ class Delay(Augmentation):
 
     def change(self, waveform: Tensor, draws: Draws) -> Tensor:
         samples = [int(ms * self.sample_rate / 1000) for ms in self.milliseconds]  # 350 ms truncates, as CLMR's
-        offset = torch.tensor(samples, device=waveform.device)[draws.integer(0, len(samples) - 1)]
+        chosen = draws.integer(0, len(samples) - 1, here=True)
+        offset = sent(torch.tensor(samples)[chosen], waveform.device)
         source = torch.arange(waveform.shape[1], device=waveform.device) - offset[:, None]
         echo = waveform.gather(1, source.clamp(min=0)).masked_fill_(source < 0, 0)
         return (waveform + echo * self.wet) / 2
@@ -194,7 +197,7 @@ class PitchShift(Augmentation):
         self.cents = _whole("cents", check_range("cents", cents, -1200, 1200))
 
     def change(self, waveform: Tensor, draws: Draws) -> Tensor:
-        return shift_pitch(waveform, draws.integer(*self.cents), self.sample_rate)
+        return shift_pitch(waveform, draws.integer(*self.cents, here=True), self.sample_rate)
 
 
 class Reverb(Augmentation):

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..audio import read as audio
-from ..draws import Draws, scramble
+from ..draws import Draws, scramble, sent
 from . import pitch, responses
 from .chain import Augmentation, check_rate
 
@@ -81,11 +81,11 @@ class Degradation:
         """Where moments (s) of the one item go to, NaN for what is cut away; samples: of the item before the change."""
         return times
 
-    def draw(self, name: str, draws: Draws) -> Tensor:
-        """[batch] float32: each item's value of a parameter."""
+    def draw(self, name: str, draws: Draws, here: bool = False) -> Tensor:
+        """[batch] float32: each item's value of a parameter; here: on the CPU."""
         value = getattr(self, name)
         low, high = value if isinstance(value, tuple) else (value, value)
-        return draws.uniform(low, high)
+        return draws.uniform(low, high, here)
 
 
 # ---- levels
@@ -151,7 +151,7 @@ class Noise(Degradation):
         size = pitch.fast_length(sound.shape[1])
         hertz = torch.arange(size // 2 + 1, device=sound.device) * (rate / size)
         shape = hertz.clamp_min(min(NOISE_FROM, rate / size)) ** (COLORS[self.color] / 2)
-        shape = torch.where(hertz < NOISE_FROM, shape.new_tensor(NOISE_FROM ** (COLORS[self.color] / 2)), shape)
+        shape = torch.where(hertz < NOISE_FROM, shape.new_full((), NOISE_FROM ** (COLORS[self.color] / 2)), shape)
         shape[0] = 0
         turns = draws.uniforms(size // 2 + 1).mul_(2 * math.pi)
         spectrum = torch.complex(turns.cos().mul_(shape), turns.sin_().mul_(shape))  # torch.polar takes thrice as long
@@ -176,7 +176,7 @@ class Mix(Degradation):
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
         snr = self.draw("snr", draws)
-        other = torch.from_numpy(recording(self.path, rate)).to(sound.device)
+        other = _on(sound.device, self.path, rate)
         first = (draws.uniform() * len(other)).long() if self.anywhere else torch.zeros_like(snr).long()
         places = (first[:, None] + torch.arange(sound.shape[1], device=sound.device)) % len(other)
         return at_snr(sound, other[places], snr)
@@ -292,8 +292,8 @@ class ImpulseResponse(Degradation):
         _check_path(self.NAME, self.path)
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
-        room = torch.from_numpy(recording(self.path, rate)).to(sound.device)
-        direct = int(room.abs().argmax())
+        room = _on(sound.device, self.path, rate)
+        direct = int(np.abs(recording(self.path, rate)).argmax())
         size = pitch.fast_length(sound.shape[1] + len(room))
         wet = torch.fft.irfft(torch.fft.rfft(sound, size) * torch.fft.rfft(room, size), size)
         wet = wet[:, direct : direct + sound.shape[1]]
@@ -321,9 +321,9 @@ class Clipping(Degradation):
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
         length = sound.shape[1]
         if self.samples:
-            wanted = self.draw("samples", draws)
+            wanted = self.draw("samples", draws, here=True)
         else:
-            wanted = self.draw("percent_samples", draws) * (length / 100)
+            wanted = self.draw("percent_samples", draws, here=True) * (length / 100)
         count: list[int] = wanted.round().long().clamp(1, length).tolist()
         level = sound.abs()
         edge = torch.stack([_largest(row, n) for row, n in zip(level, count, strict=True)])[:, None]
@@ -350,9 +350,10 @@ class HarmonicDistortion(Degradation):
     num_passes: Number = 3
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
-        passes = self.draw("num_passes", draws).round()[:, None]
+        wanted = self.draw("num_passes", draws, here=True).round()
+        passes = sent(wanted, sound.device)[:, None]
         bent, top = sound / peak(sound), peak(sound)
-        for number in range(int(passes.max())):
+        for number in range(int(wanted.max())):
             bent = torch.where(number < passes, torch.sin(bent * (math.pi / 2)), bent)
         return bent * top
 
@@ -380,7 +381,7 @@ class DynamicRangeCompression(Degradation):
             return sound
         over = (10 * level.log10() - self.draw("threshold", draws)[:, None]).clamp_min(0)
         target = (over * (1 - 1 / self.draw("ratio", draws)[:, None])).cpu().numpy()
-        steps = [np.exp(-1 / self.draw(name, draws).cpu().double().numpy()) for name in ("attack", "release")]
+        steps = [np.exp(-1 / self.draw(name, draws, here=True).double().numpy()) for name in ("attack", "release")]
         attenuation, now = np.empty_like(target), np.zeros(len(target))
         for column in range(target.shape[1]):  # a millisecond each
             wanted = target[:, column]
@@ -432,7 +433,7 @@ class Mp3(Degradation):
         near = min((known for known in MP3_RATES if known >= rate), default=48_000)
         rows = [
             audio.resample(_round_trip(audio.resample(row, rate, near), near, bitrate), near, rate)
-            for row, bitrate in zip(sound.cpu().numpy(), self.draw("bitrate", draws).tolist(), strict=True)
+            for row, bitrate in zip(sound.cpu().numpy(), self.draw("bitrate", draws, here=True).tolist(), strict=True)
         ]
         return _as_long(rows, sound)
 
@@ -462,7 +463,9 @@ class Resample(Degradation):
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
         rows = []
-        for row, wanted in zip(sound.cpu().numpy(), self.draw("rate", draws).round().long().tolist(), strict=True):
+        for row, wanted in zip(
+            sound.cpu().numpy(), self.draw("rate", draws, here=True).round().long().tolist(), strict=True
+        ):
             there = row if wanted >= rate else audio.resample(audio.resample(row, rate, wanted), wanted, rate)
             rows.append(there)
         return _as_long(rows, sound)
@@ -551,9 +554,11 @@ class SpeedUp(Degradation):
     speed: Number = 1.02
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
-        speed = self.draw("speed", draws).double()
+        speed = self.draw("speed", draws, here=True).double()
         order = speed.argsort()
-        return pitch.change_speed(sound[order], speed[order], margin=0)[order.argsort(), : _longest(sound, speed)]
+        there = sent(torch.stack([order, order.argsort()]), sound.device)
+        found = pitch.change_speed(sound[there[0]], speed[order], margin=0)
+        return found[there[1], : _longest(sound, speed)]
 
     def moved(self, times: Times, samples: int, rate: int, draws: Draws) -> Times:
         return times / float(self.draw("speed", draws).double()[0])
@@ -569,7 +574,7 @@ class TimeStretch(Degradation):
     factor: Number = 1.1
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
-        return pitch.stretch_time(sound, self.draw("factor", draws).double(), rate)
+        return pitch.stretch_time(sound, self.draw("factor", draws, here=True).double(), rate)
 
     def moved(self, times: Times, samples: int, rate: int, draws: Draws) -> Times:
         return times / float(self.draw("factor", draws).double()[0])
@@ -589,7 +594,7 @@ class PitchShift(Degradation):
     octaves: Number = 1 / 12
 
     def change(self, sound: Tensor, rate: int, draws: Draws) -> Tensor:
-        return pitch.shift_pitch(sound, self.draw("octaves", draws) * 1200, rate)
+        return pitch.shift_pitch(sound, self.draw("octaves", draws, here=True) * 1200, rate)
 
 
 @dataclass(frozen=True)
@@ -655,6 +660,12 @@ def recording(path: str, rate: int) -> npt.NDArray[np.float32]:
     return sound
 
 
+@lru_cache(maxsize=64)
+def _on(device: torch.device, path: str, rate: int) -> Tensor:
+    """The same on a device, sent once."""
+    return torch.from_numpy(recording(path, rate)).to(device)
+
+
 # ---- chains
 
 
@@ -673,7 +684,7 @@ class DegradationChain:
         where time changes; an item that ends before the longest is filled up with silence.
         """
         check_rate(rate)
-        seeds = seeds.to(sound.device)
+        seeds = seeds.cpu()
         if self.moves or sound.device.type != "cpu":
             return self._degrade(sound, rate, seeds)
         some = max(1, CACHED // sound.shape[1])  # an item depends on its own seed alone, and a few fit the cache
@@ -683,7 +694,7 @@ class DegradationChain:
     def _degrade(self, sound: Tensor, rate: int, seeds: Tensor) -> Tensor:
         waiting: list[Response] = []
         for number, step in enumerate(self.steps):
-            draws = _draws(seeds, step, number)
+            draws = _draws(seeds, step, number, sound.device)
             if isinstance(step, Filter):
                 waiting.append(step.response(rate, draws))
                 continue
@@ -719,8 +730,8 @@ class DegradationChain:
         return any(isinstance(step, Noise | Mix) for step in self.steps)
 
 
-def _draws(seeds: Tensor, step: Degradation, number: int) -> Draws:
-    return Draws(seeds, zlib.crc32(f"{step.NAME} {number}".encode()))
+def _draws(seeds: Tensor, step: Degradation, number: int, device: torch.device | None = None) -> Draws:
+    return Draws(seeds, zlib.crc32(f"{step.NAME} {number}".encode()), device)
 
 
 def chain_of(entries: Any, place: Path | None = None, name: str = "") -> DegradationChain:
@@ -830,14 +841,15 @@ class Degrade(Augmentation):
         self.chains = [find_chain(chain) if isinstance(chain, str) else chain for chain in chains]
 
     def change(self, waveform: Tensor, draws: Draws) -> Tensor:
-        chosen = draws.integer(0, len(self.chains) - 1)
+        chosen = draws.integer(0, len(self.chains) - 1, here=True)
         result = torch.zeros_like(waveform)
         for number, chain in enumerate(self.chains):
             index = (chosen == number).nonzero()[:, 0]
             if len(index):
-                sound = chain(waveform[index], self.sample_rate, scramble(draws.seeds[index]))
+                rows = sent(index, waveform.device)
+                sound = chain(waveform[rows], self.sample_rate, scramble(draws.seeds[index]))
                 kept = min(sound.shape[1], waveform.shape[1])
-                result[index, :kept] = sound[:, :kept]
+                result[rows, :kept] = sound[:, :kept]
         return result
 
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio import read as audio
 from ..batch import key_id
 from ..draws import draw_seed
@@ -87,8 +87,8 @@ def degrade(
 
 
 def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done:
-    if out.suffix.lower() not in audio.SUFFIXES:
-        raise ValueError(f"{out} has no suffix that can be written: use one of {', '.join(audio.SUFFIXES)}.")
+    if out.suffix.lower() not in audio.WRITTEN:
+        raise ValueError(f"{out} has no suffix that can be written: use one of {', '.join(audio.WRITTEN)}.")
     about = audio.info(file)
     track = Track(file.name, file.name, about.samples, about.sample_rate, about.channels, "")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: i
 
 def _item(track: Track, root: Path, out: Path, chain: DegradationChain, seed: int) -> Done:
     path = Path(track.path)
-    if path.suffix.lower() not in audio.SUFFIXES:
+    if path.suffix.lower() not in audio.WRITTEN:
         path = path.with_suffix(".flac")
     target = out / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from ..draws import sent
+
 # 3,072 samples at 22,050 Hz. Shifted down by 700 cents, a minor third on C3 stays within 4 cents; with 2,048 samples
 # it is off by 40. The price is the smear of an attack: up to 25 ms at 700 cents.
 WINDOW_SECONDS = 0.139
@@ -36,16 +38,18 @@ def shift_pitch(waveform: Tensor, cents: Tensor, sample_rate: int) -> Tensor:
 
     Args:
         waveform: [batch, samples] float32.
-        cents: [batch] 100 per semitone, positive is up; within an octave either way.
+        cents: [batch] 100 per semitone, positive is up; within an octave either way. On the CPU: else read back.
         sample_rate: Hz.
 
     Returns: [batch, samples] float32.
     """
+    cents = cents.cpu()
     order = cents.argsort()  # the longest after resampling first
-    waveform, ratio = waveform[order], torch.exp2(cents[order].double() / 1200)
+    there = sent(torch.stack([order, order.argsort()]), waveform.device)
+    waveform, ratio = waveform[there[0]], torch.exp2(cents[order].double() / 1200)
     size = window_samples(sample_rate)
     moved = change_speed(waveform, ratio, margin=2 * size)
-    return stretch(moved, ratio, waveform.shape[1], size, margin=2 * size)[order.argsort()]
+    return stretch(moved, sent(ratio, waveform.device), waveform.shape[1], size, margin=2 * size)[there[1]]
 
 
 def window_samples(sample_rate: int) -> int:
@@ -63,24 +67,26 @@ def fast_length(samples: int) -> int:
 def change_speed(waveform: Tensor, ratio: Tensor, margin: int) -> Tensor:
     """Read each item `ratio` times as fast: sample m of the result is the input at m * ratio, band-limited.
 
-    waveform: [batch, samples]. ratio: [batch] float64, the least first. Returns [batch, length], with at least `margin`
-    samples of silence before the start and after the end of each item.
+    waveform: [batch, samples]. ratio: [batch] float64 on the CPU, the least first. Returns [batch, length], with at
+    least `margin` samples of silence before the start and after the end of each item.
     """
     batch, samples = waveform.shape
-    fine = _oversample(waveform, 1 / ratio.clamp(min=1).float())
-    lengths: list[int] = torch.ceil(samples / ratio).long().tolist()
+    ratio = ratio.cpu()
+    fine = _oversample(waveform, sent(1 / ratio.clamp(min=1).float(), waveform.device))
+    ends = torch.ceil(samples / ratio).long()
+    lengths: list[int] = ends.tolist()
     count = math.ceil(lengths[0] / 32) * 32
     out = waveform.new_zeros(batch, margin + count + margin)
     # Positions in fixed point (32 bits after the point): exact on every device, and float32 would jitter at the end.
-    step = (ratio * (OVERSAMPLING * 2.0**32)).round().long()[:, None]
+    step = sent((ratio * (OVERSAMPLING * 2.0**32)).round().long()[:, None], waveform.device)
     for first, last in blocks(count, 4 * batch, waveform.device):  # some are int64, and there are many
         longer = sum(length > first for length in lengths)
         position = step[:longer] * torch.arange(first, last, device=waveform.device)
         whole = (position >> 32).clamp_(max=fine.shape[1] - 5)
         fraction = position.bitwise_and_(0xFFFFFFFF).float().mul_(2.0**-32)
         _interpolate(fine, whole, fraction, out[:longer, margin + first : margin + last])
-    for item, length in enumerate(lengths):
-        out[item, margin + length :] = 0
+    after = torch.arange(lengths[-1], count, device=waveform.device) >= sent(ends[:, None], waveform.device)
+    out[:, margin + lengths[-1] : margin + count].masked_fill_(after, 0)
     return out
 
 
@@ -104,7 +110,7 @@ def _oversample(waveform: Tensor, cutoff: Tensor) -> Tensor:
     bins = torch.arange(size // 2 + 1, device=waveform.device)
     spline = torch.sinc(bins / (OVERSAMPLING * size)) ** 4
     slope = -1 / ((1 - PASS) * (size // 2) * cutoff[:, None])  # from 1 at PASS to 0 at 1 times the cut-off
-    spectrum *= torch.addcmul(slope.new_tensor(1 / (1 - PASS)), slope, bins).clamp_(0, 1).div_(spline)
+    spectrum *= torch.addcmul(slope.new_full((), 1 / (1 - PASS)), slope, bins).clamp_(0, 1).div_(spline)
     if len(spectrum) == 1:  # MKL transforms a single long row by another algorithm: slower, and rounded otherwise
         spectrum = spectrum.expand(2, -1)
     return torch.fft.irfft(spectrum, OVERSAMPLING * size)[: len(waveform)].mul_(OVERSAMPLING)
@@ -177,6 +183,8 @@ class _State:
         torch.mul(self.last, back[0], out=advance[0])
         torch.mul(now[:-1], back[1:], out=advance[1:])
         self.last = now[-1].clone()
+        if now.device.type != "cpu":
+            return self._turn_in_few(advance, floor[..., None], turn)
         low, middle, high = self.product[:, :-2], self.product[:, 1:-1], self.product[:, 2:]
         rotation, parts = self.rotation, torch.view_as_real(self.total)
         for step, least, out in zip(advance.unbind(0), floor[..., None].unbind(0), turn.unbind(0), strict=True):
@@ -185,6 +193,14 @@ class _State:
             real, imag = (parts * parts).unbind(-1)
             rotation = torch.mul(self.total, (real + imag).rsqrt_(), out=out)
         self.rotation = rotation
+        return turn
+
+    def _turn_in_few(self, advance: Tensor, floor: Tensor, turn: Tensor) -> Tensor:
+        """The same in half as many kernels, which is what a GPU's time goes to; a CPU takes longer over these."""
+        middle, neighbours = self.product[:, 1:-1], self.product.unfold(1, 3, 1)
+        for step, least, out in zip(advance.unbind(0), floor.unbind(0), turn.unbind(0), strict=True):
+            torch.mul(step, self.rotation, out=middle)
+            self.rotation = torch.sgn(neighbours.sum(-1).add_(least), out=out)
         return turn
 
 
@@ -227,9 +243,9 @@ def stretch_time(waveform: Tensor, factor: Tensor, sample_rate: int) -> Tensor:
 
     waveform: [batch, samples]. factor: [batch] float64. Returns [batch, ceil(samples / min(factor))].
     """
-    size = window_samples(sample_rate)
+    size, factor = window_samples(sample_rate), factor.cpu()
     samples = torch.ceil(waveform.shape[1] / factor).long()
     padded = functional.pad(waveform, (2 * size, 3 * size))
-    sound = stretch(padded, 1 / factor, int(samples.max()), size, margin=2 * size)
-    inside = torch.arange(sound.shape[1], device=sound.device) < samples[:, None].to(sound.device)
+    sound = stretch(padded, sent(1 / factor, waveform.device), int(samples.max()), size, margin=2 * size)
+    inside = torch.arange(sound.shape[1], device=sound.device) < sent(samples[:, None], sound.device)
     return sound * inside

@@ -6,11 +6,13 @@ end of the FFT is 20 log10(DECAY) = 66 dB down, so the grid needs no room for th
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..draws import sent
 from .pitch import blocks, fast_length
 
 # sox's reverb.c, after Jezar's Freeverb (public domain): delays in samples at 44,100 Hz
@@ -20,6 +22,7 @@ ALL_PASS_FEEDBACK = 0.5
 WET_GAIN = 0.015
 DECAY = 2000.0
 COLUMNS = 256
+AT_ONCE = 2**27  # complex numbers: a gigabyte
 
 
 def reverberate(
@@ -67,6 +70,10 @@ def _combs(length: int, sample_rate: int, reverberance: Tensor, damping: Tensor,
     # A comb is u / (1 - loop u), u = z^-delay, with loop = gain / damped; summed as (1 / (1 - loop u) - 1) / loop.
     # Reciprocals, since torch's complex division costs six times as much.
     loop = damped.reciprocal().mul_(gain)
+    if loop.device.type != "cpu" and len(COMBS) * loop.numel() < AT_ONCE:  # few kernels for a GPU
+        combs = rearrange(_power(delays.flatten(), length), "(batch combs) bins -> batch combs bins", combs=len(COMBS))
+        total = -len(COMBS) - combs.mul_(loop[:, None]).sub_(1).reciprocal_().sum(1)
+        return total.mul_(damped.div_(gain))
     total = torch.full_like(loop, -len(COMBS))
     for delay in delays.unbind(1):
         total -= _power(delay, length).mul_(loop).sub_(1).reciprocal_()
@@ -75,10 +82,11 @@ def _combs(length: int, sample_rate: int, reverberance: Tensor, damping: Tensor,
 
 def _delays(at_44100: tuple[int, ...], sample_rate: int, scale: Tensor) -> Tensor:
     """Whole samples, at least one: [batch, delays] for scale [batch, 1]."""
-    delays = torch.tensor(at_44100, device=scale.device) * (sample_rate / 44100 * scale)
+    delays = sent(torch.tensor(at_44100), scale.device) * (sample_rate / 44100 * scale)
     return (delays + 0.5).long().clamp_(min=1)
 
 
+@lru_cache(maxsize=8)
 def _all_passes(length: int, sample_rate: int, device: torch.device) -> Tensor:
     """Complex [length // 2 + 1]: the four in series, the same for every room."""
     delays = _delays(ALL_PASSES, sample_rate, torch.ones(1, 1, device=device))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,10 +18,10 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..open import open_sound
-from ..parallel import cores, in_order
+from ..parallel import Part, cores, in_order
 from ..track import Manifest, cache_folder
 from ..writing import remove_leftovers, write_text, written
 from .fingerprints import RATE, SHIFTS, VERSION, Index, Prints, fingerprint
@@ -63,6 +63,7 @@ def overlap(
     exclude: Path | None = None,
     json: bool = False,
     workers: int | None = None,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Find recordings of A that are in B too: re-encoded, resampled, cut, louder or softer.
 
@@ -77,10 +78,16 @@ def overlap(
         exclude: write the manifest of A without the hits, for training.
         json: print JSON and nothing else.
         workers: processes that decode; one per core by default.
+        part: fingerprint a share of the tracks only, for job arrays with one $GROUNDBASS_CACHE; afterwards the same
+            command without it compares.
     """
     if out is not None and out.suffix not in (".parquet", ".csv", ".json"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet, .csv or .json.")
     first, second = open_sound(a), open_sound(b)
+    if (share := Part.of(part)) is not None:
+        fingerprint_part(first, second, share, progress=not json, workers=workers)
+        print(share.told(f"{a} and {b}"))
+        return
     found = find_overlap(first, second, progress=not json, workers=workers)
     if out is not None:
         _write(found, out)
@@ -125,6 +132,20 @@ def find_overlap(
         ]
     hits.sort(key=lambda hit: (-hit.confidence, -hit.share))
     return Report(hits, skipped, len(a), len(b))
+
+
+def fingerprint_part(
+    a: Manifest, b: Manifest, share: Part, progress: bool = True, workers: int | None = None, cache: Path | None = None
+) -> None:
+    """Make a share of the prints that `find_overlap` will ask for, batch by batch, and remember them."""
+    folder = cache or cache_folder() / "fingerprints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for manifest, shifts in ((b, (0,)), (a, SHIFTS)):
+        batches = _batches(len(manifest))
+        mine = [batches[number] for number in share.rows(len(batches))]
+        listener = _Listener(manifest, folder, shifts)
+        for _ in _each(listener, mine, progress, workers):
+            pass
 
 
 def without(manifest: Manifest, hits: list[Hit]) -> Manifest:
@@ -188,9 +209,16 @@ class _Searcher:
 
 
 def _in_batches(work: Callable[[range], Batch], tracks: int, progress: bool, workers: int | None) -> Iterator[Batch]:
-    batches = [range(start, min(tracks, start + BATCH)) for start in range(0, tracks, BATCH)]
+    yield from _each(work, _batches(tracks), progress, workers)
+
+
+def _batches(tracks: int) -> list[range]:
+    return [range(start, min(tracks, start + BATCH)) for start in range(0, tracks, BATCH)]
+
+
+def _each(work: Callable[[range], Batch], batches: list[range], progress: bool, workers: int | None) -> Iterator[Batch]:
     count = max(1, min(workers or cores(), len(batches)))
-    with tqdm(total=tracks, unit="track", desc="fingerprints", disable=not progress) as bar:
+    with tqdm(total=sum(map(len, batches)), unit="track", desc="fingerprints", disable=not progress) as bar:
         for rows, result in zip(batches, in_order(work, batches, count)):
             yield result
             bar.update(len(rows))

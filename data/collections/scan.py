@@ -7,26 +7,28 @@ import json
 import math
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import soundfile as sf
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
+from ..audio import av_file
 from ..audio.files import find_audio
-from ..audio.read import LOUDEST, blocks, open_audio, to_mono
+from ..audio.read import LOUDEST, SUFFIXES, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
-from ..parallel import cores, in_order
+from ..parallel import Part, cores, in_order
 from ..track import Manifest, Track, file_hash
-from ..writing import written
+from ..writing import write_text, written
 
 MIN_SECONDS = 0.1
 SILENCE = 1e-4  # peak of the mono mix (-80 dB): below the noise of any recording of music
@@ -55,7 +57,13 @@ class LabelRows:
     unlabelled: list[str]
 
 
-def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *, workers: int | None = None) -> None:
+def scan(
+    folder: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    *,
+    workers: int | None = None,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
+) -> None:
     """Write a manifest of all audio below a folder.
 
     Files that are unreadable, truncated, silent, under 0.1 s, not a number or duplicates are left out and listed with
@@ -63,28 +71,37 @@ def scan(folder: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], *,
     any other column is a label) goes into the manifest.
 
     Args:
-        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth; hidden files are ignored.
+        folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth (with PyAV also m4a, AAC, WMA, the
+            sound of videos); hidden files are ignored.
         out: the Parquet manifest to write.
         workers: processes that decode; one per CPU core by default.
+        part: read a share of the files only, for job arrays; afterwards the same command without it writes OUT.
     """
     _check_out(out)
-    manifest, skipped, rows = _scan(folder, workers, progress=True)
+    share, beside = Part.of(part), out.with_name(f".{out.name}.parts")
+    if share is not None:
+        _scan_part(Path(folder), share, beside, workers)
+        print(share.told(out))
+        return
+    manifest, skipped, rows = _scan(folder, workers, progress=True, known=_known_parts(Path(folder), beside))
     listed = out.with_suffix(".skipped.csv")
     _write_skipped(skipped, listed)
     if not len(manifest):
         raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
     manifest.write(out)
+    shutil.rmtree(beside, ignore_errors=True)
     print("\n".join(_summary(manifest, skipped, rows, out, listed)))
-    others = Counter(
-        path.suffix.lower() for path in Path(folder).rglob("*") if path.suffix.lower() in OTHER_AUDIO and path.is_file()
-    )
-    if others:
+    if others := not_read(folder):
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
-        print(f"not read: {told} (no free decoder here; convert them, e.g. ffmpeg -i song.m4a song.flac)")
+        print(f'not read: {told} (they need PyAV: pip install "groundbass[av]")')
 
 
-OTHER_AUDIO = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".dsf")
-"""Music that libsndfile can't decode."""
+def not_read(folder: Path) -> Counter[str]:
+    """How many files of each kind that only PyAV decodes lie below a folder, where it isn't installed."""
+    if SUFFIXES[-1] in av_file.SUFFIXES:
+        return Counter()
+    kinds = (path.suffix.lower() for path in Path(folder).rglob("*") if path.is_file())
+    return Counter(kind for kind in kinds if kind in av_file.SUFFIXES)
 
 
 def scan_folder(
@@ -140,9 +157,45 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _scan(folder: Path, workers: int | None, progress: bool) -> tuple[Manifest, list[Skipped], LabelRows | None]:
+Known = dict[str, Track | Skipped]
+
+
+def _scan(
+    folder: Path, workers: int | None, progress: bool, known: Known | None = None
+) -> tuple[Manifest, list[Skipped], LabelRows | None]:
     paths = find_audio(folder)
-    return scan_files(folder, paths, read_labels(folder / LABELS), workers, progress)  # a mistake in it shows at once
+    table = read_labels(folder / LABELS)  # a mistake in it shows at once
+    return scan_files(folder, paths, table, workers, progress, known or {})
+
+
+def _scan_part(folder: Path, share: Part, beside: Path, workers: int | None) -> None:
+    """Examine a share of the files and keep in `beside` what was found: a line of JSON per file, with size and time."""
+    paths = find_audio(folder)
+    mine = [paths[row] for row in share.rows(len(paths))]
+    lines = [
+        json.dumps([_state(folder / path), type(found).__name__, asdict(found)])
+        for path, found in zip(mine, _examine_all(folder, mine, workers, progress=True), strict=True)
+    ]
+    write_text(beside / f"{share}.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _known_parts(folder: Path, beside: Path) -> Known:
+    """What parts have found of files that are still as they were."""
+    known: Known = {}
+    for file in sorted(beside.glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            state, kind, fields = json.loads(line)
+            if state == _state(folder / fields["path"]):
+                known[fields["path"]] = Track(**fields) if kind == "Track" else Skipped(**fields)
+    return known
+
+
+def _state(file: Path) -> list[int]:
+    try:
+        told = file.stat()
+    except OSError:
+        return []
+    return [told.st_size, told.st_mtime_ns]
 
 
 def scan_files(
@@ -151,12 +204,19 @@ def scan_files(
     table: dict[str, dict[str, Any]] | None,
     workers: int | None = None,
     progress: bool = True,
+    known: Known | None = None,
 ) -> tuple[Manifest, list[Skipped], LabelRows | None]:
-    """The files `paths` below `root` in that order, what was left out, and what `table` (see `read_labels`) said."""
+    """The files `paths` below `root` in that order, what was left out, and what `table` (see `read_labels`) said.
+
+    known: what was found of some of them before.
+    """
+    known = known or {}
+    rest = _examine_all(root, [path for path in paths if path not in known], workers, progress)
     tracks: list[Track] = []
     skipped: list[Skipped] = []
     first: dict[str, str] = {}
-    for result in _examine_all(root, paths, workers, progress):
+    for path in paths:
+        result = known[path] if path in known else next(rest)
         if isinstance(result, Skipped):
             skipped.append(result)
         elif result.hash in first:
@@ -172,7 +232,7 @@ def scan_files(
 
 def _examine_all(folder: Path, paths: Sequence[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
     """Results in the order of `paths`. Processes, since decoders hold their locks longer than threads like."""
-    workers = min(workers or cores(), len(paths))
+    workers = max(1, min(workers or cores(), len(paths)))
     at_once = max(1, min(16, len(paths) // (4 * workers)))
     bar = partial(tqdm, total=len(paths), desc="scan", unit="file", disable=not progress)
     yield from bar(in_order(partial(examine, folder), paths, workers, at_once))

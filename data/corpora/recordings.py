@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio import mp3
 from ..audio.files import find_audio
 from ..audio.read import open_audio

@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -92,10 +93,19 @@ class Kind(ABC):
         """A name as its namespace in JAMS spells it."""
         return name
 
-    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+    def heard(
+        self,
+        likely: Array,
+        times: Array,
+        seconds: float,
+        names: Sequence[str],
+        settings: Settings,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+    ) -> Timed:
         """What [frames, names] probabilities say over a recording; of any kind, the spans in which a name holds.
 
         times: [frames] middles in s; seconds: of the recording; settings: of the head's decoder, which a file may lack.
+        beside: what other heads say of the same frames, [frames, names] probabilities by the head's name.
         """
         return Timed(segments=spans_above(likely, times, seconds, names, float(settings.get("threshold", 0.5))))
 
@@ -188,8 +198,8 @@ class OverTime(Kind):
         return np.full(len(labels), -1, dtype=np.int64)
 
     def measure(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str]) -> dict[str, float]:
-        """Means of guess: [tracks, measures]; the truth is in them."""
-        return {name: float(np.mean(guess[:, column])) for column, name in enumerate(self.measures)}
+        """Means of guess: [tracks, measures], the later of which an older file may lack; the truth is in them."""
+        return {name: float(np.mean(column)) for name, column in zip(self.measures, guess.T)}
 
     def resampled(self, truth: npt.NDArray[Any], guess: Array, names: Sequence[str], counts: Array) -> Array:
         """See `Kind.resampled`."""

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio import read as audio
 from ..parallel import in_order
 from ..track import Manifest, Track, cache_folder, metadata_of

@@ -13,18 +13,18 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..locks import alone
 from ..open import open_sound
-from ..parallel import cores, in_order
+from ..parallel import Part, cores, in_order
 from ..track import METADATA, Manifest
 from ..writing import write_text, written
 from .shards import INDEX, OURS, ShardFile, Shards, checksum_of, digest_of
@@ -45,6 +45,7 @@ def shard(
     root: Path | None = None,
     workers: int | None = None,
     check: bool = False,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Pack a manifest's audio into Parquet shards of FLAC chunks, mono at one rate.
 
@@ -62,6 +63,7 @@ def shard(
         root: where the manifest's paths begin, if the audio has moved.
         workers: processes; one per core by default.
         check: write nothing, and compare the shards in OUT with their checksums.
+        part: write a share of the shards only, for job arrays; afterwards the same command without it writes the index.
     """
     if check:
         found = Shards.open_folder(out, check=True)
@@ -71,7 +73,9 @@ def shard(
         raise ValueError(f"--chunk-seconds {chunk_seconds} must be above 0 and at most {CHUNK_SECONDS:g}.")
     if sample_rate < 1000 or shard_mb < 1:
         raise ValueError(f"--sample-rate {sample_rate} must be at least 1000 Hz, and --shard-mb {shard_mb} at least 1.")
-    print("\n".join(write_shards(open_sound(manifest, root), out, sample_rate, chunk_seconds, shard_mb, workers)))
+    sound = open_sound(manifest, root)
+    told = write_shards(sound, out, sample_rate, chunk_seconds, shard_mb, workers, part=Part.of(part))
+    print("\n".join(told))
 
 
 def write_shards(
@@ -82,6 +86,7 @@ def write_shards(
     shard_mb: int = 500,
     workers: int | None = None,
     progress: bool = True,
+    part: Part | None = None,
 ) -> list[str]:
     """See `shard`; returns sentences.
 
@@ -92,26 +97,29 @@ def write_shards(
     groups = shard_rows(manifest, sample_rate, shard_mb)
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
     digest = _plan_digest(manifest, job, groups)
-    with alone(out / OURS / "lock", str(out)):
-        return _write_all(manifest, job, groups, digest, workers, progress)
+    with alone(out / OURS / ("lock" if part is None else f"lock-{part}"), str(out)):
+        return _write_all(manifest, job, groups, digest, workers, progress, part)
 
 
 def _write_all(
-    manifest: Manifest, job: _Job, groups: list[list[int]], digest: str, workers: int | None, progress: bool
-) -> list[str]:
+    manifest: Manifest, job: _Job, groups: list[list[int]], digest: str, workers: int | None, progress: bool,
+    part: Part | None,
+) -> list[str]:  # fmt: skip
     out = job.out
     (out / STAMPS).mkdir(parents=True, exist_ok=True)
     _check_plan(out, digest)
     if (out / INDEX).is_file():
         _tidy(out)
         return [f"{out} is finished already: {len(Shards.open_folder(out))} tracks."]
-    items = ((number, rows, manifest.select(rows)) for number, rows in enumerate(groups))
-    results = []
+    share = range(len(groups)) if part is None else part.rows(len(groups))
+    items = ((number, groups[number], manifest.select(groups[number])) for number in share)
+    results: list[dict[str, Any]] = []
     try:
-        with tqdm(total=len(manifest), unit="track", desc="shard", disable=not progress) as bar:
-            for result in in_order(partial(_write_shard, job), items, min(workers or cores(), len(groups))):
+        total = sum(len(groups[number]) for number in share)
+        with tqdm(total=total, unit="track", desc="shard", disable=not progress) as bar:
+            for result in in_order(partial(_write_shard, job), items, max(1, min(workers or cores(), len(share)))):
+                bar.update(len(groups[share[len(results)]]))
                 results.append(result)
-                bar.update(len(groups[len(results) - 1]))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -119,7 +127,7 @@ def _write_all(
             error.errno, f"no space is left for {out}, which will need about {_gigabytes(manifest, job):.1f} GB; free "
             f"some, and the same command goes on with shard {len(results)} of {len(groups)}"
         ) from error  # fmt: skip
-    return _finish(manifest, job, digest, results)
+    return [part.told(out)] if part is not None else _finish(manifest, job, digest, results)
 
 
 def shard_rows(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:

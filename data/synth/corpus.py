@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
+from ...progress import tqdm
 from ..audio import read as audio
 from ..locks import alone
 from ..track import Manifest, Track

@@ -68,6 +68,18 @@ def train() -> list[Row]:
     return rows()
 
 
+def gpu(rehearse: bool = False) -> list[Row]:
+    """First contact with a GPU, in eight minutes, what is worth most first; each figure is said at once on stderr.
+
+    Rows: the card's ceilings and attention kernels; every objective's loss and gradient in float32 and bf16 against the
+    CPU's, and its waits against those that are allowed; steps of full sizes, plain and compiled. `--rehearse` runs this
+    code on a CPU in miniature, and adds `roofline`: what the step's kernels would take on a GPU, an estimate.
+    """
+    from .gpu import rows
+
+    return rows(rehearse)
+
+
 def spectra() -> list[Row]:
     """The CQT target (`cqt`) and a mel front end whose kernels learn (`trained_mel`), each against nnAudio's layer.
 

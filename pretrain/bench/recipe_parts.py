@@ -28,7 +28,14 @@ from ..objectives.tokens import take
 from ..recipe import Recipe
 from .parts import Bench, Row, row
 
-LARGE = ("masked.muq_large", "latent.matpac_base", "latent.eat_base")
+LARGE = (
+    "masked.muq_large",
+    "masked.bestrq_base",
+    "masked.omar_base",
+    "latent.eat_base",
+    "latent.m2d_base",
+    "latent.matpac_base",
+)
 
 
 def rows() -> list[Row]:

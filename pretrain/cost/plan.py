@@ -1,7 +1,7 @@
 """`groundbass plan RECIPE --gpus N`: does it fit, how long does a step take, what does the run cost, by which formula?
 
 FLOPs and memory of a crop are counted (`count`), the rest is arithmetic (`cost`) that is printed with its numbers.
-Utilisation, network and the share of a card that tensors get are assumptions, and printed as such; `--from RUN` takes
+Utilisation, network and the share of a card that tensors get are assumptions, and printed as such; `--like RUN` takes
 the utilisation that a run measured.
 
 Two published costs, at these counts: EAT base took 4 RTX 3090 for 58 hours, which is 29 TFLOP/s each, 0.41 of their 71
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -23,8 +25,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ...data.track import Manifest
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
+from ..targets.target import NOISE
+from . import roofline
 from .count import count
 from .formulas import (
     GIB,
@@ -67,10 +72,12 @@ class Options:
     """how weights, gradients and optimiser are divided: by the file of this name in pretrain/launch"""
     utilisation: float | None = None
     """share of the card's peak that a step reaches, communication apart; None: 0.4, an assumption"""
-    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    from_run: Annotated[Path | None, tyro.conf.arg(name="like", metavar="RUN")] = None
     """a run whose measured utilisation is taken (RUN/timing.jsonl)"""
     network_gbs: float | None = None
     """GB/s that a GPU sends to the next one; None: the link's in a machine of 8 GPUs, else 25"""
+    kernels: tyro.conf.FlagCreatePairsOff[bool] = False
+    """count a step's kernels and waits too, and say whether the host can launch them as fast as the GPU computes"""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """print one JSON object and nothing else"""
 
@@ -112,7 +119,9 @@ def plan(options: Options) -> Plan:
     network, link = network_of(options, gpu)
     case = Case(count(recipe), recipe, gpus, gpu)
     seconds = time(case, options.strategy, utilisation, network)
-    hours = recipe.steps * seconds.step / 3600
+    launched = _launched(recipe, micro, accumulation, seconds.compute.value) if options.kernels else None
+    step = seconds.step if launched is None else max(seconds.step, launched["host_seconds"])
+    hours = recipe.steps * step / 3600
     counted = case.count
     return {
         "gpus": gpus,
@@ -143,14 +152,31 @@ def plan(options: Options) -> Plan:
         "host": _listed(host(case, options.strategy)),
         "time": {
             "terms": _listed([seconds.compute, seconds.communication, seconds.hidden, seconds.transfers]),
-            "step_seconds": seconds.step,
-            "audio_seconds_per_second": recipe.seconds_per_step / seconds.step,
+            "step_seconds": step,
+            "audio_seconds_per_second": recipe.seconds_per_step / step,
             "wall_hours": hours,
             "gpu_hours": hours * gpus,
             "kwh_at_most": hours * gpus * WATTS[gpu] / 1000,
         },
+        "kernels": launched,
         "assumptions": [whence, *link, *_assumptions(case, options)],
         "notes": [*counted.notes, *_notes(recipe, accumulation)],
+    }
+
+
+def _launched(recipe: Recipe, micro: int, accumulation: int, compute: float) -> Plan:
+    """Kernels and waits of a micro-batch, the host's seconds for a step's, and which of the two bounds a step."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        config, _ = recipe.objective.stand_in(Path(folder), recipe.crops.crop_samples)
+        small = replace(recipe, objective=config)
+        kernels, waits = roofline.counted(small, micro, Manifest.from_tracks([NOISE], "."), Path(folder) / "run")
+    seconds = accumulation * len(kernels) * roofline.LAUNCH
+    return {
+        "per_micro_batch": len(kernels),
+        "waits": waits,
+        "host_seconds": seconds,
+        "bound": "host" if seconds > compute else "GPU",
+        "formula": f"{accumulation} · {len(kernels):,} kernels · {1e6 * roofline.LAUNCH:g} us",
     }
 
 
@@ -184,11 +210,11 @@ def utilisation_of(options: Options) -> tuple[float, str]:
     """Share of the peak, and a sentence that says whence."""
     if options.from_run is not None:
         if options.utilisation is not None:
-            raise ValueError("--utilisation and --from both say how busy a GPU is: give one of them.")
+            raise ValueError("--utilisation and --like both say how busy a GPU is: give one of them.")
         return measured(options.from_run)
     if options.utilisation is None:
         return UTILISATION, (
-            f"utilisation {UTILISATION:g} is assumed; a run of a few hundred steps measures it (--from RUN)"
+            f"utilisation {UTILISATION:g} is assumed; a run of a few hundred steps measures it (--like RUN)"
         )
     if not 0 < options.utilisation <= 1:
         raise ValueError(f"--utilisation is {options.utilisation:g}, but a share of the peak lies between 0 and 1.")
@@ -203,7 +229,7 @@ def measured(run: Path) -> tuple[float, str]:
     """
     file = run / "timing.jsonl"
     if not file.is_file():
-        raise ValueError(f"There is no {file}: --from takes the folder of a run that has logged steps.")
+        raise ValueError(f"There is no {file}: --like takes the folder of a run that has logged steps.")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     values = [line["utilisation"] for line in lines if "utilisation" in line]
     if not values:
@@ -276,6 +302,8 @@ def show(found: Plan, console: Console) -> None:
     _rows(console, {name: f"{term['formula']}; {_gib(term['value'])} GiB" for name, term in held.items()})
     console.print("\n[bold]Time[/bold]")
     _rows(console, _times(found))
+    if found["kernels"] is not None:
+        _rows(console, {"launching": _launching(found["kernels"])})
     for title in ("assumptions", "notes"):
         if found[title]:
             console.print(f"\n[bold]{title.capitalize()}[/bold]")
@@ -307,6 +335,11 @@ def _times(found: Plan) -> dict[str, str]:
     rows["cost"] = f"{_some(took['wall_hours'])} h · {found['gpus']} = {_some(took['gpu_hours'])} GPU-hours"
     rows["energy"] = f"at most {_some(took['kwh_at_most'])} kWh"
     return rows
+
+
+def _launching(told: Plan) -> str:
+    waits = f"{told['waits']} wait{'s' * (told['waits'] != 1)} in a micro-batch"
+    return f"{told['formula']} = {told['host_seconds']:.4g} s of the host, {waits}; the {told['bound']} bounds the step"
 
 
 def _memory_table(found: Plan) -> Table:

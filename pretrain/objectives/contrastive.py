@@ -20,8 +20,7 @@ import math
 import pkgutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -42,6 +41,11 @@ from ..clock import section
 from ..distributed import gather, rank
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
+from .crop_contrast import CropContrastConfig
+from .parts.cqt_shape import CqtShape
+from .parts.nt_xent import contrast, effective_rank, projector
+from .parts.nt_xent import nt_xent as nt_xent  # where it always was
+from .split_views import ViTShape
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,10 @@ class Contrastive(Objective):
                 f"The contrastive objective needs two views per crop, but got {batch.waveform.shape[1]}; "
                 "set crops.views to 2."
             )
-        keys = None if self.config.same_track_negatives else batch.key_ids().to(batch.waveform.device)
-        (h_a, z_a), (h_b, z_b) = self._embed(batch, 0), self._embed(batch, 1)
+        keys = None if self.config.same_track_negatives else batch.key_ids()
+        together = self.augment is not None and self.config.chunk is None and batch.waveform.device.type != "cpu"
+        heard = self._change_together(batch) if together else batch  # on a CPU, less at a time stays in the cache
+        (h_a, z_a), (h_b, z_b) = (self._embed(heard, view, together) for view in range(2))
         with torch.autocast(batch.waveform.device.type, enabled=False):
             z_a, z_b = F.normalize(z_a.float(), dim=-1), F.normalize(z_b.float(), dim=-1)
             everyone = None if keys is None else gather(keys)
@@ -189,37 +195,51 @@ class Contrastive(Objective):
         metrics = self._metrics(value, z_a, z_b, all_a, all_b, torch.cat([h_a, h_b])) if self.logs else {}
         return Loss(value, torch.full_like(value, float(len(z_a))).detach(), metrics)
 
-    def _embed(self, batch: Batch, view: int) -> tuple[Tensor, Tensor]:
-        """One view -> embeddings [batch, dim] and projections [batch, projection]."""
-        waveform = batch.waveform[:, view]
-        seeds = draw_seeds(self.seed, batch.index.to(waveform.device), stream=view)
-        size = self.config.chunk or len(waveform)
-        parts = zip(waveform.split(size), seeds.split(size), batch.valid[:, view].split(size), strict=True)
+    def _change_together(self, batch: Batch) -> Batch:
+        """The batch with both views augmented in one go: half as many kernels for a GPU."""
+        seeds = [draw_seeds(self.seed, batch.on_host().index, stream=view) for view in range(2)]
+        changed = self._change(torch.cat(batch.waveform.unbind(1)), torch.cat(seeds))
+        return replace(batch, waveform=torch.stack(changed.chunk(2), 1))
+
+    def _change(self, waveform: Tensor, seeds: Tensor) -> Tensor:
+        assert self.augment is not None
+        with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
+            changed: Tensor = self.augment(waveform, seeds)
+        return changed
+
+    def _embed(self, batch: Batch, view: int, changed: bool = False) -> tuple[Tensor, Tensor]:
+        """One view -> embeddings [batch, dim] and projections [batch, projection]; changed: it is augmented already."""
+        host = batch.on_host()
+        size = self.config.chunk or len(batch)
+        valid = host.valid[:, view]
+        padded = [bool((part < batch.waveform.shape[2]).any()) for part in valid.split(size)]
+        waveforms = batch.waveform[:, view].split(size)
+        if self.augment is not None and not changed:
+            seeds = draw_seeds(self.seed, host.index, stream=view).split(size)
+            waveforms = tuple(self._change(*pair) for pair in zip(waveforms, seeds, strict=True))
+        parts = zip(waveforms, batch.valid[:, view].split(size), padded, strict=True)
         chunks = [self._embed_chunk(*part) for part in parts]
         return torch.cat([h for h, _ in chunks]), torch.cat([z for _, z in chunks])
 
-    def _embed_chunk(self, waveform: Tensor, seeds: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        if self.augment is not None:
-            with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
-                waveform = self.augment(waveform, seeds)
+    def _embed_chunk(self, waveform: Tensor, valid: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
         if self.config.chunk is None or not torch.is_grad_enabled():
-            return self._project(waveform, valid)
+            return self._project(waveform, valid, padded)
         pair: tuple[Tensor, Tensor] = checkpoint(
-            self._project, waveform, valid, use_reentrant=False, context_fn=self._caching_contexts
+            self._project, waveform, valid, padded, use_reentrant=False, context_fn=self._caching_contexts
         )
         return pair
 
-    def _project(self, waveform: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        h = self._heard(waveform, valid)
+    def _project(self, waveform: Tensor, valid: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
+        h = self._heard(waveform, valid, padded)
         return h.detach(), self.projector(h)
 
-    def _heard(self, waveform: Tensor, valid: Tensor) -> Tensor:
+    def _heard(self, waveform: Tensor, valid: Tensor, padded: bool) -> Tensor:
         """[batch, samples] -> [batch, dim]: the frames of each crop pooled. CLMR hears the padding too."""
         if self.config.network is None and self.config.pooling is None:
             embedding: Tensor = self.encoder(waveform).last_hidden_state.mean(1)  # one window unless crops are longer
             return embedding
         mask = None
-        if int(valid.min()) < waveform.shape[1]:
+        if padded:
             mask = (torch.arange(waveform.shape[1], device=valid.device) < valid[:, None]).long()
         frames = self.encoder(waveform, attention_mask=mask).last_hidden_state
         tokens = self.encoder.valid_frames(valid.clamp(min=1)).clamp(min=1) * getattr(self.encoder, "bands", 1)
@@ -248,15 +268,6 @@ class Contrastive(Objective):
         }
 
 
-def projector(dim: int, inputs: int, outputs: int, layers: int) -> nn.Sequential:
-    """Linear layers without bias, hidden ones of `dim`, ReLU between them."""
-    sizes = [inputs, *[dim] * (layers - 1), outputs]
-    parts: list[nn.Module] = []
-    for source, target in pairwise(sizes):
-        parts += [nn.Linear(source, target, bias=False), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
 def pooled(frames: Tensor, counts: Tensor, how: str) -> Tensor:
     """Frames [batch, frames, dim], of which the first `counts` [batch] are sound, as one vector each.
 
@@ -269,58 +280,6 @@ def pooled(frames: Tensor, counts: Tensor, how: str) -> Tensor:
         return mean
     highest = frames.masked_fill(~counted, -math.inf).amax(1)
     return highest if how == "max" else torch.cat([mean, highest], 1)
-
-
-def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float, keys: Tensor | None = None) -> Tensor:
-    """Normalised, temperature-scaled cross-entropy (SimCLR), the mean over both directions; it gathers nothing.
-
-    z_a, z_b: [batch, dim] projections of the two views, of any length (cosine similarity is used).
-    keys: [batch] int64, which track each pair is from: pairs of the same track are no negatives of each other.
-    Returns a scalar; ln(2 · batch − 1) where all embeddings are the same (and keys differ).
-    """
-    z_a, z_b = F.normalize(z_a.float(), dim=-1), F.normalize(z_b.float(), dim=-1)
-    return contrast(z_a, z_b, z_a, z_b, 0, temperature, keys, keys)
-
-
-def contrast(
-    z_a: Tensor,
-    z_b: Tensor,
-    all_a: Tensor,
-    all_b: Tensor,
-    first: int,
-    temperature: float,
-    keys: Tensor | None,
-    all_keys: Tensor | None,
-) -> Tensor:
-    """NT-Xent of this rank's anchors against everyone: the mean of ranks' values is the joint batch's.
-
-    z_a, z_b: [batch, dim] of unit length; all_a, all_b: [ranks · batch, dim], in which this rank's begin at `first`.
-    """
-    own = torch.arange(first, first + len(z_a), device=z_a.device)
-    pairs = len(all_a)
-    logits = torch.cat([z_a, z_b]) @ torch.cat([all_a, all_b]).T / temperature
-    itself = torch.cat([own, own + pairs])
-    positive = torch.cat([own + pairs, own])
-    if keys is None or all_keys is None:
-        hidden = torch.zeros_like(logits, dtype=torch.bool)
-    else:
-        hidden = (keys[:, None] == all_keys[None, :]).repeat(2, 2)
-        hidden = hidden.scatter(1, positive[:, None], False)
-    hidden = hidden.scatter(1, itself[:, None], True)
-    return F.cross_entropy(logits.masked_fill(hidden, -math.inf), positive)
-
-
-def effective_rank(embeddings: Tensor) -> Tensor:
-    """How many directions embeddings [batch, dim] use: exp(entropy of the normalised singular values), 1 … min(shape).
-
-    Roy and Vetterli 2007, of the embeddings without their mean: 1 means collapse onto a line. NaN for embeddings that
-    aren't finite.
-    """
-    centred = (embeddings - embeddings.mean(0)).float()
-    singular = torch.linalg.svdvals(torch.nan_to_num(centred, 0.0, 0.0, 0.0))
-    share = singular / singular.sum().clamp(min=1e-12)
-    rank = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
-    return torch.where(centred.isfinite().all(), rank, torch.nan)
 
 
 @contextmanager
@@ -482,3 +441,90 @@ def clmr_debug() -> Recipe:
         workers=0,
         trackers=(),
     )
+
+
+def myna_base() -> Recipe:
+    """Myna: ViT-B on 16×16 patches of 128 mel bins, crops of 3.2 s, a tenth of the tokens, 4,096 tracks per step.
+
+    As published: 16 kHz, n_fft 2,048, hop 512, Adam 3e-4, weight decay 1e-5, 500 epochs (of 100,000 tracks: 12,200
+    steps), temperature 0.1. Here the mel spectrum is logarithmic, a class token stands beside the patches (nobody reads
+    it), and the loss is NT-Xent where Myna's is SogCLR.
+
+    groundbass pretrain contrastive.myna_base --data MANIFEST --run RUN · one GPU · days; not run here
+    """
+    shape = ViTShape(
+        mel_bins=128, frame_samples=2048, shift_samples=512, fbank_mean=-4.5, fbank_std=4.0, stretch=6
+    )  # fmt: skip
+    return Recipe(
+        objective=CropContrastConfig(encoder=shape),
+        crops=CropConfig(sample_rate=16_000, crop_samples=50_688, views=2),
+        optim=Optim(name="adamw", lr=3e-4, weight_decay=1e-5, warmup_steps=500, decay="cosine", fused=True),
+        steps=12_200,
+        batch_size=4096,
+        precision="bf16",
+        log_every=50,
+        checkpoint_every=1000,
+        workers=8,
+    )
+
+
+def myna_small() -> Recipe:
+    """Myna's 22 M: 12 blocks of 384 on vertical patches (128 bins × 2 frames), which keep pitch; 1,024 tracks per step.
+
+    groundbass pretrain contrastive.myna_small --data MANIFEST --run RUN · one GPU · hours; not run here
+    """
+    base = myna_base()
+    shape = dataclasses.replace(
+        base.objective.encoder, patch_frames=2, patch_bins=128, hidden_size=384, num_attention_heads=6,
+        intermediate_size=1536, stretch=48,
+    )  # fmt: skip
+    objective = dataclasses.replace(base.objective, encoder=shape)
+    return dataclasses.replace(base, objective=objective, steps=20_000, batch_size=1024)
+
+
+def myna_tiny() -> Recipe:
+    """Masked crop contrast on whole columns of a log-CQT and a log-mel, 4 blocks of 192, with the key's term.
+
+    A third of the tokens is heard, since 64 tracks are few negatives; level and mean spectrum are taken out.
+
+    groundbass pretrain contrastive.myna_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
+    """
+    shape = CqtShape(stem="patches", trunk="transformer", num_hidden_layers=4, dropout=0.0)
+    return Recipe(
+        objective=CropContrastConfig(encoder=shape, kept=0.35, flat=True, key_weight=0.5),
+        crops=CropConfig(sample_rate=24_000, crop_samples=96_000, views=2, align=960),
+        optim=Optim(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=20, decay="cosine", clip=1.0),
+        steps=300,
+        batch_size=64,
+        log_every=5,
+        checkpoint_every=100,
+        workers=1,
+    )
+
+
+def myna_debug() -> Recipe:
+    """Masked crop contrast in miniature: one block of 16 on columns, half of the tokens, the key's term.
+
+    groundbass pretrain contrastive.myna_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = CqtShape(
+        stem="patches", trunk="transformer", hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, mel_bins=27, dropout=0.0,
+    )  # fmt: skip
+    objective = CropContrastConfig(encoder=shape, kept=0.5, projection=8, flat=True, key_weight=0.5)
+    crops = CropConfig(sample_rate=24_000, crop_samples=24_000, views=2, align=960)
+    return dataclasses.replace(clmr_debug(), objective=objective, crops=crops)
+
+
+def myna_mel_debug() -> Recipe:
+    """The same on 16×16 patches of a mel spectrum, as published, in miniature: one block of 16.
+
+    groundbass pretrain contrastive.myna_mel_debug --data MANIFEST --run RUN · any CPU · seconds
+    """
+    shape = ViTShape(
+        mel_bins=32, frame_samples=1024, shift_samples=512, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, stretch=3,
+    )  # fmt: skip
+    objective = CropContrastConfig(encoder=shape, kept=0.5, projection=8)
+    crops = CropConfig(sample_rate=16_000, crop_samples=25_088, views=2)
+    return dataclasses.replace(clmr_debug(), objective=objective, crops=crops)

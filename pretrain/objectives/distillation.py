@@ -20,16 +20,17 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.draws import draw_seed, draw_seeds, uniform
+from ...data.draws import draw_seed, draw_seeds, sent, uniform
 from ...models.beats import BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from ...models.encoder import ModelEncoder, weights_hash
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, ranks
-from ..objective import Loss, Objective, ObjectiveConfig, example_index
-from ..targets.codes import LabelCounts
+from ..objective import Loss, Objective, ObjectiveConfig
+from ..targets.codes import LabelCounts, histogram
 from ..targets.first_crops import first_crops, k_means
+from .parts.masking import taken, true_places
 from .tokens import BeatsShape, check_front_ends, check_rate, find_published, label_metrics
 
 if TYPE_CHECKING:
@@ -130,15 +131,18 @@ class Distillation(Objective):
             fbank = model.fbank(waveform)
         total = fbank.shape[1] // model.config.patch_size * model.bands
         inside = time_mask(model.valid_patches(valid), total)
-        mask = None if bool(inside.all()) else inside
+        host_valid, numbers = batch.on_host().by_view()
+        sound = time_mask(model.valid_patches(host_valid), total)
+        mask = None if bool(sound.all()) else inside
         wanted = self._taught(waveform, mask)
 
         latent = self.encoder.latent(fbank, mask)
         direction, codewords, codes = self.encoder.quantizer(latent)
         estimate = self.estimator(direction + (codewords - direction).detach(), mask)
         if self.training:
-            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), total)
-            self._note(direction[inside], codes[inside], keys[inside])
+            keys = uniform(draw_seeds(self.seed, numbers, REVIVE), total)[sound]
+            found = sent(true_places(sound), direction.device)
+            self._note(taken(direction, found), taken(codes, found), sent(keys, direction.device))
         commitment = self._commitment((direction - codewords).float().square().mean(-1), inside)
         cosine, count = self._cosine(estimate.float(), wanted.float(), inside)
         value = 1 - cosine + self.config.commitment * commitment
@@ -177,7 +181,7 @@ class Distillation(Objective):
     def _note(self, direction: Tensor, codes: Tensor, keys: Tensor) -> None:
         """Keep a micro-batch's statistics until the step: uses, sums, and the latents of lowest keys for revival."""
         self.counts.observe(codes[:, None])
-        uses = torch.bincount(codes, minlength=self.config.codes).float()
+        uses = histogram(codes, self.config.codes).float()
         sums = torch.zeros_like(self.encoder.quantizer.codewords).index_add_(0, codes, direction.float())
         # as many rows on every rank, however little sound it heard; the last column is the key, 2 where there is none
         found = torch.cat([direction.float(), keys[:, None].float()], 1)[keys.argsort()[: self.config.codes]]
@@ -213,11 +217,9 @@ class Distillation(Objective):
         """
         joint = gather(latents)
         joint = joint[joint[:, -1].argsort()]
-        count = int((joint[:, -1] < 2).sum())
-        if not count:
-            return
-        fresh = joint[torch.arange(self.config.codes, device=joint.device) % count, :-1]
-        dead = self.usage < self.config.revive_below * self.usage.mean()
+        count = (joint[:, -1] < 2).sum()
+        fresh = joint[torch.arange(self.config.codes, device=joint.device) % count.clamp(min=1), :-1]
+        dead = (self.usage < self.config.revive_below * self.usage.mean()) & (count > 0)
         self.encoder.quantizer.codewords.copy_(
             torch.where(dead[:, None], fresh, self.encoder.quantizer.codewords)
         )  # fmt: skip

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
-from ...data.draws import draw_seed, draw_seeds
+from ...data.draws import draw_seed, draw_seeds, sent
 from ...data.labels.kind import Kind
 from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
@@ -49,12 +49,12 @@ from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
 from ..distributed import whole
-from ..objective import Loss, Objective, ObjectiveConfig, example_index
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.low_rank import adapt, linear_maps, merged
-from .parts.picture_augment import Changed, PictureAugment, change
+from .parts.picture_augment import Changed, PictureAugment, change, moves, played
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -407,32 +407,37 @@ class Labelled(Objective):
                 f"The crops have {batch.sample_rate} Hz, the encoder hears {rate} Hz: set --crops.sample-rate {rate}."
             )
         views = batch.waveform.shape[1]
-        (waveform, valid), index = batch.by_view(), example_index(batch)
+        (waveform, valid), host = batch.by_view(), batch.on_host()
+        host_valid, index = host.by_view()
         keys = [key for key in batch.keys for _ in range(views)]
-        starts = batch.starts.flatten().double() / rate
+        starts = host.starts.flatten().double() / rate
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
-            waveform, semitones = self._changed(waveform, valid, index)
+            waveform, semitones = self._changed(waveform, host_valid, index)
             waveform, partner, share = self._mixed(waveform, index)
-        states, frames, changed = self._hear(waveform, valid, index)
-        speed = None if changed is None else changed.speed
-        if changed is not None:
-            semitones = changed.semitones if semitones is None else semitones + changed.semitones
-        clips = Clips(starts, states[-1].shape[1], float(self.encoder.frame_rate), frames, semitones, speed)  # type: ignore[arg-type]
+        padded = bool((host_valid < waveform.shape[1]).any())
+        states, frames, changed = self._hear(waveform, valid, index, padded)
+        total, speed = states[-1].shape[1], None
+        known = self.encoder.valid_frames(host_valid).clamp(1, total)  # type: ignore[operator]
+        if changed is not None:  # what labels follow, on the CPU as they are
+            more, speed = moves(draw_seeds(self.seed, index, PICTURES), self.config.pictures)
+            known = played(known, speed, total) if self.config.pictures.speed else known
+            semitones = more if semitones is None else semitones + more
+        clips = Clips(starts, total, float(self.encoder.frame_rate), known, semitones, speed)  # type: ignore[arg-type]
         with section("targets"):
-            wanted = [answers.targets(keys, clips).to(waveform.device) for answers in self.answers]
+            wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
         return self._compare(states, frames, wanted, partner, share)
 
     def _hear(
-        self, waveform: Tensor, valid: Tensor, index: Tensor
+        self, waveform: Tensor, valid: Tensor, index: Tensor, padded: bool
     ) -> tuple[tuple[Tensor, ...], Tensor, Changed | None]:
         """Hidden states, frames of sound, and what was done to the pictures (None: nothing)."""
         encoder: Any = self.encoder
         if not (self.training and self.config.pictures.on):
-            return *hear(encoder, waveform, valid), None
+            return *hear(encoder, waveform, valid, padded), None
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
             cqt, mel = encoder.pictures(waveform)
             frames = encoder.valid_frames(valid).clamp(1, cqt.shape[1])
-            seeds = draw_seeds(self.seed, index.to(waveform.device), PICTURES)
+            seeds = sent(draw_seeds(self.seed, index, PICTURES), waveform.device)
             changed = change(cqt, mel, frames, seeds, self.config.pictures, encoder.mel_hertz)
         inside = time_mask(changed.valid, cqt.shape[1])
         shift = 2 * changed.semitones
@@ -464,7 +469,10 @@ class Labelled(Objective):
         return list(self.heads)  # type: ignore[arg-type]
 
     def _changed(self, waveform: Tensor, valid: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Augmentation, in training only: the waveform, and by how many semitones it was transposed."""
+        """Augmentation, in training only: the waveform, and by how many semitones it was transposed.
+
+        valid, index and the result's semitones [batch] lie on the CPU.
+        """
         if not self.training:
             return waveform, None
         semitones = None
@@ -472,7 +480,7 @@ class Labelled(Objective):
         if config.transpose:
             draws = draw_seeds(self.seed, index, AUGMENT)
             semitones = draws % (2 * config.transpose + 1) - config.transpose
-            waveform = shift_pitch(waveform, 100.0 * semitones.to(waveform.device), rate)
+            waveform = shift_pitch(waveform, 100.0 * semitones, rate)
         if config.augment == "clmr":
             waveform = self._chain()(waveform, draw_seeds(self.seed, index, AUGMENT + 1000))
         if config.spec.times or config.spec.bands:
@@ -491,9 +499,8 @@ class Labelled(Objective):
         if not self.training or config.probability <= 0 or clips < 2:
             return waveform, None, whole
         partner = torch.roll(torch.arange(clips, device=waveform.device), 1)
-        share = torch.tensor(
-            [_share(int(seed), config) for seed in draw_seeds(self.seed, index, SHARE)], device=waveform.device
-        )
+        shares = [_share(int(seed), config) for seed in draw_seeds(self.seed, index, SHARE)]
+        share = sent(torch.tensor(shares), waveform.device)
         return share[:, None] * waveform + (1 - share[:, None]) * waveform[partner], partner, share
 
     # ---- validation, averages, publishing
@@ -711,9 +718,11 @@ def _highest(head: Head, encoder: Any) -> int:
     return head.config.layer % layers
 
 
-def hear(encoder: Any, waveform: Tensor, valid: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Hidden states [batch, frames, dim] of all layers with gradient, and each clip's frames of sound [batch]."""
-    padded = bool((valid < waveform.shape[1]).any())
+def hear(encoder: Any, waveform: Tensor, valid: Tensor, padded: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Hidden states [batch, frames, dim] of all layers with gradient, and each clip's frames of sound [batch].
+
+    padded: whether `valid` [batch] samples are fewer than there are for any clip.
+    """
     mask = time_mask(valid, waveform.shape[1]).long() if padded else None
     states = encoder(waveform, attention_mask=mask, output_hidden_states=True).hidden_states
     bands = getattr(encoder, "bands", 1)  # BEATs: a frame is the mean over its patches
@@ -759,26 +768,44 @@ def _share(seed: int, config: Mixup) -> float:
 
 
 def spec_augment(waveform: Tensor, valid: Tensor, sample_rate: int, config: SpecAugment, seeds: Tensor) -> Tensor:
-    """Silence spans of each clip [batch, samples] and cut bands out of its spectrum; see `SpecAugment`."""
+    """Silence spans of each clip [batch, samples] and cut bands out of its spectrum; see `SpecAugment`.
+
+    valid (samples) and seeds, [batch], lie on the CPU, where the spans are drawn.
+    """
     draws = [np.random.Generator(np.random.Philox(int(seed))) for seed in seeds]
-    samples = waveform.shape[1]
+    samples, device = waveform.shape[1], waveform.device
     if config.bands:
         spectrum = torch.fft.rfft(waveform)
-        mels = _mel(torch.linspace(0, sample_rate / 2, spectrum.shape[1], device=waveform.device))
-        for item, draw in enumerate(draws):
-            for _ in range(config.bands):
-                width = draw.uniform(0, config.width) * float(mels[-1])
-                low = draw.uniform(0, float(mels[-1]) - width)
-                spectrum[item, (mels >= low) & (mels < low + width)] = 0
+        mels = _mel(torch.linspace(0, sample_rate / 2, spectrum.shape[1]))
+        cuts = [_spans(draw, config.bands, config.width, float(mels[-1])) for draw in draws]
+        spectrum = spectrum.masked_fill(_within(sent(mels, device), sent(torch.tensor(cuts), device)), 0)
         waveform = torch.fft.irfft(spectrum, samples)
     if config.times:
-        waveform = waveform.clone()
-        for item, draw in enumerate(draws):
+        silent = []
+        for draw, count in zip(draws, valid.tolist(), strict=True):
             for _ in range(config.times):
-                length = min(int(draw.uniform(0, config.seconds) * sample_rate), int(valid[item]))
-                start = int(draw.integers(0, int(valid[item]) - length + 1))
-                waveform[item, start : start + length] = 0
-    return torch.where(time_mask(valid, samples), waveform, 0.0)
+                length = min(int(draw.uniform(0, config.seconds) * sample_rate), count)
+                start = int(draw.integers(0, count - length + 1))
+                silent.append([start, start + length])
+        spans = sent(torch.tensor(silent).unflatten(0, (len(draws), config.times)), device)
+        waveform = waveform.masked_fill(_within(torch.arange(samples, device=device), spans), 0)
+    return torch.where(time_mask(sent(valid, device), samples), waveform, 0.0)
+
+
+def _spans(draw: np.random.Generator, count: int, widest: float, top: float) -> list[list[float]]:
+    """`count` spans [low, high] within [0, top], each up to `widest` of it wide."""
+    found = []
+    for _ in range(count):
+        width = draw.uniform(0, widest) * top
+        low = draw.uniform(0, top - width)
+        found.append([low, low + width])
+    return found
+
+
+def _within(places: Tensor, spans: Tensor) -> Tensor:
+    """Bool [batch, places]: in any of the spans [batch, spans, 2], from low on and below high."""
+    low, high = spans[..., :1], spans[..., 1:]
+    return ((places >= low) & (places < high)).any(1)
 
 
 def _mel(hertz: Tensor) -> Tensor:

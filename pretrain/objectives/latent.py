@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seeds, normal, uniform
+from ...data.draws import draw_seeds, normal, sent, uniform
 from ...models.beats import BeatsModel, init_weights
 from ...models.transformer import time_mask
 from ...models.vit import ViTModel
@@ -34,8 +34,9 @@ from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
+from .parts.masking import taken, true_places
 from .split_views import SplitConfig, ViTShape, follow, stop_if_collapsed
-from .tokens import BeatsShape, check_rate, hidden_patches, take
+from .tokens import BeatsShape, check_rate, hidden_patches, kept_number, take
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -149,17 +150,20 @@ class Latent(Objective):
             fbank = model.fbank(waveform)
             rows = fbank.shape[1] // model.config.patch_size
             inside = time_mask(model.valid_patches(valid), rows * model.bands)
-            wanted = self._taught(fbank, inside)
+            host_valid, _ = batch.on_host().by_view()
+            sound = time_mask(model.valid_patches(host_valid), rows * model.bands)
+            wanted = self._taught(fbank, inside, whole_or_places(sound, fbank.device))
 
         # every clip once per mask: [masks · clips]
         embedded = model.embed_patches(fbank).repeat(config.masks, 1, 1)
         wanted, inside = wanted.repeat(config.masks, 1, 1), inside.repeat(config.masks, 1)
         index = example_index(batch)
         seeds = torch.cat([draw_seeds(self.seed, index, HIDE + number) for number in range(config.masks)])
-        positions, mask = draw_blocks(inside, rows, 1 - config.hidden, config.block, seeds)
+        counts = sound.sum(1).repeat(config.masks)
+        positions, mask = draw_blocks(inside, rows, 1 - config.hidden, config.block, seeds, counts)
         hidden = hidden_patches(inside, positions, mask)
-        whole = bool(mask.all())
-        heard = model.encode(take(embedded, positions), positions, None if whole else mask, inside.shape[1])[-1]
+        even = all_alike(kept_number(counts, 1 - config.hidden))
+        heard = model.encode(take(embedded, positions), positions, None if even else mask, inside.shape[1])[-1]
 
         predicted = self._decode(heard, positions, mask, rows)
         count = hidden.sum()
@@ -173,15 +177,15 @@ class Latent(Objective):
         return Loss(patch + config.clip_weight * clip, count, metrics)
 
     @torch.no_grad()
-    def _taught(self, fbank: Tensor, inside: Tensor) -> Tensor:
+    def _taught(self, fbank: Tensor, inside: Tensor, sound: Tensor | None) -> Tensor:
         """What the teacher says of every patch: the mean of its blocks' outputs, each normalised over the clip.
 
-        fbank: [batch, frames, bins]; inside: bool [batch, tokens]. Returns float32 [batch, tokens, dim].
+        fbank: [batch, frames, bins]; inside: bool [batch, tokens]; sound: its `true_places`, None where all are.
+        Returns float32 [batch, tokens, dim].
         """
-        mask = None if bool(inside.all()) else inside
+        mask = None if sound is None else inside
         states = self.teacher.encode(self.teacher.embed_patches(fbank), mask=mask, keep_all=True)[1:]
-        last = states[-1].float()[inside]
-        self._spread = last.std(0, correction=0).mean() if len(last) else torch.ones((), device=last.device)
+        self._spread = spread(states[-1].float(), sound)
         blocks = torch.stack([over_clip(state.float(), inside) for state in states]).mean(0)
         return functional.layer_norm(blocks, blocks.shape[-1:])
 
@@ -241,7 +245,25 @@ def mean_over(states: Tensor, mask: Tensor) -> Tensor:
     return states.masked_fill(~mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def draw_blocks(inside: Tensor, rows: int, share: float, block: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
+def whole_or_places(sound: Tensor, device: torch.device) -> Tensor | None:
+    """`true_places` of bool [batch, tokens] on the CPU, sent to the device; None where all are True."""
+    return None if bool(sound.all()) else sent(true_places(sound), device)
+
+
+def spread(states: Tensor, sound: Tensor | None) -> Tensor:
+    """Deviation between patches, the mean over channels: states [batch, tokens, dim] at the places `sound`, or all."""
+    found = states.flatten(0, 1) if sound is None else taken(states, sound)
+    return found.std(0, correction=0).mean() if len(found) else torch.ones((), device=found.device)
+
+
+def all_alike(numbers: Tensor) -> bool:
+    """Whether all rows keep as many patches, at least one; numbers: int64 [batch] on the CPU."""
+    return bool((numbers == numbers.max().clamp(min=1)).all())
+
+
+def draw_blocks(
+    inside: Tensor, rows: int, share: float, block: int, seeds: Tensor, counts: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Choose which patches are heard: square blocks at random places, until round(share × sound patches) are covered.
 
     The last block is cut where the count is reached, so that all clips of one length keep the same number. (Inverse
@@ -253,17 +275,20 @@ def draw_blocks(inside: Tensor, rows: int, share: float, block: int, seeds: Tens
         share: of the sound patches that is kept.
         block: side of a block in patches.
         seeds: int64 [batch], one per row.
+        counts: int64 [batch], the sound patches of each row, on the CPU; None: they are read from `inside`.
 
     Returns:
         Positions int64 [batch, kept] in rising order, and bool [batch, kept], False behind a row's last.
     """
     total = inside.shape[1]
     bands = total // rows
-    number = (inside.sum(1) * share).round().long().clamp(min=1)
-    number = torch.minimum(number, (inside.sum(1) - 1).clamp(min=0))
+    counts = inside.sum(1).cpu() if counts is None else counts
+    kept = kept_number(counts, share)
+    most = max(1, int(kept.max()))
+    number, counts = sent(torch.stack([kept, counts]), inside.device).unbind(0)
     blocks = 4 * math.ceil(total * share / block**2) + 4
     draws = uniform(seeds, 2 * blocks + total)
-    lengths = (inside.sum(1) // bands).clamp(min=1)[:, None]  # blocks start where there is sound, or just outside
+    lengths = (counts // bands).clamp(min=1)[:, None]  # blocks start where there is sound, or just outside
     top = (draws[:, :blocks] * (lengths + block - 1)).long() - (block - 1)
     left = (draws[:, blocks : 2 * blocks] * (bands + block - 1)).long() - (block - 1)
     place = torch.arange(total, device=inside.device)
@@ -276,7 +301,6 @@ def draw_blocks(inside: Tensor, rows: int, share: float, block: int, seeds: Tens
     )  # [batch, blocks, tokens]
     first = torch.where(covers.any(1), covers.int().argmax(1), blocks)  # the number of the first block on a patch
     keys = (first + draws[:, 2 * blocks :]).masked_fill(~inside, 2.0 * blocks + 2)
-    most = max(1, int(number.max()))
     mask = torch.arange(most, device=inside.device) < number[:, None]
     chosen = keys.argsort(1)[:, :most].masked_fill(~mask, total).sort(1).values
     return chosen.clamp(max=total - 1), mask
@@ -369,15 +393,21 @@ class Eat(Objective):
             fbank = model.fbank(waveform)
             times = fbank.shape[1] // model.config.patch_frames
             inside = time_mask(model.valid_frames(valid) * rows, times * rows)
-            wanted = self._taught(fbank, inside)
+            host_valid, _ = batch.on_host().by_view()
+            sound = time_mask(model.valid_frames(host_valid) * rows, times * rows)
+            wanted = self._taught(fbank, inside, whole_or_places(sound, fbank.device))
 
         tokens = model.place(model.embed(fbank)).repeat(config.masks, 1, 1)  # every clip once per mask
         wanted, inside = wanted.repeat(config.masks, 1, 1), inside.repeat(config.masks, 1)
         index = example_index(batch)
         seeds = torch.cat([draw_seeds(self.seed, index, HIDE + number) for number in range(config.masks)])
-        positions, mask = draw_blocks_as_published(inside, times, 1 - config.hidden, config.block, seeds, config.adjust)
+        counts = sound.sum(1).repeat(config.masks)
+        positions, mask = draw_blocks_as_published(
+            inside, times, 1 - config.hidden, config.block, seeds, config.adjust, counts
+        )
         hidden = hidden_patches(inside, positions, mask)
-        heard = model.encode(take(tokens, positions), None if bool(mask.all()) else mask)[-1]
+        even = all_alike(kept_as_published(counts, 1 - config.hidden))
+        heard = model.encode(take(tokens, positions), None if even else mask)[-1]
 
         seeds = torch.cat([draw_seeds(self.seed, index, NOISE + number) for number in range(config.masks)])
         predicted = self._decode(heard[:, 1:], positions, mask, times, seeds)
@@ -395,8 +425,8 @@ class Eat(Objective):
         return Loss(patch + config.clip_weight * clip, count, metrics)
 
     @torch.no_grad()
-    def _taught(self, fbank: Tensor, inside: Tensor) -> Tensor:
-        """What the teacher says of every patch, float32 [batch, tokens, dim].
+    def _taught(self, fbank: Tensor, inside: Tensor, sound: Tensor | None) -> Tensor:
+        """What the teacher says of every patch, float32 [batch, tokens, dim]; arguments as `Latent`'s.
 
         The mean over blocks of their feed-forward layers' outputs, before residual and norm, each normalised over the
         clip; then a layer norm.
@@ -406,12 +436,11 @@ class Eat(Objective):
         hooks = [block.feed_forward.register_forward_hook(lambda _, __, out: outputs.append(out)) for block in layers]
         try:
             tokens = self.teacher.place(self.teacher.embed(fbank))
-            last = self.teacher.encode(tokens, None if bool(inside.all()) else inside)[-1][:, 1:]
+            last = self.teacher.encode(tokens, None if sound is None else inside)[-1][:, 1:]
         finally:
             for hook in hooks:
                 hook.remove()
-        found = last.float()[inside]
-        self._spread = found.std(0, correction=0).mean() if len(found) else torch.ones((), device=found.device)
+        self._spread = spread(last.float(), sound)
         blocks = torch.stack([over_clip(output[:, 1:].float(), inside) for output in outputs]).mean(0)
         return functional.layer_norm(blocks, blocks.shape[-1:])
 
@@ -442,8 +471,13 @@ class Eat(Objective):
             block.compile()
 
 
+def kept_as_published(counts: Tensor, share: float) -> Tensor:
+    """Patches that are kept of counts int64 [batch]: int(share · patches), at least one where one can be hidden."""
+    return torch.minimum((counts * share).long().clamp(min=1), (counts - 1).clamp(min=0))
+
+
 def draw_blocks_as_published(
-    inside: Tensor, times: int, share: float, block: int, seeds: Tensor, adjust: float
+    inside: Tensor, times: int, share: float, block: int, seeds: Tensor, adjust: float, counts: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Choose which patches are heard as EAT's code does: few blocks, cut at the edges, then single patches.
 
@@ -456,10 +490,11 @@ def draw_blocks_as_published(
     """
     total = inside.shape[1]
     bands = total // times
-    counts = inside.sum(1)
-    number = torch.minimum((counts * share).long().clamp(min=1), (counts - 1).clamp(min=0))
+    counts = inside.sum(1).cpu() if counts is None else counts
+    number = kept_as_published(counts, share)
     blocks = (counts * (share + adjust) / block**2).long()
-    most_blocks = max(1, int(blocks.max()))
+    most, most_blocks = max(1, int(number.max())), max(1, int(blocks.max()))
+    number, blocks, counts = sent(torch.stack([number, blocks, counts]), inside.device).unbind(0)
     draws = uniform(seeds, most_blocks + total)
     centres = (draws[:, :most_blocks] * counts[:, None]).long()
     centres = centres.masked_fill(
@@ -472,7 +507,6 @@ def draw_blocks_as_published(
     covers &= (place % bands >= band) & (place % bands < band + block)
     covered = covers.any(1) & inside
     keys = (draws[:, most_blocks:] + (~covered).double()).masked_fill(~inside, 3.0)
-    most = max(1, int(number.max()))
     mask = torch.arange(most, device=inside.device) < number[:, None]
     chosen = keys.argsort(1)[:, :most].masked_fill(~mask, total).sort(1).values
     return chosen.clamp(max=total - 1), mask
@@ -523,10 +557,13 @@ def eat_tiny() -> Recipe:
         EatConfig().encoder, hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768,
         stretch=31,
     )  # fmt: skip
-    config = EatConfig(encoder=shape, masks=4, block=3, decoder_layers=2, ema_start=0.99, ema_end=0.999, ema_steps=400)
+    config = EatConfig(
+        encoder=shape, masks=4, block=3, decoder_layers=2, clip_weight=32.0, ema_start=0.99, ema_end=0.999,
+        ema_steps=150,
+    )  # fmt: skip
     first = tokens.beats_iter1_tiny()
-    optim = dataclasses.replace(first.optim, lr=1e-3, weight_decay=0.05)
-    return dataclasses.replace(first, objective=config, optim=optim, steps=500, batch_size=8)
+    optim = dataclasses.replace(first.optim, lr=1e-3, weight_decay=0.05, warmup_steps=20)
+    return dataclasses.replace(first, objective=config, optim=optim, steps=400, batch_size=8, checkpoint_every=100)
 
 
 def eat_debug() -> Recipe:
@@ -650,15 +687,15 @@ def m2d_tiny() -> Recipe:
         hidden_size=192, num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, stretch=48,
     )  # fmt: skip
     config = SplitConfig(
-        encoder=shape, predictor_dim=128, predictor_layers=2, predictor_heads=4, ema_start=0.98, ema_end=0.999,
-        ema_steps=400,
+        encoder=shape, predictor_dim=128, predictor_layers=2, predictor_heads=4, ema_start=0.98, ema_end=0.998,
+        ema_steps=300,
     )  # fmt: skip
     return Recipe(
         objective=config,
         crops=CropConfig(sample_rate=16_000, crop_samples=64_000),
-        optim=Optim(lr=5e-4, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=40, decay="cosine", clip=3.0),
-        steps=600,
-        batch_size=32,
+        optim=Optim(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=30, decay="cosine", clip=3.0),
+        steps=800,
+        batch_size=16,
         checkpoint_every=200,
     )
 

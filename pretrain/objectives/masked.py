@@ -22,12 +22,12 @@ import tyro
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seeds
+from ...data.draws import draw_seeds, sent
 from ...models.conformer import ConformerConfig, ConformerFields, ConformerModel
 from ...models.mert import MertConfig, MertFields, MertModel
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, ObjectiveConfig, example_index
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
 from ..targets.codec import CodecSettings
 from ..targets.codes import CodeHeadSettings
@@ -35,7 +35,7 @@ from ..targets.cqt import CQTSettings
 from ..targets.kmeans import KMeansSettings
 from ..targets.random_projection import RandomProjectionSettings
 from ..targets.target import FrameGrid, Metrics, Target
-from .parts.masking import Masking, noise_fill
+from .parts.masking import Masking, noise_fill, taken, true_places
 from .parts.noise_mixture import NoiseMixture, add_segments
 from .parts.rvq_target import RVQSettings
 from .parts.trained_kernels import train_by_nnaudio
@@ -169,31 +169,33 @@ class Masked(Objective):
 
         """
         self._check_rate(batch)
-        clean, valid, index = _by_view(batch)
+        (clean, valid), (host_valid, host_index) = batch.by_view(), batch.on_host().by_view()
         frames = self.encoder.frames(clean.shape[1])
+        chosen = self._choose(host_valid, frames, host_index, clean.device)
+        mask = chosen.mask
         valid_frames = self.encoder.valid_frames(valid).clamp(max=frames)
-        mask = self.config.masking.draw(valid_frames, frames, draw_seeds(self.seed, index, MASK))
         with section("targets"):
-            wanted = self._compute_targets(batch, clean, frames, valid_frames)
+            wanted = self._compute_targets(batch, clean, frames, chosen.inside)
 
         heard = clean
         if self.training:
-            heard = add_segments(clean, draw_seeds(self.seed, index, MIX), valid, self.config.mixture)
+            heard = add_segments(clean, draw_seeds(self.seed, host_index, MIX), host_valid, self.config.mixture)
         masked_in_model: Tensor | None = mask
         if self.config.masking.fill == "noise":
-            heard = noise_fill(heard, mask, self.config.grid.hop, draw_seeds(self.seed, index, FILL))
+            seeds = draw_seeds(self.seed, batch.item_numbers(), FILL)
+            heard = noise_fill(heard, mask, self.config.grid.hop, seeds)
             masked_in_model = None
-        padded = bool((valid < clean.shape[1]).any())
+        padded = bool((host_valid < clean.shape[1]).any())
         attention_mask = time_mask(valid, clean.shape[1]) if padded else None
         features, frame_mask = self.encoder.extract(heard, attention_mask)
         output = self.encoder.encode(features, frame_mask, mask_time_indices=masked_in_model)
         assert output.last_hidden_state is not None
-        hidden = output.last_hidden_state[mask]
-
-        value, metrics = self._predict(hidden, [target[mask] for target in wanted], step)
+        last = output.last_hidden_state
+        value, metrics = self._predict(
+            taken(last, chosen.masked), [taken(target, chosen.masked) for target in wanted], step
+        )
         if self.config.unmasked_weight > 0:
-            visible = time_mask(valid_frames, frames) & ~mask
-            value = value + self._predict_unmasked(output.last_hidden_state, wanted, visible, mask.sum())
+            value = value + self._predict_unmasked(last, wanted, chosen.visible, mask.sum())
         if self.config.feature_penalty > 0 and self.config.encoder.frontend == "conv":
             inside = time_mask(valid_frames, frames) & mask.any(1, keepdim=True)
             penalty = usual_coverage(self.config.masking, frames) * _square(features, inside) / mask.sum().clamp(min=1)
@@ -202,6 +204,19 @@ class Masked(Objective):
         weight = mask.sum()
         metrics["coverage"] = weight / valid_frames.sum().clamp(min=1)
         return Loss(value, weight, metrics)
+
+    def _choose(self, valid: Tensor, frames: int, index: Tensor, device: torch.device) -> Chosen:
+        """Draw the mask where nothing waits, on the CPU: valid (samples), index int64 [batch]; the rest on `device`."""
+        valid_frames = self.encoder.valid_frames(valid).clamp(max=frames)
+        mask = self.config.masking.draw(valid_frames, frames, draw_seeds(self.seed, index, MASK))
+        inside = time_mask(valid_frames, frames)
+        visible = inside & ~mask if self.config.unmasked_weight > 0 else torch.zeros_like(mask)
+        return Chosen(
+            mask=sent(mask, device),
+            masked=sent(true_places(mask), device),
+            visible=sent(true_places(visible), device),
+            inside=None if bool(inside.all()) else sent(true_places(inside), device),
+        )
 
     def _check_rate(self, batch: Batch) -> None:
         expected = self.config.encoder.sample_rate
@@ -215,11 +230,13 @@ class Masked(Objective):
         return list(self.targets)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def _compute_targets(self, batch: Batch, clean: Tensor, frames: int, valid_frames: Tensor) -> list[Tensor]:
-        """Each target's [batch, frames, …] of the clean sound, trimmed to the encoder's frames, never resampled."""
-        starts = batch.starts.flatten()
+    def _compute_targets(self, batch: Batch, clean: Tensor, frames: int, inside: Tensor | None) -> list[Tensor]:
+        """Each target's [batch, frames, …] of the clean sound, trimmed to the encoder's frames, never resampled.
+
+        inside: places of the frames that are sound; None: all are.
+        """
+        starts = batch.on_host().starts.flatten()
         keys = [key for key in batch.keys for _ in range(batch.waveform.shape[1])]
-        inside = time_mask(valid_frames, frames)
         found = []
         for target in self._targets():
             wanted = target.targets(clean, starts, keys)
@@ -230,7 +247,7 @@ class Masked(Objective):
                 )
             wanted = wanted[:, :frames]
             if self.training:
-                target.observe(wanted[inside])
+                target.observe(wanted.flatten(0, 1) if inside is None else taken(wanted, inside))
             found.append(wanted)
         return found
 
@@ -246,11 +263,11 @@ class Masked(Objective):
             metrics |= gradient_shares(terms, hidden)
         return torch.stack(list(terms.values())).sum(), metrics
 
-    def _predict_unmasked(self, hidden: Tensor, wanted: list[Tensor], heard: Tensor, masked: Tensor) -> Tensor:
-        """The same losses where the sound is heard, over the number of masked frames: batches combine exactly."""
+    def _predict_unmasked(self, last: Tensor, wanted: list[Tensor], visible: Tensor, masked: Tensor) -> Tensor:
+        """The same losses at the places where the sound is heard, over the masked frames' number: batches combine."""
         pairs = zip(self._targets(), wanted, strict=True)
-        means = [target.weight * target.loss(hidden[heard], truth[heard])[0] for target, truth in pairs]
-        share = heard.sum() / masked.clamp(min=1)
+        means = [target.weight * target.loss(taken(last, visible), taken(truth, visible))[0] for target, truth in pairs]
+        share = len(visible) / masked.clamp(min=1)
         return self.config.unmasked_weight * share * torch.stack(means).sum()
 
     def prepare(self, manifest: Manifest, run: Path) -> None:
@@ -289,9 +306,16 @@ class Masked(Objective):
         return {key: value for target in self._targets() for key, value in target.provenance().items()}
 
 
-def _by_view(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Fold views into the batch: waveform [batch · views, samples], valid and index int64 [batch · views]."""
-    return *batch.by_view(), example_index(batch)
+@dataclass(frozen=True)
+class Chosen:
+    """A step's mask bool [batch, frames] and places (see `true_places`), on the device."""
+
+    mask: Tensor
+    masked: Tensor
+    visible: Tensor
+    """Sound that isn't masked; empty where it isn't predicted."""
+    inside: Tensor | None
+    """All sound; None: every frame is."""
 
 
 @cache
@@ -638,27 +662,27 @@ def muq_small() -> Recipe:
 def muq_tiny() -> Recipe:
     """MuQ with 4 conformer layers of 192 and 4 codebooks of 256 on 5-second crops: two CPU cores for minutes.
 
-    Its tokenizer learns faster than the published one (300 steps, codes revived after 20): minutes are all there is.
+    Its tokenizer learns faster than the published one (150 steps, codes revived after 20): minutes are all there is.
 
     groundbass pretrain masked.muq_tiny --data MANIFEST --run RUN · 2 CPU cores · minutes
     """
     shape = dataclasses.replace(
-        _DRY, mel_bins=192, n_fft=4096, mel_high=8000.0, mel_channels=16, hidden_size=192,
+        _DRY, mel_high=8000.0, mel_channels=8, hidden_size=192,
         num_hidden_layers=4, num_attention_heads=6, intermediate_size=768, conv_kernel=15,
     )  # fmt: skip
     rvq = RVQSettings(
-        weight=1.0, kind="muq", latent=16, codebooks=4, codebook_size=256, window=4096, steps=300, batch_size=8,
-        lr=2e-3, revive_after=20, head=_TINY_LINEAR,
+        weight=1.0, kind="muq", latent=16, codebooks=4, codebook_size=256, steps=150, batch_size=8, lr=2e-3,
+        revive_after=20, head=_TINY_LINEAR,
     )  # fmt: skip
     return Recipe(
         objective=MaskedConfig(encoder=shape, masking=_MUSICFM_MASK, mixture=_NO_MIXTURE, cqt=_NO_CQT, rvq=rvq),
         crops=CropConfig(sample_rate=24_000, crop_samples=120_000, align=960),
         optim=Optim(
-            lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
+            lr=2e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, warmup_steps=20, decay="cosine", clip=10.0
         ),
         steps=400,
-        batch_size=16,
-        checkpoint_every=200,
+        batch_size=8,
+        checkpoint_every=100,
     )
 
 

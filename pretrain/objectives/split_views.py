@@ -20,12 +20,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...data.draws import draw_seeds
+from ...data.draws import draw_seeds, sent
 from ...models.transformer import Transformer, time_mask
 from ...models.vit import ViTConfig, ViTFields, ViTModel, sine_positions
 from ..clock import section
 from ..distributed import all_reduce_sum, ranks, whole
-from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped, example_index
+from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped
+from .parts.masking import taken, true_places
 from .tokens import check_rate, draw_kept, hidden_patches, take
 
 if TYPE_CHECKING:
@@ -209,26 +210,33 @@ class SplitViews(Objective):
             fbank = model.fbank(waveform)
         tokens = model.place(model.embed(fbank))
         inside = time_mask(model.valid_frames(valid) * model.config.rows, tokens.shape[1])
-        seeds = draw_seeds(self.seed, example_index(batch), HIDE)
-        positions, mask = draw_kept(inside, 1 - self.config.hidden, seeds)
-        others, hidden = places(hidden_patches(inside, positions, mask))
+        host_valid, numbers = batch.on_host().by_view()
+        # drawn on the CPU, where counts are known without waiting
+        sound = time_mask(model.valid_frames(host_valid) * model.config.rows, tokens.shape[1])
+        chosen = draw_kept(sound, 1 - self.config.hidden, draw_seeds(self.seed, numbers, HIDE))
+        left_out = places(hidden_patches(sound, *chosen))
+        positions, mask, others, hidden = (sent(part, tokens.device) for part in (*chosen, *left_out))
+        found = sent(true_places(left_out[1]), tokens.device)
         with section("targets"):
-            taught = self._taught(take(tokens, others), hidden)
-        heard = self._heard(tokens, positions, mask)
-        predicted = self.predictor(heard, positions, mask, inside, others)[hidden]
-        value, metrics = self._loss(predicted.float(), taught[hidden], step)
-        return Loss(value, hidden.sum(), metrics | {"spread": self._spread_now()})
+            taught = self._taught(take(tokens, others), None if bool(left_out[1].all()) else hidden, found)
+        heard = self._heard(tokens, positions, None if bool(chosen[1].all()) else mask)
+        predicted = taken(self.predictor(heard, positions, mask, inside, others), found)
+        value, metrics = self._loss(predicted.float(), taken(taught, found), step)
+        count = torch.full((), len(found), device=tokens.device)
+        return Loss(value, count, metrics | {"spread": self._spread_now()})
 
-    def _heard(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """The student's output [batch, 1 + kept, dim], class token first."""
-        return self.encoder.encode(take(tokens, positions), None if bool(mask.all()) else mask)[-1]
+    def _heard(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """The student's output [batch, 1 + kept, dim], class token first; mask: None where all rows keep as many."""
+        return self.encoder.encode(take(tokens, positions), mask)[-1]
 
     @torch.no_grad()
-    def _taught(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """The teacher's output float32 [batch, hidden, dim] of the hidden patches alone."""
-        mask = None if bool(hidden.all()) else hidden
+    def _taught(self, tokens: Tensor, mask: Tensor | None, places: Tensor) -> Tensor:
+        """The teacher's output float32 [batch, hidden, dim] of the hidden patches alone.
+
+        mask: bool [batch, hidden], None where all are True; places: its `true_places`.
+        """
         found = self.encoder.encode(tokens, mask, blocks=self.teacher)[-1][:, 1:].float()
-        normal = functional.layer_norm(found[hidden], found.shape[-1:])
+        normal = functional.layer_norm(taken(found, places), found.shape[-1:])
         self._spread = normal.std(0, correction=0).mean() if len(normal) else torch.ones((), device=found.device)
         return found
 
@@ -295,7 +303,12 @@ class SplitViews(Objective):
 
 def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """Move a teacher's weights towards the student's: keep · teacher + (1 − keep) · student."""
-    for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
+    pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
+    sharded = any(hasattr(part, "ds_id") or hasattr(part, "device_mesh") for pair in pairs for part in pair)
+    if not sharded and all(old.dtype == new.dtype for old, new in pairs):  # a few large kernels
+        torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], 1 - keep)
+        return
+    for old, new in pairs:
         with whole(old, new):
             old.lerp_(new.to(old.dtype), 1 - keep)
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seed, draw_seeds
+from ...data.draws import draw_seed, draw_seeds, sent
 from ...data.track import Manifest
 from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier
@@ -35,7 +35,7 @@ from ...models.panns import NETWORKS, PannsConfig, PannsModel
 from ...models.spectrogram_transformer import SpectrogramTransformerConfig, SpectrogramTransformerModel
 from ...models.tagging_transformer import TaggingTransformerConfig, TaggingTransformerModel
 from ..clock import section
-from ..objective import Loss, Objective, example_index
+from ..objective import Loss, Objective
 from ..recipe import Optim, Phase, Recipe
 from .labelled import VALID_SECONDS, Labelled, LabelledConfig, Mixup, _averaged_name, judged
 from .parts.label_targets import Answers, Clips, LabelTask
@@ -270,13 +270,14 @@ class Tagging(Labelled):
                 f"{window} at {rate} Hz: set --crops.sample-rate {rate} --crops.crop-samples {window}."
             )
         views = batch.waveform.shape[1]
-        (waveform, valid), index = batch.by_view(), example_index(batch)
+        (waveform, valid), host = batch.by_view(), batch.on_host()
+        host_valid, index = host.by_view()
         keys = [key for key in batch.keys for _ in range(views)]
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)
         taught = self._taught(waveform, valid, keys)
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
-            waveform, semitones = self._changed(waveform, valid, index)
+            waveform, semitones = self._changed(waveform, host_valid, index)
             if self.config.mixed == "waveform":
                 waveform, partner, share = self._mixed(waveform, index)
         network: Any = self.encoder.network
@@ -288,9 +289,9 @@ class Tagging(Labelled):
             flat, partner, share = self._mixed(features.flatten(1), index)
             features = flat.view_as(features)
         logits = network.hear(features).logits
-        clips = Clips(batch.starts.flatten().double() / rate, 1, 1.0, torch.ones_like(valid), semitones)
+        clips = Clips(host.starts.flatten().double() / rate, 1, 1.0, torch.ones_like(host_valid), semitones)
         with section("targets"):
-            wanted = [answers.targets(keys, clips).to(waveform.device) for answers in self.answers]
+            wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
         return self._judged(logits, wanted[0], partner, share, taught)
 
     @torch.no_grad()
@@ -300,7 +301,7 @@ class Tagging(Labelled):
             return None
         (teacher,), (answers,) = self._teacher, self.answers
         rows = torch.tensor([place for place, key in enumerate(keys) if key not in answers.labels], dtype=torch.int64)
-        rows = rows.to(waveform.device)
+        rows = sent(rows, waveform.device)
         found = waveform.new_zeros(len(waveform), len(answers.names))
         columns = [teacher.names.index(name) for name in answers.names]
         if len(rows):

@@ -30,17 +30,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seed, draw_seeds, uniform
+from ...data.draws import draw_seed, draw_seeds, sent, uniform
 from ...models.quantizers import MelQuantizer, MelQuantizerConfig, MuqQuantizer, MuqQuantizerConfig
 from ...models.transformer import time_mask
 from ..distributed import all_reduce_sum, gather, overwrite, read
-from ..objective import Loss, Objective, ObjectiveConfig, example_index
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
-from ..targets.codes import LabelCounts
+from ..targets.codes import LabelCounts, histogram
 from ..targets.first_crops import first_crops, k_means, valid_mel
 from ..targets.target import Metrics
 from . import tokens
 from .distillation import UNTRAINED, DistillationConfig
+from .parts.masking import taken, true_places
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -100,7 +101,8 @@ class MelRVQ(Objective):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Reconstruct the valid frames; the mean is over frames and mel bins."""
-        waveform, valid = batch.by_view()
+        waveform, _ = batch.by_view()
+        valid, numbers = batch.on_host().by_view()
         with torch.autocast(waveform.device.type, enabled=False):
             frames = self._valid_frames(waveform, valid)
             latent = self.encoder.project(frames)
@@ -110,19 +112,21 @@ class MelRVQ(Objective):
             commitment = (latent - quantised).square().sum() / max(1, latent.numel())
         if self.training:
             total = waveform.shape[1] // self.config.hop
-            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), total)
-            self._note(codes, residuals, keys[time_mask(self.encoder.valid_frames(valid), total)])
+            keys = uniform(draw_seeds(self.seed, numbers, REVIVE), total)
+            keys = keys[time_mask(self.encoder.valid_frames(valid), total)]
+            self._note(codes, residuals, sent(keys, codes.device))
             self.counts.observe(codes)
         metrics: Metrics = {"reconstruction": reconstruction.detach(), "commitment": commitment.detach()}
         value = reconstruction + self.config.commitment * commitment
-        return Loss(value, torch.tensor(float(len(frames)), device=value.device), metrics | self.counts.statistics())
+        weight = torch.full((), float(len(frames)), device=value.device)
+        return Loss(value, weight, metrics | self.counts.statistics())
 
     def _valid_frames(self, waveform: Tensor, valid: Tensor) -> Tensor:
-        """Normalised stacked frames [n, stack × mels] of the valid samples."""
+        """Normalised stacked frames [n, stack × mels] of the valid samples; valid [batch] may stay on the CPU."""
         with torch.no_grad():
             frames = self.encoder.features(waveform)
-            found: Tensor = frames[time_mask(self.encoder.valid_frames(valid), frames.shape[1])]
-            return found
+            inside = time_mask(self.encoder.valid_frames(valid), frames.shape[1])
+            return taken(frames, sent(true_places(inside), frames.device))
 
     @torch.no_grad()
     def _note(self, codes: Tensor, residuals: Tensor, keys: Tensor) -> None:
@@ -171,16 +175,15 @@ class MelRVQ(Objective):
         """
         size = self.sums.shape[1]
         residuals, keys = gather(residuals), gather(keys)
-        count = int((keys < 2).sum())
-        if not count:
-            return
-        order = keys.argsort()[torch.arange(size, device=keys.device) % count]
+        count = (keys < 2).sum()
+        order = keys.argsort()[torch.arange(size, device=keys.device) % count.clamp(min=1)]
         fresh = rearrange(residuals[order], "n codebooks latent -> codebooks n latent")
         usual = self.usage.mean(1, keepdim=True)
-        dead = self.usage < 0.1 * usual
+        dead = (self.usage < 0.1 * usual) & (count > 0)
         self.usage.copy_(torch.where(dead, usual, self.usage))
         self.sums.copy_(torch.where(dead[..., None], fresh * usual[..., None], self.sums))
-        self.encoder.quantizer.codebooks.copy_(self.sums / self.usage[..., None])
+        codebooks = self.encoder.quantizer.codebooks
+        codebooks.copy_(torch.where(count > 0, self.sums / self.usage[..., None], codebooks))
 
     @torch.no_grad()
     def prepare(self, manifest: Manifest, run: Path) -> None:
@@ -251,12 +254,13 @@ class MuqRVQ(Objective):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Reconstruct the valid frames; means over frames and widths, distances summed over codebooks."""
-        waveform, valid = batch.by_view()
+        waveform, _ = batch.by_view()
+        valid, numbers = batch.on_host().by_view()
         with torch.autocast(waveform.device.type, enabled=False):
             with torch.no_grad():
                 features: Tensor = self.encoder.features(waveform)
                 inside = time_mask(self.encoder.valid_frames(valid), features.shape[1])
-                frames = features[inside]
+                frames = taken(features, sent(true_places(inside), features.device))
             residual, codes, latents = frames, [], []
             distance = frames.new_zeros(())
             for book in self.encoder.chain:
@@ -270,11 +274,11 @@ class MuqRVQ(Objective):
             reconstruction = residual.abs().sum() / max(1, residual.numel())
         chosen = torch.stack(codes, 1)
         if self.training:
-            keys = uniform(draw_seeds(self.seed, example_index(batch), REVIVE), features.shape[1])[inside]
-            self._note(chosen, torch.stack(latents, 1), keys)
+            keys = uniform(draw_seeds(self.seed, numbers, REVIVE), features.shape[1])[inside]
+            self._note(chosen, torch.stack(latents, 1), sent(keys, chosen.device))
             self.counts.observe(chosen)
         metrics: Metrics = {"reconstruction": reconstruction.detach(), "distance": distance.detach()}
-        weight = torch.tensor(float(len(frames)), device=waveform.device)
+        weight = torch.full((), float(len(frames)), device=waveform.device)
         return Loss(reconstruction + distance, weight, metrics | self.counts.statistics())
 
     @torch.no_grad()
@@ -298,16 +302,14 @@ class MuqRVQ(Objective):
         self._pending = []
         self.stale.copy_(torch.where(uses > 0, 0, self.stale + 1))
         dead = self.stale >= self.config.revive_after
-        if bool(dead.any()):  # alike on all ranks
-            self._revive(dead, gather(fresh), gather(keys))
+        self._revive(dead, gather(fresh), gather(keys))
         self.counts.follow(step)
 
     def _revive(self, dead: Tensor, fresh: Tensor, keys: Tensor) -> None:
         """Put codewords `dead` bool [codebooks, codes] onto projections fresh [n, codebooks, latent] of lowest keys."""
-        count = int((keys < 2).sum())
-        if not count:
-            return
-        order = keys.argsort()[torch.arange(dead.shape[1], device=keys.device) % count]
+        count = (keys < 2).sum()
+        dead = dead & (count > 0)
+        order = keys.argsort()[torch.arange(dead.shape[1], device=keys.device) % count.clamp(min=1)]
         for number, book in enumerate(self.encoder.chain):
             words: Tensor = book.codewords  # type: ignore[assignment]
             overwrite(words, torch.where(dead[number, :, None], fresh[order, number], read(words)))
@@ -318,7 +320,7 @@ def _counted(codes: Tensor, books: int, size: int) -> tuple[Tensor, Tensor]:
     """Codes int64 [n, codebooks] as places in all codebooks laid end to end [codebooks · n], and each one's uses."""
     first = size * torch.arange(books, device=codes.device)[:, None]
     places = rearrange(rearrange(codes, "n codebooks -> codebooks n") + first, "codebooks n -> (codebooks n)")
-    uses = torch.bincount(places, minlength=books * size).float()
+    uses = histogram(places, books * size).float()
     return places, rearrange(uses, "(codebooks codes) -> codebooks codes", codebooks=books)
 
 

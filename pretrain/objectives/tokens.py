@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seeds, uniform
+from ...data.draws import draw_seeds, sent, uniform
 from ...models.beats import BeatsConfig, BeatsFields, BeatsModel, BeatsTransformer, init_weights
 from ...models.beats_file import load_beats_file
 from ...models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig, RandomProjectionPatches
@@ -30,9 +30,10 @@ from ...models.encoder import ModelEncoder, weights_hash
 from ...models.folders import encoder_in
 from ...models.transformer import time_mask
 from ..clock import section
-from ..objective import Loss, Objective, ObjectiveConfig, example_index
+from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
 from ..targets.codes import LabelCounts
+from .parts.masking import taken, true_places
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -158,38 +159,38 @@ class Tokens(Objective):
         waveform, valid = batch.by_view()
         with torch.no_grad(), section("targets"):
             fbank = self.encoder.fbank(waveform)
-            labels = self.labels(waveform, fbank, valid)
-        total = labels.shape[1]
-        inside = time_mask(self.encoder.valid_patches(valid), total)
+            whole = bool((batch.on_host().valid == waveform.shape[1]).all())
+            labels = self.labels(waveform, fbank, None if whole else valid)
+        total, device = labels.shape[1], labels.device
+        host_valid, numbers = batch.on_host().by_view()
+        sound = time_mask(self.encoder.valid_patches(host_valid), total)
+        kept = split(sound, 1 - self.config.hidden, draw_seeds(self.seed, numbers, HIDE), device)
+        positions, mask, inside = kept.positions, kept.mask, time_mask(self.encoder.valid_patches(valid), total)
         if self.training:
-            self.counts.observe(labels[inside][:, None])
-        seeds = draw_seeds(self.seed, example_index(batch), HIDE)
-        positions, mask = draw_kept(inside, 1 - self.config.hidden, seeds)
-        hidden = hidden_patches(inside, positions, mask)
+            self.counts.observe(taken(labels, sent(true_places(sound), device))[:, None])
         tokens = take(self.encoder.embed_patches(fbank), positions)
-        heard = self.encode_kept(tokens, positions, mask, total)
-        logits = self.predictor.logits(self.predictor(heard, positions, mask, inside)[hidden]).float()
-        wanted = labels[hidden]
-        count = hidden.sum()
+        heard = self.encode_kept(tokens, positions, None if kept.even else mask, total)
+        logits = self.predictor.logits(taken(self.predictor(heard, positions, mask, inside), kept.hidden)).float()
+        wanted = taken(labels, kept.hidden)
+        count = torch.full((), len(kept.hidden), device=device)
         loss = functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.config.label_smoothing)
         value = loss / count.clamp(min=1)
         accuracy = (logits.argmax(-1) == wanted).sum() / count.clamp(min=1)
         metrics = {"accuracy": accuracy, "kept": mask.sum() / inside.sum().clamp(min=1)}
         return Loss(value, count, metrics | label_metrics(self.counts))
 
-    def encode_kept(self, tokens: Tensor, positions: Tensor, mask: Tensor, total: int) -> Tensor:
-        """What the encoder makes of the kept patches [batch, kept, dim] at `positions` of `total`."""
-        everywhere = bool(mask.all())
+    def encode_kept(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, total: int) -> Tensor:
+        """What the encoder makes of the kept patches [batch, kept, dim] at `positions` of `total`; mask: None: all."""
         places = positions if self.config.positions == "true" else None
-        return self.encoder.encode(tokens, places, None if everywhere else mask, total)[-1]
+        return self.encoder.encode(tokens, places, mask, total)[-1]
 
     @torch.no_grad()
-    def labels(self, waveform: Tensor, fbank: Tensor, valid: Tensor) -> Tensor:
-        """The tokenizer's codes int64 [batch, tokens] of clean sound."""
+    def labels(self, waveform: Tensor, fbank: Tensor, valid: Tensor | None) -> Tensor:
+        """The tokenizer's codes int64 [batch, tokens] of clean sound; valid: None where all of it is sound."""
         teacher = self._teacher[0]
         if isinstance(teacher, RandomProjectionPatches):
             return teacher.codes(fbank)
-        return teacher.codes(waveform, None if bool((valid == waveform.shape[1]).all()) else valid)
+        return teacher.codes(waveform, valid)
 
     def prepare(self, manifest: Manifest, run: Path) -> None:
         """Load the tokenizer that the recipe names.
@@ -230,6 +231,11 @@ class Tokens(Objective):
         )
 
 
+def kept_number(counts: Tensor, share: float) -> Tensor:
+    """Patches that are kept of counts int64 [batch]: round(share · patches), at least one, and one is hidden."""
+    return torch.minimum((counts * share).round().long().clamp(min=1), (counts - 1).clamp(min=0))
+
+
 def draw_kept(inside: Tensor, share: float, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """Choose which patches are heard: round(share × sound patches) of each row, at least one where there are two.
 
@@ -241,15 +247,32 @@ def draw_kept(inside: Tensor, share: float, seeds: Tensor) -> tuple[Tensor, Tens
     Returns:
         Positions int64 [batch, kept] in rising order, and bool [batch, kept], False behind a row's last.
     """
-    count = inside.sum(1)
-    number = (count * share).round().long().clamp(min=1)
-    number = torch.minimum(number, (count - 1).clamp(min=0))  # something is always hidden
+    number = kept_number(inside.sum(1), share)
     total = inside.shape[1]
     order = uniform(seeds, total).masked_fill(~inside, 2.0).argsort(1)
     most = max(1, int(number.max()))
     mask = torch.arange(most, device=inside.device) < number[:, None]
     chosen = order[:, :most].masked_fill(~mask, total).sort(1).values
     return chosen.clamp(max=total - 1), mask
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is heard and what is hidden, on the device; `draw_kept` and `hidden_patches` say what each is."""
+
+    positions: Tensor
+    mask: Tensor
+    hidden: Tensor
+    """`true_places` of the hidden patches, int64 [n]."""
+    even: bool
+    """Whether all rows keep as many, so that `mask` is True everywhere."""
+
+
+def split(inside: Tensor, share: float, seeds: Tensor, device: torch.device) -> Split:
+    """Choose by `draw_kept` on the CPU, where counts are known without waiting; the arguments lie there, too."""
+    positions, mask = draw_kept(inside, share, seeds)
+    hidden = true_places(hidden_patches(inside, positions, mask))
+    return Split(sent(positions, device), sent(mask, device), sent(hidden, device), bool(mask.all()))
 
 
 def hidden_patches(inside: Tensor, positions: Tensor, mask: Tensor) -> Tensor:

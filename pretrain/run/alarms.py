@@ -8,6 +8,7 @@ from statistics import median
 
 LEAST_RANK, LEAST_USE, LEAST_SPREAD = 2.0, 0.1, 0.1
 MOST_MAJORITY = 0.9
+MOST_FIRST = 0.97
 GRADIENT_JUMP, LOSS_RISE = 20.0, 1.25
 MOST_WAIT = {"cuda": 0.02}
 MOST_WAIT_ELSEWHERE = 0.05
@@ -52,6 +53,12 @@ class Watch:
                 found[name] = (
                     f"{value:.0%} of the labels are one code ({name}): there is nothing to learn. Look at the audio "
                     "(silence?) and at the targets."
+                )
+            elif last == "first_place" and value > MOST_FIRST:
+                found[name] = (
+                    f"{value:.0%} of the crops find their partner at once ({name}): the contrast is too easy, level or "
+                    "timbre give a track away. Take out both (--objective.flat), hear less (--objective.kept), or "
+                    "compare more tracks (--batch-size)."
                 )
             elif last == "spread" and value < LEAST_SPREAD:
                 found[name] = (

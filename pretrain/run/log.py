@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ...data.writing import write_text
+from ...progress import tqdm
 from ..clock import Clock, running
 from ..recipe import Recipe, resolved
 from ..step import Step, Training
@@ -99,7 +99,7 @@ class Log:
         line |= {f"{name}_seconds": value / steps for name, value in self._clock.take().items()}
         if self._training.flops is not None:
             line["tflops"] = self._training.flops / seconds / 1e12
-            peak = peak_flops(self._training.recipe.precision)
+            peak = peak_flops(self._training.recipe.precision, self._training.recipe.tf32)
             if peak is not None:
                 line["utilisation"] = self._training.flops / seconds / peak
         if torch.cuda.is_available():

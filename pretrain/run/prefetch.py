@@ -23,7 +23,7 @@ def on_device(batches: Iterator[Batch], device: torch.device, ahead: bool) -> It
     while coming is not None:
         torch.cuda.current_stream(device).wait_stream(stream)
         batch = coming
-        for tensor in (batch.waveform, batch.valid, batch.starts, batch.index):
+        for tensor in batch.tensors().values():
             tensor.record_stream(torch.cuda.current_stream(device))  # not freed while this stream still reads it
         coming = _copied(batches, device, stream)
         yield batch

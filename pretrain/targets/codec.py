@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +26,16 @@ import torch
 import tyro
 from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoConfig, DacConfig, DacModel, EncodecConfig, EncodecModel
 
+from ...data.draws import sent
 from ...data.locks import alone
 from ...data.open import open_sound
+from ...data.parallel import Part
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
+from ...models.encoder import usual_device
+from ...progress import tqdm
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -92,6 +97,18 @@ class CodecIdentity:
     codebook_size: int
 
 
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """No TF32 inside: it changes up to 1 % of a codec's codes."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = False
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
 class Codec:
     """A frozen codec's encoder half, EnCodec or DAC alike.
 
@@ -140,7 +157,7 @@ class Codec:
     def encode(self, waveform: Tensor) -> Tensor:
         """Encode waveform [batch, samples] at the codec's rate: int64 [batch, frames, codebooks], float32 inside."""
         model: Any = self.model
-        with torch.autocast(waveform.device.type, enabled=False):
+        with torch.autocast(waveform.device.type, enabled=False), whole_float32():
             sound = waveform.float()[:, None]
             if self.kind == "encodec":
                 codes = model.encode(sound, bandwidth=self.bandwidth).audio_codes[0]
@@ -148,6 +165,18 @@ class Codec:
                 codes = model.encode(sound, n_quantizers=self.codebooks).audio_codes
         found: Tensor = rearrange(codes[:, : self.codebooks], "batch codebooks frames -> batch frames codebooks").long()
         return found
+
+    def place(self, device: torch.device) -> None:
+        """Move the codec; EnCodec's numbers for padding, which Python reads at every convolution, stay on the CPU."""
+        read = [
+            (module, name, buffer)
+            for module in self.model.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name in ("stride", "kernel_size", "padding_total")
+        ]
+        self.model.to(device)
+        for module, name, buffer in read:
+            setattr(module, name, buffer)
 
     def encode_track(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
         """Encode a track [samples] in chunks with context: [ceil(samples / hop), codebooks]."""
@@ -322,13 +351,13 @@ class CodecTarget(Target):
             return teacher.encode(waveform)
         frames = waveform.shape[1] // self.grid.hop
         rows = [teacher.read(key, start, frames) for key, start in zip(keys, starts.tolist(), strict=True)]
-        return torch.from_numpy(np.stack(rows))[..., : self.settings.codebooks].to(waveform.device)
+        return sent(torch.from_numpy(np.stack(rows))[..., : self.settings.codebooks], waveform.device)
 
     def place(self, device: torch.device) -> None:
         """Move the codec."""
         teacher = self.teacher()
         if isinstance(teacher, Codec):
-            teacher.model.to(device)
+            teacher.place(device)
 
     def provenance(self) -> dict[str, Any]:
         """Identity of the codec."""
@@ -353,7 +382,8 @@ def codes(
     *,
     codec: str = "facebook/encodec_24khz",
     codebooks: int = 8,
-    device: str = "cpu",
+    device: str | None = None,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
@@ -362,17 +392,19 @@ def codes(
         out: folder of the store.
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
-        device: where the codec runs, e.g. cuda.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
+        part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    model.model.to(torch.device(device))
-    with alone(out / ".lock", str(out)):
-        _store_codes(tracks, out, model)
+    model.place(torch.device(device or usual_device()))
+    share = Part.of(part)
+    with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
+        _store_codes(tracks, out, model, share)
 
 
-def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
+def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None = None) -> None:
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
@@ -385,12 +417,38 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec) -> None:
         )
     known = store.hashes
     missing = [row for row, track in enumerate(tracks) if not track.hash or known.get(track.key) != track.hash]
+    groups = _groups(missing, store.parts) if share is None else _shares(tracks, missing, store, share)
+    missing = [row for group in groups.values() for row in group]
     with tqdm(total=len(missing), desc="codes", unit="track") as bar:
-        for first in range(0, len(missing), TRACKS_PER_PART):
-            group = missing[first : first + TRACKS_PER_PART]
+        for number, group in groups.items():
             found = []
             for row in group:
                 found.append(model.encode_track(tracks.read(row, model.identity.sample_rate)))
                 bar.update()
+            store.parts = number
             store.write_part([tracks[row] for row in group], found)
     print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")
+
+
+def _groups(rows: list[int], first: int) -> dict[int, list[int]]:
+    """Rows by the number of the part that they go into."""
+    parts = range(0, len(rows), TRACKS_PER_PART)
+    return {first + number: rows[begin : begin + TRACKS_PER_PART] for number, begin in enumerate(parts)}
+
+
+def _shares(tracks: Manifest, missing: list[int], store: CodeStore, share: Part) -> dict[int, list[int]]:
+    """The share's part of what one job alone would write into an empty folder, without what is there.
+
+    Raises:
+        ValueError: the folder was begun with other tracks, whose parts have the same numbers.
+    """
+    groups = _groups(list(range(len(tracks))), 0)
+    for number, group in groups.items():
+        index = store.folder / f"part_{number:06d}.parquet"
+        keys = [tracks[row].key for row in group]
+        if index.is_file() and pq.read_table(index, columns=["key"])["key"].to_pylist() != keys:
+            raise ValueError(
+                f"{store.folder} was begun with other tracks: fill a new folder part by part, or all at once."
+            )
+    wanted = set(missing)
+    return {number: groups[number] for number in share.rows(len(groups)) if wanted & set(groups[number])}

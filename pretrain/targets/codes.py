@@ -64,7 +64,7 @@ class LabelCounts(nn.Module):
         """Count the labels of a micro-batch: codes int64 [..., codebooks]; they enter the histogram with `follow`."""
         flat = rearrange(codes, "... codebooks -> codebooks (...)")
         shifted = flat + torch.arange(len(self.classes), device=codes.device)[:, None] * max(self.classes)
-        seen = torch.bincount(shifted.flatten(), minlength=self.counts.numel())
+        seen = histogram(shifted.flatten(), self.counts.numel())
         seen = rearrange(seen, "(codebooks classes) -> codebooks classes", codebooks=len(self.classes)).float()
         self._pending = seen if self._pending is None else self._pending + seen
 
@@ -115,6 +115,11 @@ class LabelCounts(nn.Module):
                     f"steps, but at least {least:.2f} are expected: check that the audio isn't silent and that the "
                     "teacher fits it (sample rate, codec, fitted tokenizer)."
                 )
+
+
+def histogram(codes: Tensor, classes: int) -> Tensor:
+    """How often each of `classes` occurs in codes int64 [n]: `torch.bincount` without its wait for a GPU."""
+    return torch.zeros(classes, dtype=torch.int64, device=codes.device).scatter_add_(0, codes, torch.ones_like(codes))
 
 
 def _entropy(counts: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from nnAudio.features.cqt import CQT1992v2
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.draws import sent
 from .target import FrameGrid, Head, Metrics, Target
 
 _REACH = 16.0
@@ -139,9 +140,8 @@ class CQT(nn.Module):
         index = index % size
         mirrored = index > size // 2
         index = torch.where(mirrored, size - index, index)
-        return _Group(
-            index.to(device), kernel.to(torch.complex64).to(device), mirrored.to(device) if mirrored.any() else None
-        )
+        folded = sent(mirrored, device) if mirrored.any() else None
+        return _Group(sent(index, device), sent(kernel.to(torch.complex64), device), folded)
 
 
 class NnAudioCQT(nn.Module):

@@ -19,7 +19,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
-from tqdm import trange
 
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
@@ -27,6 +26,7 @@ from ...data.open import open_sound
 from ...data.writing import written
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask
+from ...progress import trange
 from .codes import CodeHead, CodeHeadSettings
 from .target import FrameGrid, Target
 

@@ -63,7 +63,8 @@ class Target(nn.Module):
     def targets(self, waveform: Tensor, starts: Tensor, keys: list[str]) -> Tensor:
         """Compute targets [batch, frames, …] at the encoder's frame rate; the caller trims to the encoder's frames.
 
-        waveform: [batch, samples] clean; starts: int64 [batch], sample index of the crop in its track; keys: [batch].
+        waveform: [batch, samples] clean; starts: int64 [batch] on the CPU, sample index of the crop in its track;
+        keys: [batch].
         """
         raise NotImplementedError
 

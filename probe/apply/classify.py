@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,10 +123,14 @@ class Sound:
         decode: (start, samples) -> [samples] float32.
         pool: whose threads decode ahead; None: nothing is decoded before it is asked for.
         name: of the file.
+        recorded: Hz of what it was made from; None: `rate`.
     """
 
-    def __init__(self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "") -> None:
-        self.samples, self.rate, self.name = samples, rate, name
+    def __init__(
+        self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "",
+        recorded: int | None = None,
+    ) -> None:  # fmt: skip
+        self.samples, self.rate, self.name, self.recorded = samples, rate, name, recorded or rate
         self._decode, self._pool = decode, pool
         self._size = round(BATCH_SECONDS * rate)
         self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
@@ -173,13 +177,13 @@ def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | N
         about = audio.info(source)
         samples = max(1, about.samples * rate // about.sample_rate)
         decode: Decode = lambda start, count: _finite(audio.read(source, rate, start, count), source)  # noqa: E731
-        return Sound(samples, rate, decode, pool, Path(source).name)
+        return Sound(samples, rate, decode, pool, Path(source).name, about.sample_rate)
     wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
     wave = wave.mean(0) if wave.ndim == 2 else wave
     if wave.ndim != 1 or not len(wave):
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
-    return Sound(len(wave), rate, lambda start, count: wave[start : start + count])
+    return Sound(len(wave), rate, lambda start, count: wave[start : start + count], recorded=sample_rate)
 
 
 def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:
@@ -432,9 +436,20 @@ class Classifier:
         answers = self.answering.hear(heard, window)
         found: dict[str, Prediction] = {}
         for number, (answer, (name, kind, names, facts)) in enumerate(zip(answers, self.answering.heads)):
-            said = Said(self.answering, number, name, kind, names, facts)
+            said = Said(self.answering, number, name, kind, names, facts, self._beside(answers, number))
             found[name] = said.prediction(answer, heard.seconds, unit, aggregate)
         return found
+
+    def _beside(self, answers: Sequence[Answer], number: int) -> dict[str, Array]:
+        """What the head that this one's decoder names says of the very frames; nothing where none is named or there."""
+        wanted, own = self.answering.heads[number][3].decoder.get("bars"), answers[number].times
+        for other, (answer, (name, *_)) in enumerate(zip(answers, self.answering.heads)):
+            if name != wanted or answer.frames is None or answer.times is None or own is None:
+                continue
+            if np.array_equal(answer.times, own):
+                likely = self.answering.probabilities(other, answer.frames)
+                return {name: np.asarray(likely.double().numpy())}
+        return {}
 
 
 @dataclass(frozen=True)
@@ -447,6 +462,7 @@ class Said:
     kind: str
     names: tuple[str, ...]
     facts: HeadFacts
+    beside: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def label_kind(self) -> Kind:
@@ -484,7 +500,7 @@ class Said:
     def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
         assert answer.frames is not None and answer.times is not None
         likely, times = self._likely(answer.frames), answer.times
-        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder)
+        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder, self.beside)
         more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)

@@ -18,17 +18,17 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import tyro
 from einops import rearrange
-from tqdm import tqdm
 
 from ...data.collections.scan import plain_cell
 from ...data.locks import alone
 from ...data.open import open_several
+from ...data.parallel import Part
 from ...data.track import Manifest
-from ...data.writing import written
-from ...models.encoder import Encoder, load_encoder
+from ...data.writing import write_text, written
+from ...models.encoder import Encoder, load_encoder, usual_device
+from ...progress import tqdm
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
@@ -53,6 +53,7 @@ def embed(
     batch_seconds: float = 80.0,
     workers: int = 2,
     force: bool = False,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
@@ -76,13 +77,14 @@ def embed(
         batch_seconds: of sound per call of the encoder; less needs less memory.
         workers: threads that decode.
         force: replace OUT where it is another table.
+        part: embed a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if out.suffix not in (".parquet", ".npz"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or usual_device()
     weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
@@ -91,12 +93,14 @@ def embed(
     manifest.check_rate(heard.sample_rate)
     about = describe(heard, encoder, asked, dtype)
     key = digest([about, manifest.column("key").tolist(), manifest.hashes()])
-    with alone(out.with_name(f".{out.name}.lock"), str(out)):
+    share = Part.of(part)
+    with alone(out.with_name(f".{out.name}{'' if share is None else f'.{share}'}.lock"), str(out)):
         if _finished(out, key, force):
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
             print(f"{out} is there already, from the same files, encoder and settings.")
         else:
-            _write_table(out, heard, manifest, asked, about | {"key": key}, refused, (device, batch_seconds, workers))
+            means = device, batch_seconds, workers
+            _write_table(out, heard, manifest, asked, about | {"key": key}, refused, means, share)
 
 
 def _write_table(
@@ -107,24 +111,33 @@ def _write_table(
     about: dict[str, Any],
     refused: dict[str, str],
     means: tuple[str, float, int],
+    share: Part | None,
 ) -> None:
     """The table, part by part, and the list of what was left out. means: device, seconds per call, threads."""
     device, batch_seconds, workers = means
     folder = out.with_name(f".{out.name}.parts")
     plan = list(parts(manifest, heard, asked))
-    done = _begun(folder, about["key"], len(plan))
-    with tqdm(total=_seconds(plan, heard.sample_rate), unit="s", desc="embed", unit_scale=True) as bar:
-        bar.update(_seconds(plan[:done], heard.sample_rate))
+    wanted = range(len(plan)) if share is None else share.rows(len(plan))
+    missing = _begun(folder, about["key"], wanted)
+    with tqdm(
+        total=_seconds([plan[number] for number in wanted], heard.sample_rate), unit="s", desc="embed", unit_scale=True
+    ) as bar:
+        left = _seconds([plan[number] for number in missing], heard.sample_rate)
+        bar.update(_seconds([plan[number] for number in wanted], heard.sample_rate) - left)
         failures: list[tuple[str, str]] = []
         made = embed_parts(
-            heard, manifest, plan[done:], asked, device=device, batch_seconds=batch_seconds, workers=workers,
+            heard, manifest, [plan[number] for number in missing], asked,
+            device=device, batch_seconds=batch_seconds, workers=workers,
             failed=lambda row, why: failures.append((manifest[row].path, why)), heard=bar.update,
         )  # fmt: skip
-        for number, rows in enumerate(made, done):
+        for number, rows in zip(missing, made, strict=True):
             table = _table(rows, manifest, asked, asked.width(heard.dim), failures)
             with written(folder / f"{number:06d}.parquet", locked=True) as beside:
                 pq.write_table(table, beside)
             failures.clear()
+    if share is not None:
+        print(share.told(out))
+        return
     skipped = [*refused.items(), *_failed(folder, len(plan))]
     _list(skipped, out.with_name(f"{out.name}.skipped.csv"))  # before the table: a table that is there is whole
     rows_written = _join(folder, len(plan), out, about, asked, heard)
@@ -210,19 +223,18 @@ def _finished(out: Path, key: str, force: bool) -> bool:
     raise FileExistsError(f"{out} exists and holds something else; choose another --out, or replace it with --force.")
 
 
-def _begun(folder: Path, key: str, number: int) -> int:
-    """How many parts are done; a folder of other files or settings is cleared."""
+def _begun(folder: Path, key: str, wanted: range) -> list[int]:
+    """Which of the wanted parts aren't done; a folder of other files or settings is cleared."""
     note = folder / "key"
     if not note.is_file() or note.read_text() != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        note.write_text(key)
-    done = 0
-    while done < number and (folder / f"{done:06d}.parquet").is_file():
-        done += 1
-    if done:
-        print(f"going on after {done} of {number} parts", file=sys.stderr)
-    return done
+        if note.is_file() or not folder.is_dir():  # several jobs may begin at once
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(note, key)
+    missing = [number for number in wanted if not (folder / f"{number:06d}.parquet").is_file()]
+    if len(missing) < len(wanted):
+        print(f"going on after {len(wanted) - len(missing)} of {len(wanted)} parts", file=sys.stderr)
+    return missing
 
 
 def _seconds(plan: Sequence[list[Piece]], rate: int) -> float:

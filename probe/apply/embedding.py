@@ -17,7 +17,7 @@ from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.track import Manifest, Track
 from ...models.encoder import Encoder, WrappedEncoder
-from ..listen.features import Array, encode, moments, pooled
+from ..listen.features import Array, encode, moments, on_cpu, pooled
 from ..listen.windows import READ_SECONDS, Window, cut, decoded, jobs
 
 Unit = Literal["track", "window", "frame"]
@@ -172,9 +172,9 @@ def embed_parts(
             if whole:
                 own = [windows[k] for k in whole]
                 for window, hidden in zip(own, encode(encoder, manifest, own, [sounds[k] for k in whole], device)):
-                    held[window.item][window.start] = _reduce(
-                        hidden[list(asked.layers)], window, edges[window], encoder, asked
-                    )
+                    chosen = torch.stack([hidden[layer] for layer in asked.layers])
+                    found = _reduce(chosen, window, edges[window], encoder, asked)
+                    held[window.item][window.start] = on_cpu(found)
             waiting -= len(windows)
             _tell(heard, windows, rate)
         done = [piece for piece in part if piece.windows[0].item not in lost]
@@ -204,10 +204,12 @@ def _reduce(hidden: Tensor, window: Window, edge: tuple[float, float], encoder: 
     own = (middle >= edge[0]) & (middle < edge[1])
     if not own.any():  # frames longer than what is the window's own: the one nearest to its middle
         own[(middle - window.start - window.samples / 2).abs().argmin()] = True
+    places = own.nonzero()[:, 0].tolist()  # neighbours
+    hidden = hidden[:, places[0] : places[-1] + 1]
     if asked.unit == "track":
-        return moments(hidden[:, own])
+        return moments(hidden)
     return (
-        rearrange(hidden[:, own], "layers frames dim -> frames layers dim").numpy(),
+        rearrange(hidden, "layers frames dim -> frames layers dim").cpu().numpy(),
         middle[own].numpy() / encoder.sample_rate,
         encoder.frame_rate,
     )

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
-from tqdm import tqdm
 
 from ...data.audio.read import SUFFIXES
 from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
+from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
+from ...models.encoder import usual_device
 from ...models.head_files import head_names
+from ...progress import tqdm
 from ..report.naming import short_names
 from ..report.table import Column, Table
 from .classify import (
@@ -42,6 +44,7 @@ from .classify import (
     what_to_hear,
 )
 from .verdicts import compare, read_truth
+from .zero_shot import load_clap
 
 __all__ = ["hear_all", "predict"]
 FORMATS = (".json", ".csv", ".parquet", ".jams")
@@ -68,11 +71,13 @@ def predict(
     threshold: float | None = None,
     out: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
     page: Path | None = None,
-    labels: Path | None = None,
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABELS.csv|WORDS")] = (),
+    clap: str | None = None,
     encoder: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     workers: int = 2,
     force: bool = False,
+    part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     quiet: bool = False,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     trust_remote_code: bool = False,
@@ -93,11 +98,14 @@ def predict(
         out: X.json, X.csv, X.parquet, X.jams (one JAMS per recording in a folder of that name), or a folder: chords as
             .lab, beats as .beats. May be given several times; one that was interrupted goes on.
         page: an HTML page with players and what was heard over time.
-        labels: labels.csv with the truth: says how often the classifiers are right.
+        labels: labels.csv with the truth: says how often the classifiers are right. With --clap the words to choose
+            from; what comes after either and is there on the disk is sound.
+        clap: a folder of transformers' CLAP, which compares sound with the words of --labels: zero-shot.
         encoder: of heads folders, where it has moved.
-        device: cpu, cuda.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
         workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
+        part: hear a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
         quiet: say nothing but errors.
         json_: print JSON lines, one per recording and head, and nothing else.
         trust_remote_code: run a foreign folder's own Python.
@@ -110,18 +118,29 @@ def predict(
     for place in out:
         if place.suffix and place.suffix not in FORMATS:
             raise ValueError(f"--out {place}: the ending says what to write, {', '.join(FORMATS)}, or none: a folder.")
-    names, recordings = _sorted_out(what)
+    named, more = _labels_of(labels, clap is not None)
+    names, recordings = _sorted_out([*what, *more], shipped_too=clap is None)
     if page is not None and (stored := [one.name for one in recordings if one.file is None]):
         raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
+    device = device or usual_device()
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
+    if clap is not None:
+        opened.append(load_clap(clap, named, device))
     classifiers = together(opened)
     options = Options(unit, aggregate, window, top, threshold)
-    kept = _Kept(out, recordings, [*names, unit, aggregate, window], force)
+    asked = [] if clap is None else [clap, *named]
+    share = Part.of(part)
+    if share is not None and not out:
+        raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window, *asked], force, share)
+    if share is not None:
+        recordings = [recordings[row] for row in share.rows(len(recordings))]
     failed: dict[str, str] = {}
+    resampled: Counter[tuple[int, int]] = Counter()
     results: dict[str, dict[str, Prediction]] = {}
     bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for one, found in _heard(recordings, classifiers, options, kept, workers, failed):
+        for one, found in _heard(recordings, classifiers, options, kept, workers, failed, resampled):
             bar.update()
             results[one.name] = found
             if json_:
@@ -131,8 +150,16 @@ def predict(
                 _show(one.name, found, options)
     if not quiet and not json_ and len(recordings) > 1:
         _show_all(results, options)
+    for (recorded, heard), count in sorted(resampled.items()) if not quiet else ():
+        print(
+            f"Resampled from {recorded} Hz to the {heard} Hz that a classifier hears: {count} recording(s).",
+            file=sys.stderr,
+        )
     for left_out, reason in failed.items():
         print(f"{left_out} is left out: {reason}", file=sys.stderr)
+    if share is not None:
+        print(share.told(out[0]))
+        return
     if not results:
         raise ValueError(
             f"None of the {len(recordings)} recordings could be heard; the first: {next(iter(failed.values()))}"
@@ -144,8 +171,8 @@ def predict(
         from .predict_page import write_page
 
         write_page(page, results)
-    if labels is not None:
-        comparison = compare(results, read_truth(labels, list(results)))
+    if named and clap is None:
+        comparison = compare(results, read_truth(Path(named[0]), list(results)))
         if json_:
             print(json.dumps({"comparison": comparison.to_json()}))
         elif not quiet:
@@ -169,7 +196,15 @@ class Recording:
         return (self.file, None) if self.row is None else what_to_hear(*self.row)
 
 
-def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
+def _labels_of(words: Sequence[str], zero_shot: bool) -> tuple[list[str], list[str]]:
+    """What --labels says, and what sound was named after it: a flag that takes several words takes those too."""
+    if not zero_shot:
+        return list(words[:1]), list(words[1:])
+    sound = [word for word in words if path_of(word).exists()]
+    return [word for word in words if word not in sound], sound
+
+
+def _sorted_out(what: Sequence[str], shipped_too: bool = True) -> tuple[list[str], list[Recording]]:
     """Which words are classifiers, and the recordings that the others name.
 
     Raises:
@@ -184,7 +219,7 @@ def _sorted_out(what: Sequence[str]) -> tuple[list[str], list[Recording]]:
             recordings += _recordings(word)
     if not recordings:
         raise ValueError(f"There is no sound to hear: after the classifiers, give {POSSIBLE}.")
-    return names or [str(shipped())], recordings
+    return names or ([str(shipped())] if shipped_too else []), recordings
 
 
 def _names_classifier(word: str) -> bool:
@@ -227,9 +262,12 @@ class _Kept:
     """What was heard before an interruption: a line of JSON per recording beside the first OUT."""
 
     def __init__(
-        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool
-    ) -> None:
-        self.path = out[0].with_name(f".{out[0].name}.heard") if out else None
+        self, out: Sequence[Path], recordings: Sequence[Recording], settings: Sequence[Any], force: bool,
+        share: Part | None = None,
+    ) -> None:  # fmt: skip
+        name = f".{out[0].name}.heard" if out else ""
+        self.path = out[0].with_name(name if share is None else f"{name}.{share}") if out else None
+        self.parts = [] if share is not None or not out else sorted(out[0].parent.glob(f"{name}.*-of-*"))
         state = [one.stamp for one in recordings]
         self.key = hashlib.blake2b(json.dumps([state, settings], default=str).encode(), digest_size=8).hexdigest()
         self.lines: dict[str, Any] = {}
@@ -238,8 +276,8 @@ class _Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if force:
             self.path.unlink(missing_ok=True)
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+        for path in (self.path, *self.parts):
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
                 if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
@@ -258,15 +296,19 @@ class _Kept:
         return None if heads is None else {name: _from_whole(said) for name, said in heads.items()}
 
     def done(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        for path in (self.path, *self.parts):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def _heard(
     recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
-    failed: dict[str, str],
+    failed: dict[str, str], resampled: Counter[tuple[int, int]],
 ) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
-    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then."""
+    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then.
+
+    resampled: counts recordings by their rate and the rate that they are heard at, where the two differ.
+    """
     rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
     def opened(one: Recording) -> dict[int, Sound] | str:
@@ -300,6 +342,7 @@ def _heard(
             if isinstance(found, str):
                 failed[one.name] = found
                 continue
+            resampled.update((s.recorded, s.rate) for s in sounds.values() if s.recorded != s.rate)  # type: ignore[union-attr]
             kept.add(one.name, found)
             yield one, found
 

@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.writing import write_text
-from ...models.encoder import Encoder, load_encoder
+from ...models.encoder import Encoder, load_encoder, usual_device
 from ..listen.features import identity
 from ..pages.render import render
 from ..report.table import Column, Table
@@ -58,9 +58,9 @@ def similar(
     layer: int | None = None,
     encoder: str | None = None,
     page: Path | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> list[tuple[Path, list[Any]]]:  # of `Hit`, with its file
     """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
 
     Vectors are standardised over the table, then compared by their cosine, exactly. Files in the table are looked up;
@@ -75,7 +75,7 @@ def similar(
         encoder: where the table's encoder lies now, if it was moved, or isn't a folder of ours: what a table names is
             looked up in folders only, and never run.
         page: also write this page (.html), to listen.
-        device: where files that aren't in the table are embedded.
+        device: where files that aren't in the table are embedded: cpu, cuda, cuda:1; a GPU where there is one.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if not files:
@@ -87,12 +87,14 @@ def similar(
     about = read_about(table)
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
-    answers = []
+    answers: list[tuple[Path, list[Any]]] = []
     console = Console()
     for file in files:
         query = index.rows_of(file)
         if query is None:
-            asked, values = _embedded(file, about, layer, _encoder(about, encoder, device, trust_remote_code))
+            asked, values = _embedded(
+                file, about, layer, _encoder(about, encoder, device or usual_device(), trust_remote_code)
+            )
         else:
             asked, values = [places[row] for row in query], vectors[query]
         hits = index.nearest(asked, values, k)
@@ -103,6 +105,7 @@ def similar(
         told = f"{len(index.names):,} recordings, layer {_layer(about, layer)} of {about['encoder']}"
         write_page(page, answers, told, index.folder)
         console.print(f"Page: {page}", highlight=False, markup=False, soft_wrap=True)
+    return answers
 
 
 def read_vectors(table: Path, about: dict[str, Any], layer: int | None) -> tuple[list[Place], Vectors]:

@@ -20,16 +20,13 @@ import torch
 
 from ...data.augment.degradations import PRESETS, DegradationChain, chain_of
 from ...models.encoder import Encoder
-from ...models.heads import POOLINGS
 from ..fit import Outcome
-from ..heads.head import Features, Floats, answer, items_of
-from ..listen.features import WIDEST, FeatureStore
+from ..heads.head import Features, answer, items_of
+from ..heads.heard import features_of
+from ..listen.features import FeatureStore
 from ..task import Task
 
 VERSION = 2
-AUTO = "auto"
-POOLED = ("mean", "mean+std", "mean+std+change")
-"""The poolings that validation chooses from, where none is told."""
 Sound = npt.NDArray[np.float32]
 
 
@@ -212,19 +209,3 @@ def _score(
 def _answer(task: Task, given: Features, rows: npt.NDArray[np.int64], respond: Any) -> npt.NDArray[np.float64]:
     items = items_of(given.owner, rows)
     return answer(task.label_kind, respond(given.array, items), given.owner[items])
-
-
-def features_of(
-    task: Task, encoder: Encoder, store: FeatureStore, pooling: Any, name: str,
-    rows: npt.NDArray[np.int64] | None = None, change: Degradation | None = None,
-) -> Features:  # fmt: skip
-    """Pooled features in the task's unit; of some rows only, if told. pooling: one, or AUTO: all, to choose from."""
-    manifest = task.manifest if rows is None else task.manifest.select(rows)
-    widest = WIDEST if pooling == AUTO else pooling
-    names = (*POOLED,) if pooling == AUTO else (pooling,)
-    widths = {one: encoder.dim * POOLINGS[one] for one in names}
-    if task.unit == "window" and task.seconds is not None:
-        found = store.windows(encoder, manifest, task.seconds, widest, name, change)
-        return Features(found.array, found.owner, widths)
-    array: Floats = store.clips(encoder, manifest, widest, name, change)
-    return Features(array, np.arange(len(manifest)), widths)

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils._pytree import tree_map_only
 
 from ...data.locks import alone
 from ...data.track import Manifest
@@ -36,6 +36,7 @@ from ...data.writing import put_folder
 from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
+from ...progress import tqdm
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
@@ -284,7 +285,7 @@ class FeatureStore:
         ]
 
         def pick(hidden: Tensor) -> Tensor:
-            return hidden[list(layers)]
+            return torch.stack([hidden[layer] for layer in layers])
 
         def write(array: Array, item: int, windows: list[Tensor]) -> None:
             found = torch.cat(windows, 1).numpy()
@@ -344,7 +345,7 @@ class FeatureStore:
                 found = encode(encoder, listening.manifest, windows, waveforms, self.device)
                 for window, hidden in zip(windows, found):
                     item = window.item
-                    held.setdefault(item, []).append((window.start, listening.reduce(hidden)))
+                    held.setdefault(item, []).append((window.start, on_cpu(listening.reduce(hidden))))
                     if len(held[item]) == lacking[item]:
                         parts = sorted(held.pop(item), key=lambda pair: pair[0])
                         listening.write(array, item, [part for _, part in parts])
@@ -390,7 +391,9 @@ class FeatureStore:
 def encode(
     encoder: Encoder, manifest: Manifest, windows: list[Window], waveforms: list[Array], device: str
 ) -> Iterator[Tensor]:
-    """One call of the encoder: the valid frames of each window, [layers, frames, dim] float32 on the CPU.
+    """One call of the encoder: the valid frames of each window, [layers, frames, dim] float32, where it computed them.
+
+    What is made of them (moments, say) is made there too, and only that is brought to the CPU: see `on_cpu`.
 
     Raises:
         ValueError: hidden states of a wrong shape or another frame rate than the encoder tells, windows under a
@@ -419,6 +422,7 @@ def encode(
             f"frame_rate of {encoder.frame_rate:g} Hz says about {wanted:.1f}, its valid_frames {max(frames)}. "
             "`groundbass probe check ENCODER` explains."
         )
+    finite = _finite(hidden, frames)
     for row, (window, count) in enumerate(zip(windows, frames)):
         track = manifest[window.row]
         if count < 1 or hidden.shape[2] < 1:
@@ -426,14 +430,24 @@ def encode(
                 f"{track.path} ({track.seconds:.3f} s) is shorter than one frame of the encoder "
                 f"({1 / encoder.frame_rate:.3f} s): take it out of the corpus."
             )
-        one = hidden[row, :, : int(count)].float().cpu()
-        if not torch.isfinite(one).all():
-            bad = (~torch.isfinite(one)).flatten(1).any(1).nonzero()[:, 0].tolist()
+        if not finite[row].all():
+            bad = (~finite[row]).nonzero()[:, 0].tolist()
             raise ValueError(
                 f"The encoder's features of {track.path} aren't finite (layers {bad}); the audio is "
                 "finite, so the weights or the precision are at fault."
             )
-        yield one
+        yield hidden[row, :, : int(count)].float()
+
+
+def _finite(hidden: Tensor, frames: Sequence[int]) -> Tensor:
+    """Bool [batch, layers] on the CPU, read once: whether the first `frames` of each item are numbers."""
+    parts = [torch.isfinite(hidden[row, :, : int(count)]).flatten(1).all(1) for row, count in enumerate(frames)]
+    return torch.stack(parts).cpu()
+
+
+def on_cpu(found: Any) -> Any:
+    """A tensor, or several in a tuple, on the CPU."""
+    return tree_map_only(Tensor, Tensor.cpu, found)
 
 
 def pooled(windows: Sequence[Moments], pooling: str) -> Tensor:

@@ -17,6 +17,7 @@ from .sections import Section, distinct, sections_of
 from .table import markdown_of
 
 MOST_CLASSES = 24  # of a confusion matrix in Markdown
+DAMAGED = "The trained heads on damaged test tracks, from mild to severe"
 
 
 def report(
@@ -66,6 +67,8 @@ def _show(console: Console, sections: Sequence[Section], found: Sequence[Line]) 
     if len(sections) > 1:
         console.print(comparison.terminal(sections, found).terminal())
         console.print(comparison.verdict(sections, found), highlight=False, markup=False)
+    if damaged := tables.robustness([(section.name, section.results) for section in sections]):
+        console.print(damaged.terminal())
     if figures := comparison.literature(found):
         console.print(figures.terminal())
     for line in found:
@@ -79,7 +82,9 @@ def _markdown(sections: Sequence[Section], found: Sequence[Line], truth_in: str)
         f"{tables.markdown(section.results)}{_matrices(section, truth_in)}"
         for section in sections if section.whole
     ]  # fmt: skip
-    return "\n\n".join([comparison.markdown(sections, found), *each]).strip() + "\n"
+    damaged = tables.robustness([(section.name, section.results) for section in sections])
+    more = [] if damaged is None else [f"{DAMAGED}:\n\n{damaged.markdown()}"]
+    return "\n\n".join([comparison.markdown(sections, found), *more, *each]).strip() + "\n"
 
 
 def _matrices(section: Section, truth_in: str) -> str:

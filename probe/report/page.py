@@ -56,7 +56,7 @@ class Together:
     """Encoders side by side."""
 
     verdict: str
-    part: Part
+    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def page(sections: Sequence[Section], found: Sequence[Line], truth_in: str = "ro
     )  # fmt: skip
 
 
+FALLING = "The trained heads hear damaged test tracks, from mild to severe; nothing is learned or chosen anew."
 PUBLISHED = "By other protocols than ours (heads, windows, splits): for orientation."
 
 
@@ -93,7 +94,9 @@ def _together(sections: Sequence[Section], found: Sequence[Line]) -> Together:
     notes = tuple(note for line in found for note in line.notes)
     table = comparison.differences(sections, found)
     part = Part(words=words, table=table, notes=notes, figures=_figures((curves, caption)))
-    return Together(comparison.verdict(sections, found), part)
+    damaged = tables.robustness([(section.name, section.results) for section in sections])
+    more = () if damaged is None else (Part("Robustness", FALLING, damaged),)
+    return Together(comparison.verdict(sections, found), (part, *more))
 
 
 def _figures(*drawn: tuple[Markup | None, str]) -> tuple[Figure, ...]:
@@ -135,9 +138,9 @@ def _parts(section: Section, truth_in: str) -> Iterator[Part]:
     caption = "Validation score of the best strength on each layer; the ring is the layer that was chosen."
     if curves := _figures((pictures.layer_curves(results), caption)):
         yield Part("Layers", figures=curves)
-    caption = "The trained heads hear damaged test tracks, from mild to severe; the first point is the clean score."
-    if damaged := _figures((pictures.robustness(results), caption)):
-        yield Part("Robustness", figures=damaged)
+    if curves := _figures((pictures.robustness(results), "The first point is the clean score.")):
+        table = tables.robustness([(section.name, results)])
+        yield Part("Robustness", FALLING, table, figures=curves)
     for result in results:
         if result.units:
             yield Part(f"Frame, window, song: {title(result)}", table=tables.units(result))

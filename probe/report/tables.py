@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from ..curves.robustness import Robustness
 from .bootstrap import Interval, mark
 from .result import Baseline, Confusion, Result, title
 from .table import DOWN, UP, Cell, Column, Table
@@ -139,6 +141,35 @@ def units(result: Result) -> Table:
     head = ("heard", "rule", Column("number", right=True), Column(result.metric_name, right=True))
     rows = [(piece.unit, piece.rule, f"{piece.number:,}", f"{piece.value:.3f}") for piece in result.units]
     return Table(head, rows, title(result))
+
+
+def robustness(encoders: Sequence[tuple[str, Sequence[Result]]]) -> Table | None:
+    """The main metric on damaged audio: a row per task and kind of damage, a column per encoder; None without any.
+
+    encoders: names and results. The levels of a row, and the scores under each encoder, go from mild to severe.
+    """
+    found = {
+        name: {title(result): result.robustness for result in results if result.robustness}
+        for name, results in encoders
+    }  # fmt: skip
+    rows: list[tuple[str, ...]] = []
+    for task in dict.fromkeys(task for by_task in found.values() for task in by_task):
+        having = [by_task.get(task) for by_task in found.values()]
+        rows.append((task, "none", "", *("" if one is None else f"{one.clean:.3f}" for one in having)))
+        curves = {kind: curve for one in having if one for kind, curve in one.kinds.items()}
+        for kind, curve in curves.items():
+            levels = "" if len(curve.levels) == 1 else f"{' '.join(f'{level:g}' for level in curve.levels)} "
+            rows.append((task, kind, f"{levels}{curve.unit}", *(_falling(one, kind) for one in having)))
+    head: list[Column | str] = ["task", "damage", "levels"]
+    head += [Column(name, right=True, least=24) for name in found]
+    return Table(head, rows) if rows else None
+
+
+def _falling(found: Robustness | None, kind: str) -> str:
+    """Scores at a kind's levels; a point instead of those that aren't known."""
+    if found is None or kind not in found.kinds:
+        return "–"
+    return " ".join("–" if math.isnan(value) else f"{value:.2f}" for value in found.kinds[kind].values)
 
 
 def confusion(found: Confusion, truth_in: str = "columns") -> Table:

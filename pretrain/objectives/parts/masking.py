@@ -119,6 +119,16 @@ def cell_mask(valid: Tensor, frames: int, seeds: Tensor, coverage: float, span: 
     return mask & inside & (valid >= span)[:, None]
 
 
+def true_places(mask: Tensor) -> Tensor:
+    """Where bool [batch, frames] is True, int64 [n] in frames counted through the batch; waits unless on the CPU."""
+    return mask.flatten().nonzero()[:, 0]
+
+
+def taken(states: Tensor, found: Tensor) -> Tensor:
+    """What stands in states [batch, frames, …] at the `true_places` found [n]: [n, …], by a gather of known size."""
+    return states.flatten(0, 1).index_select(0, found)
+
+
 def noise_fill(waveform: Tensor, mask: Tensor, hop: int, seeds: Tensor, scale: float = 0.1) -> Tensor:
     """Replace the samples under masked frames by noise N(0, scale) (MusicFM, BEST-RQ).
 

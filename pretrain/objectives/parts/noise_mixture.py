@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....data.draws import uniform
+from ....data.draws import sent, uniform
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,29 @@ def add_segments(
 
     waveform: [batch, samples] in [-1, 1] (the result may exceed it, as published); seeds: int64 [batch]; valid: int64
     [batch] samples that are sound (None: all). Sound is taken from and put into valid parts only. One item alone has
-    nobody to borrow from and stays clean.
+    nobody to borrow from and stays clean. With seeds and valid on the CPU nothing waits for the waveform's device.
     """
     settings = settings or NoiseMixture()
     batch, samples = waveform.shape
     if batch < 2 or settings.probability <= 0:
         return waveform
-    whole = torch.full((batch,), samples, dtype=torch.int64, device=waveform.device)
-    valid = whole if valid is None else valid
+    seeds = seeds.cpu()
+    valid = torch.full((batch,), samples, dtype=torch.int64) if valid is None else valid.cpu()
     drawn = draw_segments(seeds, valid, settings)
-    item, number = drawn.length.nonzero(as_tuple=True)  # the segments that there are
-    length, source = drawn.length[item, number, None], drawn.source[item, number, None]
-    target = drawn.target[item, number, None]
-    offset = torch.arange(min(settings.lengths[1], samples), device=waveform.device)
-    inside = offset < length
+    found = drawn.length.nonzero(as_tuple=True)  # the segments that there are
     ends = valid.cumsum(0)
     begins = ends - valid
+    parts = [found[0], drawn.length[found], drawn.source[found], drawn.target[found]]
+    table = sent(torch.stack([*parts, begins[found[0]], valid[found[0]]])[..., None], waveform.device)
+    item, length, source, target, begin, own = table.unbind(0)
+    ends, begins = sent(torch.stack([ends, begins]), waveform.device).unbind(0)
+    offset = torch.arange(min(settings.lengths[1], samples), device=waveform.device)
+    inside = offset < length
     place = source + offset
-    place = place + torch.where(place >= begins[item, None], valid[item, None], 0)  # skip the item itself
+    place = place + torch.where(place >= begin, own, 0)  # skip the item itself
     owner = torch.searchsorted(ends, place, right=True).clamp(max=batch - 1)
     flat = place - begins[owner] + owner * samples  # from the packed place to the padded one
     sound = torch.where(inside, waveform.reshape(-1)[flat.clamp(max=batch * samples - 1)], 0.0)
-    to = item[:, None] * samples + (target + offset).clamp(max=samples - 1)
+    to = item * samples + (target + offset).clamp(max=samples - 1)
     added = torch.zeros_like(waveform).flatten().scatter_add_(0, to.flatten(), sound.flatten())
     return waveform + settings.gain * added.view_as(waveform)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
-from ....data.draws import normal, uniform
+from ....data.draws import normal, sent, uniform
 from ....models.cqt import MAX_SHIFT
 
 OCTAVES = 8.7  # from 27.5 Hz to 11.4 kHz: the equaliser's axis
@@ -87,11 +87,10 @@ def change(
         `encode` as twice as many bins of shift.
     """
     draws = uniform(seeds, 32).float()
-    semitones = (draws[:, 0] * (2 * config.semitones + 1)).long() - config.semitones
-    speed = torch.exp((2 * draws[:, 1] - 1) * config.speed).double()
+    semitones, speed = _moves(draws, config)
     if config.speed:
         cqt, mel = _played(cqt, speed, 1), None if mel is None else _played(mel, speed, 2)
-        valid = torch.minimum((valid / speed).floor().long().clamp(min=1), torch.full_like(valid, cqt.shape[1]))
+        valid = played(valid, speed, cqt.shape[1])
     if config.cents:
         cqt = _detuned(cqt, (2 * draws[:, 31] - 1) * (config.cents / CENTS))
     if config.colour:
@@ -100,6 +99,21 @@ def change(
     cqt = cqt.masked_fill(~inside[..., None], 0.0)
     mel = None if mel is None else mel.masked_fill(~inside.repeat_interleave(2, 1)[..., None], 0.0)
     return Changed(cqt, mel, valid, semitones, speed)
+
+
+def moves(seeds: Tensor, config: PictureAugment) -> tuple[Tensor, Tensor]:
+    """What `change` does to pitch and time under these seeds int64 [batch]: semitones int64, speed float64, [batch]."""
+    return _moves(uniform(seeds, 32).float(), config)
+
+
+def _moves(draws: Tensor, config: PictureAugment) -> tuple[Tensor, Tensor]:
+    semitones = (draws[:, 0] * (2 * config.semitones + 1)).long() - config.semitones
+    return semitones, torch.exp((2 * draws[:, 1] - 1) * config.speed).double()
+
+
+def played(valid: Tensor, speed: Tensor, total: int) -> Tensor:
+    """Frames of sound [batch] that are left at another speed, of `total`."""
+    return torch.minimum((valid / speed).floor().long().clamp(min=1), torch.full_like(valid, total))
 
 
 def _played(picture: Tensor, speed: Tensor, columns: int) -> Tensor:
@@ -129,7 +143,8 @@ def _coloured(
     if mel is not None:
         pictures.append((torch.expm1(mel), torch.log2(mel_hertz.to(cqt.device) / LOWEST), 2))
     curve = _curve(draws, normals, strength)
-    chosen = (draws[:, 10:15] < torch.tensor([0.5, 0.5, 0.6, 0.3, 0.2], device=cqt.device) * min(strength, 1.0)).float()
+    shares = sent(torch.tensor([0.5, 0.5, 0.6, 0.3, 0.2]) * min(strength, 1.0), cqt.device)
+    chosen = (draws[:, 10:15] < shares).float()
     loud = pictures[-1][0].square().mean(2).sqrt()  # [batch, columns] of the finer picture
     gain = _compression(loud, draws[:, 15] * chosen[:, 1])
     found = []

@@ -1,0 +1,80 @@
+"""`groundbass launch STRATEGY --gpus N -- pretrain …`: the ranks of a machine, by a configuration that is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from . import FOLDER, names
+
+USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- pretrain …
+       groundbass launch --list      the strategies
+       groundbass launch --where     the folder with their files and slurm.sh
+
+Start a rank per GPU by Accelerate. What comes after -- is the command as it would be given for one GPU. Under Slurm:
+sbatch --nodes 4 --gpus-per-node 8 --ntasks-per-node 8 $(groundbass launch --where)/slurm.sh ddp ADDRESS …"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Start a rank per GPU."""
+
+    strategy: Annotated[str, tyro.conf.Positional]
+    """ddp, fsdp2, zero1, zero2, zero3, zero2_offload, zero3_offload, one_gpu, or cpu"""
+    gpus: int | None = None
+    """ranks in all, one per GPU; None: as the file says"""
+    machines: int = 1
+    """that take part"""
+    machine_rank: int = 0
+    """the number of this one"""
+    main: str | None = None
+    """HOST:PORT of machine 0"""
+
+
+def main(argv: list[str]) -> int:
+    """Take the place of this process by Accelerate's launcher.
+
+    Raises:
+        ValueError: an unknown strategy, or nothing to start.
+        SystemExit: tyro ends with 2 on unknown or malformed words.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if argv == ["--list"]:
+        print("\n".join(names()))
+        return 0
+    if argv == ["--where"]:
+        print(FOLDER)
+        return 0
+    words = command(argv)
+    os.execv(words[0], words)  # signals and exit codes are the launcher's own
+
+
+def command(argv: list[str]) -> list[str]:
+    """What is started.
+
+    Raises:
+        ValueError: an unknown strategy, or nothing to start.
+    """
+    own, dash, started = argv[: argv.index("--")] if "--" in argv else argv, "--" in argv, []
+    if dash:
+        started = argv[len(own) + 1 :]
+    options = tyro.cli(Options, args=own, prog="groundbass launch")
+    if options.strategy not in names():
+        raise ValueError(f"There is no strategy {options.strategy!r} to launch by; there are {', '.join(names())}.")
+    if started[:1] != ["pretrain"] or len(started) < 2:
+        raise ValueError("What shall be launched? For example: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …")
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{FOLDER / options.strategy}.yaml"]
+    words += [] if options.gpus is None else ["--num_processes", str(options.gpus)]
+    if options.machines > 1:
+        host, _, port = (options.main or "").partition(":")
+        if not host or not port:
+            raise ValueError(f"--machines {options.machines} need --main HOST:PORT, where machine 0 is reached.")
+        words += ["--num_machines", str(options.machines), "--machine_rank", str(options.machine_rank)]
+        words += ["--main_process_ip", host, "--main_process_port", port]
+    return [*words, "-m", "groundbass.pretrain", *started[1:]]

@@ -1,0 +1,194 @@
+"""Every objective's whole training step on a GPU that isn't there: no devices mix, no kernel is asked for that CUDA
+lacks, loss and gradient are the CPU's, and no step waits for the device more often than `ALLOWED`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from groundbass.data.audio.read import write
+from groundbass.data.track import Manifest, Track
+from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
+from groundbass.pretrain.cost.pretended_run import Steps, of_size, on_cpu, on_pretended_gpu
+from groundbass.pretrain.cost.waits import over
+from groundbass.pretrain.objectives.tokens import Tokens
+from groundbass.pretrain.recipe import addresses, find
+from groundbass.pretrain.run.trial_step import random_batches
+
+RATE, SECONDS, CROPS = 24_000, 6.0, 4
+# a recipe whose tokenizer is "" can't train before one is named
+DEBUG = [a for a in addresses() if a.endswith("_debug") and getattr(find(a).objective, "tokenizer", None) != ""]
+FIRST = ("tokens.beats_iter1_debug", "masked.bestrq_debug", "tokenizer.mel_rvq_debug")
+PADDED = 0.7
+# the vocoder's averages amplify rounding where there are no partials, and noise has none (data/augment/pitch.py)
+LOOSE = ("contrastive.clmr_debug",)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Manifest:
+    folder, tracks = tmp_path_factory.mktemp("noise"), []
+    for number in range(4):
+        sound = 0.1 * np.random.default_rng(number).standard_normal(int(SECONDS * RATE))
+        write(folder / f"{number}.flac", sound.clip(-1, 1).astype(np.float32), RATE)
+        labels = labels_of(number, SECONDS)
+        tracks.append(Track(f"{number}.flac", f"{number}.flac", len(sound), RATE, 1, f"{number:032x}", labels=labels))
+    Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
+    return Manifest.open(folder / "manifest.parquet")
+
+
+def both(
+    address: str, precision: str, share: float, manifest: Manifest, run: Path, steps: int = 2
+) -> tuple[Steps, Steps]:
+    recipe = of_size(find(address), CROPS, precision)
+    return on_cpu(recipe, manifest, run, steps, share), on_pretended_gpu(recipe, manifest, run, steps, share)
+
+
+def check(address: str, precision: str, share: float, manifest: Manifest, run: Path) -> None:
+    cpu, gpu = both(address, precision, share, manifest, run)
+    assert gpu.refused() == []
+    exact = precision == "no" and address not in LOOSE
+    close = {"rel": 1e-5 if exact else 3e-2}
+    assert gpu.losses[0] == pytest.approx(cpu.losses[0], **close)
+    if exact:
+        assert gpu.norms[0] == pytest.approx(cpu.norms[0], rel=1e-3)
+    assert over(address, gpu.waits()) == {}, "what waits for the device beyond what is allowed (cost/waits.py)"
+
+
+@pytest.mark.parametrize("address", FIRST)
+def test_a_step_on_a_gpu(address: str, manifest: Manifest, tmp_path: Path) -> None:
+    check(address, "no", PADDED, manifest, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("share", [1.0, PADDED], ids=["whole", "padded"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("address", DEBUG)
+def test_every_objective_on_a_gpu(
+    address: str, precision: str, share: float, manifest: Manifest, tmp_path: Path
+) -> None:
+    check(address, precision, share, manifest, tmp_path)
+
+
+def test_a_teacher_left_on_the_cpu_is_noticed(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokens, "place", lambda self, device: None)
+    recipe = of_size(find("tokens.beats_iter1_debug"), 2, "no")
+    with pytest.raises((RuntimeError, AssertionError)):
+        assert on_pretended_gpu(recipe, manifest, tmp_path, 1).refused() == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "what"),
+    [
+        (lambda x: bool((x > 0).any()), "item"),
+        (lambda x: x[x > 0], "boolean index"),
+        (lambda x: (x > 0).nonzero(), "nonzero"),
+        (lambda x: x.tolist(), "tolist"),
+        (lambda x: x.cpu(), "copy to the CPU"),
+        (lambda x: x + torch.tensor(2.0, device=DEVICE), "copy to the GPU"),
+        (lambda x: torch.bincount(x.long().clamp(min=0), minlength=4), "bincount"),
+        (lambda x: x[torch.tensor([0, 1])], "index on the CPU"),
+    ],
+)
+def test_what_waits_is_counted_and_where(ask: Callable[[Any], Any], what: str) -> None:
+    with PretendedGpu() as gpu:
+        x = torch.linspace(-1, 1, 5).to(DEVICE, non_blocking=True)
+        assert not gpu.events
+        ask(x)
+        assert [event.what for event in gpu.events if event.kind == "wait"] == [what]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: x.masked_fill(x > 0, 0.0),
+        lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: x.index_select(0, torch.arange(2, device=DEVICE)),
+        lambda x: x.argsort()[:2],
+        lambda x: torch.zeros(4, device=DEVICE).scatter_add_(0, x.long().clamp(min=0), x),
+    ],
+)
+def test_what_does_not_wait_isnt_counted(ask: Callable[[Any], Any]) -> None:
+    with PretendedGpu() as gpu:
+        ask(torch.linspace(-1, 1, 5).to(DEVICE, non_blocking=True))
+        assert not gpu.events
+
+
+def test_mixed_devices_and_missing_dtypes_are_noticed() -> None:
+    with PretendedGpu() as gpu:
+        x = torch.linspace(-1, 1, 8).to(DEVICE, non_blocking=True)
+        _ = x + torch.ones(8)
+        torch.fft.rfft(x)
+        assert [event.kind for event in gpu.events] == ["mix"]
+
+
+def test_more_waits_than_allowed_are_told_by_file(manifest: Manifest, tmp_path: Path) -> None:
+    recipe = of_size(find("masked.bestrq_debug"), 2, "no")
+    waits = on_pretended_gpu(recipe, manifest, tmp_path, 1).waits()
+    assert over("masked.bestrq_debug", waits) == {}
+    waits["item · pretrain/objectives/masked.py"] += 1
+    assert over("masked.bestrq_debug", waits) == {"item · pretrain/objectives/masked.py": 1}
+
+
+def test_kernels_carry_flops_and_bytes() -> None:
+    with PretendedGpu() as gpu:
+        a = torch.ones(8, 16).to(DEVICE)
+        gpu.kernels.clear()
+        _ = a @ a.T
+    (kernel,) = gpu.kernels
+    assert kernel.flops == 2 * 8 * 16 * 8 and kernel.bytes == 4 * (2 * 8 * 16 + 8 * 8)
+    assert dataclasses.replace(kernel, name="") != kernel
+
+
+@pytest.mark.slow
+def test_first_contact_is_rehearsed() -> None:
+    """`groundbass bench gpu --rehearse`: every part of it runs, none fails."""
+    from groundbass.pretrain.bench import gpu
+
+    rows = {row["what"]: row for row in gpu(rehearse=True)}
+    assert [name for name in rows if name.endswith("_failed")] == []
+    assert rows["tokens.beats_iter1_debug_loss_no"]["ratio"] == pytest.approx(1, abs=1e-4)
+    eager, compiled = (rows[f"roofline_beats_debug{how}_kernels"]["value"] for how in ("", "_compiled"))
+    assert 100 < compiled < eager
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug"])
+def test_compiling_breaks_no_graph_and_compiles_once(
+    address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiles(address, manifest, tmp_path, monkeypatch)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("address", DEBUG)
+def test_compiling_any_objective_breaks_no_graph(
+    address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiles(address, manifest, tmp_path, monkeypatch)
+
+
+def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `--compile` compiles becomes whole graphs (one that breaks raises), and the second step needs no new one."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    recipe = of_size(find(address), 2, "no")
+    torch.manual_seed(0)
+    objective = recipe.objective.build().train()
+    objective.prepare(manifest, run)
+    objective.place(torch.device("cpu"))
+    objective.compile_encoder()
+    batches = random_batches(recipe, manifest)
+    objective(next(batches), 0).value.backward()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        objective(next(batches), 1).value.backward()
+    torch._dynamo.reset()
