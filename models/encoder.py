@@ -251,7 +251,7 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-LATER = {"mel_kernels": "fixed", "described": False}
+LATER = {"mel_kernels": "fixed", "described": False, "shifts": 1}
 """Settings that configs have had since version 0.1, at the value that means what was before them: stores and heads of
 that time know the encoder by a hash without them."""
 
