@@ -197,17 +197,15 @@ def _run(line: list[str]) -> None:
         runpy.run_path(line[0], run_name="__main__")
 
 
-def _starved(processes: list[int]) -> float:
-    """Seconds for which processes, or one that they started, have waited for a processor that others had; the most."""
-    waited = [0.0]
-    while processes:
-        process = processes[0]
+def _starved(processes: list[int]) -> dict[int, float]:
+    """Seconds for which processes, and those that they started, have waited for a processor that others had."""
+    waited, left = {}, list(processes)
+    while left:
+        process = left.pop()
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended meanwhile, or this is no Linux
-            waited.append(int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9)
-            begun = Path(f"/proc/{process}/task/{process}/children").read_text()
-            processes = [*processes, *map(int, begun.split())]
-        processes = processes[1:]
-    return max(waited)
+            waited[process] = int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+            left += map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    return waited
 
 
 def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
@@ -216,12 +214,13 @@ def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
     Time for which they had no processor isn't counted: a busy machine makes nothing late.
     """
     parent, end = os.getppid(), time.monotonic() + seconds
-    looked, starved = time.monotonic(), 0.0
+    looked, starved = time.monotonic(), _starved(children)
     codes: dict[int, int | str] = {}
     while len(codes) < len(children):
         if time.monotonic() > looked + 1:
             now, waited = time.monotonic(), _starved(children)
-            end += min(max(waited - starved, 0.0), now - looked)
+            lost = max((waited[process] - starved.get(process, 0.0) for process in waited), default=0.0)
+            end += min(max(lost, 0.0), now - looked)
             looked, starved = now, waited
         for child in set(children) - codes.keys():
             done, status = os.waitpid(child, os.WNOHANG)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from groundbass.models.published import write_encoder
 from groundbass.pretrain.clock import SECTIONS
 from groundbass.pretrain.command import main
 from groundbass.pretrain.recipe import find
+from groundbass.pretrain.run.probing import Prober
 from groundbass.pretrain.train import train
 from groundbass.probe.report.command import report
 
@@ -78,12 +78,26 @@ def test_probes_on_the_way_disturb_nothing(music: Path, tmp_path: Path, capsys: 
     pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
     assert (last / "results.json").stat().st_mtime_ns == changed
     assert not list(last.parent.glob(".*")), "no lock is left"
-    shutil.rmtree(last)  # as if the run had been killed before its last probe began
-    pretrain(music, tmp_path / "probed", "masked.bestrq_debug", *words)
-    assert json.loads((last / "results.json").read_text())["rows"] == rows
     report((tmp_path / "probed",), out=tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "What was learned on the way" in page and "Scores over the steps of pretraining" in page
+
+
+def test_a_last_probe_that_a_kill_lost_is_made_up_for(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it had a result, it is begun again by a start that has nothing left to train; then never more."""
+    launched: list[str] = []
+    monkeypatch.setattr(Prober, "_launch", lambda self, lock: launched.append(self._folder.name))
+    words = ["masked.bestrq_debug", "--probe-every", "2", "--probe-tasks", "synth:nowhere"]
+    pretrain(music, tmp_path, *words)
+    assert launched == ["step_2", "step_4"]
+    pretrain(music, tmp_path, *words)
+    assert launched == ["step_2", "step_4", "step_4"]
+    (tmp_path / "probes/step_4").mkdir()
+    (tmp_path / "probes/step_4/results.json").write_text("{}")
+    pretrain(music, tmp_path, *words)
+    assert launched == ["step_2", "step_4", "step_4"]
 
 
 @pytest.mark.slow
