@@ -157,6 +157,44 @@ def completion(shell: str) -> str:
     return SHELLS[shell].format(first=" ".join(first), data=" ".join(data), recipes=" ".join(addresses()))
 
 
+RENAMED = {("probe", "--seeds"): "--random-seeds", ("plan", "--from"): "--like"}
+"""Options of before 0.2 by what they are called now; they go on until 0.4."""
+
+
+def renamed(command: str, words: list[str]) -> list[str]:
+    """The words with today's options, and a warning on stderr for each old one."""
+    found = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        new = RENAMED.get((command, option))
+        if new is not None:
+            print(
+                f"groundbass: {option} of `{command}` is called {new} now; the old name goes until 0.4.",
+                file=sys.stderr,
+            )
+        found.append(f"{new or option}{equals}{value}")
+    return found
+
+
+def with_names(function: Any) -> Any:
+    """The function, whose positional arguments are shown by their names in --help, not by their types."""
+    import inspect
+    import typing
+
+    import tyro
+
+    hints = typing.get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        told = getattr(hints.get(name), "__metadata__", ())
+        positional = (
+            typing.get_args(tyro.conf.Positional[int])[1] in told or parameter.kind is parameter.POSITIONAL_ONLY
+        )
+        if positional and not any(hasattr(one, "metavar") for one in told):
+            hints[name] = typing.Annotated[hints[name], tyro.conf.arg(metavar=name.strip("_").upper())]
+    function.__annotations__ = hints
+    return function
+
+
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code; errors fly."""
     if argv[0] in COMMANDS or len(argv) < 2 or argv[1] not in ("-h", "--help"):
@@ -168,12 +206,12 @@ def run(argv: list[str]) -> int:
         print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
         return 0
     command = COMMANDS[name]
+    rest = renamed(name, rest)
     if command.argv:
         return int(command.load()(rest))
     import tyro
 
-    function = command.load()
-    result = tyro.cli(function, prog=f"groundbass {name}", args=rest)
+    result = tyro.cli(with_names(command.load()), prog=f"groundbass {name}", args=rest)
     return result if isinstance(result, int) else 0
 
 

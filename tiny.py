@@ -26,7 +26,7 @@ WINDOW_SECONDS = 30.0
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "key": ("key", {}),
     "chords": ("chords", {"name": "viterbi", "switch": 4.0}),
-    "beats": ("beats+downbeats", {"name": "tracker", "usual": 0.5, "tightness": 300.0, "parts": 4}),
+    "beats": ("beats+downbeats", {"name": "tracker", "usual": 0.5, "tightness": 300.0, "parts": 4, "bars": "chords"}),
 }
 """The heads that ship, with the labels that they learned and the decoder of what varies over time."""
 

@@ -26,6 +26,7 @@ __all__ = [
     "calibrate_batch_norm",
     "load_encoder",
     "random_copy",
+    "usual_device",
     "weights_hash",
 ]
 
@@ -250,7 +251,7 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-LATER = {"mel_kernels": "fixed", "described": False}
+LATER = {"mel_kernels": "fixed", "described": False, "shifts": 1}
 """Settings that configs have had since version 0.1, at the value that means what was before them: stores and heads of
 that time know the encoder by a hash without them."""
 
@@ -279,6 +280,11 @@ def _tensors(holder: Any) -> dict[str, Tensor]:
 def _module(encoder: Encoder) -> nn.Module | None:
     model = getattr(encoder, "model", encoder)
     return model if isinstance(model, nn.Module) else None
+
+
+def usual_device() -> str:
+    """Where commands compute unless told: a GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -33,7 +33,8 @@ class HeadFacts:
     unit: "clip", "window" or "frame", what an answer is about.
     aggregation: what is averaged over windows: `moments` of frames, `logits` (of numbers: values) or `probabilities`.
     thresholds: per name, above which a tag holds; empty: 0.5.
-    decoder: for beats and chords, {"name": "peaks" | "tracker" | "viterbi" | "threshold", …its settings}.
+    decoder: for beats and chords, {"name": "peaks" | "tracker" | "viterbi" | "threshold", …its settings}; of
+        beats, "bars" may name a head of chords on the same encoder, whose changes say where bars begin.
     encoder: where the encoder was (a path or a Hub name); encoder_hash: of its weights; task: name, question,
         fingerprint; scores: metric → value on the test set; licence: of the labels, where known.
     """

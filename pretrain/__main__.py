@@ -26,7 +26,7 @@ def run(command: Callable[[list[str]], int] = main) -> int:
     try:
         return command(sys.argv[1:])
     except (ValueError, OSError) as error:
-        print(f"groundbass pretrain: {error}", file=sys.stderr)
+        print(f"groundbass: error: {error}", file=sys.stderr)
         return FAULT if several else 2
     except Exception:
         if not several:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from ..data.track import cache_folder
-from ..models.encoder import Encoder, load_encoder
+from ..models.encoder import Encoder, load_encoder, usual_device
 from .addresses import available, find_tasks, listed, question_at
 from .contract import attributes, problems, question_problems, task_problems
 from .curves.robustness import kinds_of
@@ -72,7 +71,7 @@ class Options:
     out: Path | None = None
     protocol: Protocol = "linear"
     layers: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(name="random-seeds")] = (0, 1, 2)
     head_seeds: tuple[int, ...] = (0, 1, 2)
     few_shot: tuple[int, ...] = ()
     robustness: tuple[Damage, ...] = ()
@@ -109,7 +108,7 @@ class Options:
         """Where features are kept, and how they are made."""
         if self.window_seconds <= 0:
             raise ValueError(f"--window-seconds must be above 0, not {self.window_seconds}.")
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.device or usual_device()
         root = self.store or cache_folder() / "features"
         return FeatureStore(root, self.window_seconds, workers=self.workers, device=device)
 
@@ -190,7 +189,7 @@ def default_out(encoder: str) -> Path:
 def check(
     encoder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER|TASK")],
     *,
-    device: str = "cpu",
+    device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Explain what is wrong with an encoder (shapes, rates, padding, determinism, gradients) or with a task.
@@ -198,7 +197,7 @@ def check(
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class; or a task: its
             name, my_task.py:TASK, or with its corpus my_task.py:TASK:PATH.
-        device: cpu or cuda.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     question = question_at(encoder)
@@ -209,5 +208,6 @@ def check(
             found.passed, found.failed = [*found.passed, *met.passed], met.failed
         found.tell(encoder, "a task's contract")
         return
+    device = device or usual_device()
     loaded = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
     problems(loaded, device).tell(encoder, "the encoder's contract")

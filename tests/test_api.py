@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -217,3 +218,25 @@ def test_models_lists_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "groundbass-tiny" in said and "heads beats, chords, key" in said and "apache-2.0" in said
     assert "cc-by-nc-4.0" in said  # MERT's
+
+
+def test_old_options_go_on_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.renamed("probe", ["x", "--seeds", "0", "--out", "y"]) == ["x", "--random-seeds", "0", "--out", "y"]
+    said = capsys.readouterr().err
+    assert "--seeds of `probe` is called --random-seeds now" in said
+    assert cli.renamed("plan", ["x", "--from=run"]) == ["x", "--like=run"]
+    assert cli.renamed("pretrain", ["--from", "x"]) == ["--from", "x"]
+    for (command, old), new in cli.RENAMED.items():
+        with pytest.raises(SystemExit):
+            cli.main([command, *(["masked.mert_tiny"] if command == "plan" else []), "--help"])
+        page = capsys.readouterr().out
+        assert new in page and f"{old} " not in page
+
+
+@pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if not command.argv])
+def test_positional_arguments_are_shown_by_their_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*name.split(), "--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    for kind in ("PATH", "STR", "INT"):
+        assert not re.search(rf"\b{kind}\b", usage.partition("[OPTIONS]")[2]), usage

@@ -111,7 +111,17 @@ def test_a_task_and_an_encoder_of_a_package_meet_in_a_probe(
 ) -> None:
     """The encoder hears levels and nothing else, and the question is about levels: it answers all."""
     out = tmp_path / "out"
-    words = ["--out", out, "--store", tmp_path / "store", "--seeds", "--baselines", "constant", "--pooling", "mean"]
+    words = [
+        "--out",
+        out,
+        "--store",
+        tmp_path / "store",
+        "--random-seeds",
+        "--baselines",
+        "constant",
+        "--pooling",
+        "mean",
+    ]
     assert run("probe", "example-levels", f"example_loud:{levels}", *words) == 0
     assert re.search(r"example_loud +4 +1\.000", capsys.readouterr().out)
 

@@ -388,8 +388,8 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
         (["--gpu", "V100"], "--gpu V100 isn't known; known are B200, H200, H100, A100, L40S, 4090, A10"),
         (["--utilisation", "40"], "--utilisation is 40, but a share of the peak lies between 0 and 1"),
         (["--network-gbs", "0"], "--network-gbs is 0"),
-        (["--from", "nowhere"], "There is no nowhere/timing.jsonl"),
-        (["--from", "nowhere", "--utilisation", "0.3"], "give one of them"),
+        (["--like", "nowhere"], "There is no nowhere/timing.jsonl"),
+        (["--like", "nowhere", "--utilisation", "0.3"], "give one of them"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_is_counted(
@@ -426,13 +426,13 @@ def test_the_utilisation_of_a_run_is_its_median_without_the_first_line(
 ) -> None:
     lines = [{"step": step, "utilisation": value} for step, value in enumerate([0.01, 0.2, 0.3, 0.25], 1)]
     (tmp_path / "timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = told(capsys, "contrastive.clmr_debug", "--from", str(tmp_path))
+    found = told(capsys, "contrastive.clmr_debug", "--like", str(tmp_path))
     half = told(capsys, "contrastive.clmr_debug", "--utilisation", "0.5")
     assert found["time"]["step_seconds"] == pytest.approx(2 * half["time"]["step_seconds"])
     assert any("0.250 is the median" in line for line in found["assumptions"])
     (tmp_path / "timing.jsonl").write_text('{"step": 1, "tflops": 0.1}\n')
     with pytest.raises(ValueError, match="says no utilisation"):
-        plan.main(["contrastive.clmr_debug", "--from", str(tmp_path)])
+        plan.main(["contrastive.clmr_debug", "--like", str(tmp_path)])
 
 
 @pytest.mark.slow

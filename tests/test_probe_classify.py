@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 import groundbass
 from groundbass.data.audio.read import write
-from groundbass.data.labels.decoding import bar_positions
+from groundbass.data.labels.decoding import bar_positions, harmony_change
 from groundbass.data.labels.lookup import kind_of
 from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.encoder import ModelEncoder, weights_hash
@@ -138,6 +138,27 @@ def test_beats_and_bars_of_what_is_plain(clicks: Callable[..., Any]) -> None:
     assert bar_positions(np.zeros(0), likely[:, 1], times).tolist() == []
     four = bar_positions(beats, np.where(np.isin(np.arange(1000), (beats[2::4] * 50).astype(int)), 0.9, 0.0), times)
     assert four.tolist()[:4] == [3, 4, 1, 2]
+
+
+def test_bars_begin_where_the_harmony_changes() -> None:
+    """Downbeats that say nothing, chords that change on every fourth beat from the second on; then a waltz."""
+    times = (np.arange(1000) + 0.5) / 50
+    beats = np.arange(0.31, 19.9, 0.5)
+    likely = np.full((1000, 2), 0.02)
+    likely[(beats * 50).astype(int), 0] = 0.9
+    way = {"name": "tracker", "usual": 0.5, "tightness": 100.0, "bars": "chords"}
+    kind = kind_of("beats")
+    for meter in (3, 4):
+        bar = np.searchsorted(beats[1::meter], times, side="right")
+        chords = np.eye(5)[bar % 5] * 0.8 + 0.04
+        heard = kind.heard(likely, times, 20.0, ("beat", "downbeat"), way, {"chords": chords})
+        assert heard.positions is not None
+        assert heard.positions.tolist()[:6] == [(place - 1) % meter + 1 for place in range(6)]
+        other = kind.heard(likely, times, 20.0, ("beat", "downbeat"), way, {"key": chords})
+        alone = kind.heard(likely, times, 20.0, ("beat", "downbeat"), {**way, "bars": ""})
+        np.testing.assert_array_equal(other.positions, alone.positions)  # type: ignore[arg-type]
+    change = harmony_change(beats[:3], np.eye(2)[(times > beats[1]).astype(int)], times)
+    np.testing.assert_allclose(change, [0.0, 1.0, 0.0], atol=0.05)  # one frame of 25 says the chord before
 
 
 def test_what_is_refused_is_named(place: Path, tmp_path: Path) -> None:

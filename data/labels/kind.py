@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -92,10 +93,19 @@ class Kind(ABC):
         """A name as its namespace in JAMS spells it."""
         return name
 
-    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+    def heard(
+        self,
+        likely: Array,
+        times: Array,
+        seconds: float,
+        names: Sequence[str],
+        settings: Settings,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+    ) -> Timed:
         """What [frames, names] probabilities say over a recording; of any kind, the spans in which a name holds.
 
         times: [frames] middles in s; seconds: of the recording; settings: of the head's decoder, which a file may lack.
+        beside: what other heads say of the same frames, [frames, names] probabilities by the head's name.
         """
         return Timed(segments=spans_above(likely, times, seconds, names, float(settings.get("threshold", 0.5))))
 

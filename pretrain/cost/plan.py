@@ -1,7 +1,7 @@
 """`groundbass plan RECIPE --gpus N`: does it fit, how long does a step take, what does the run cost, by which formula?
 
 FLOPs and memory of a crop are counted (`count`), the rest is arithmetic (`cost`) that is printed with its numbers.
-Utilisation, network and the share of a card that tensors get are assumptions, and printed as such; `--from RUN` takes
+Utilisation, network and the share of a card that tensors get are assumptions, and printed as such; `--like RUN` takes
 the utilisation that a run measured.
 
 Two published costs, at these counts: EAT base took 4 RTX 3090 for 58 hours, which is 29 TFLOP/s each, 0.41 of their 71
@@ -72,7 +72,7 @@ class Options:
     """how weights, gradients and optimiser are divided: by the file of this name in pretrain/launch"""
     utilisation: float | None = None
     """share of the card's peak that a step reaches, communication apart; None: 0.4, an assumption"""
-    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    from_run: Annotated[Path | None, tyro.conf.arg(name="like", metavar="RUN")] = None
     """a run whose measured utilisation is taken (RUN/timing.jsonl)"""
     network_gbs: float | None = None
     """GB/s that a GPU sends to the next one; None: the link's in a machine of 8 GPUs, else 25"""
@@ -210,11 +210,11 @@ def utilisation_of(options: Options) -> tuple[float, str]:
     """Share of the peak, and a sentence that says whence."""
     if options.from_run is not None:
         if options.utilisation is not None:
-            raise ValueError("--utilisation and --from both say how busy a GPU is: give one of them.")
+            raise ValueError("--utilisation and --like both say how busy a GPU is: give one of them.")
         return measured(options.from_run)
     if options.utilisation is None:
         return UTILISATION, (
-            f"utilisation {UTILISATION:g} is assumed; a run of a few hundred steps measures it (--from RUN)"
+            f"utilisation {UTILISATION:g} is assumed; a run of a few hundred steps measures it (--like RUN)"
         )
     if not 0 < options.utilisation <= 1:
         raise ValueError(f"--utilisation is {options.utilisation:g}, but a share of the peak lies between 0 and 1.")
@@ -229,7 +229,7 @@ def measured(run: Path) -> tuple[float, str]:
     """
     file = run / "timing.jsonl"
     if not file.is_file():
-        raise ValueError(f"There is no {file}: --from takes the folder of a run that has logged steps.")
+        raise ValueError(f"There is no {file}: --like takes the folder of a run that has logged steps.")
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     values = [line["utilisation"] for line in lines if "utilisation" in line]
     if not values:

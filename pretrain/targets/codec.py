@@ -34,6 +34,7 @@ from ...data.open import open_sound
 from ...data.parallel import Part
 from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
+from ...models.encoder import usual_device
 from ...progress import tqdm
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
@@ -381,7 +382,7 @@ def codes(
     *,
     codec: str = "facebook/encodec_24khz",
     codebooks: int = 8,
-    device: str = "cpu",
+    device: str | None = None,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
 ) -> None:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
@@ -391,13 +392,13 @@ def codes(
         out: folder of the store.
         codec: Hub name or local folder of an EnCodec or DAC model in Transformers' form.
         codebooks: codebooks to keep.
-        device: where the codec runs, e.g. cuda.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
         part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    model.place(torch.device(device))
+    model.place(torch.device(device or usual_device()))
     share = Part.of(part)
     with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
         _store_codes(tracks, out, model, share)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -436,9 +436,20 @@ class Classifier:
         answers = self.answering.hear(heard, window)
         found: dict[str, Prediction] = {}
         for number, (answer, (name, kind, names, facts)) in enumerate(zip(answers, self.answering.heads)):
-            said = Said(self.answering, number, name, kind, names, facts)
+            said = Said(self.answering, number, name, kind, names, facts, self._beside(answers, number))
             found[name] = said.prediction(answer, heard.seconds, unit, aggregate)
         return found
+
+    def _beside(self, answers: Sequence[Answer], number: int) -> dict[str, Array]:
+        """What the head that this one's decoder names says of the very frames; nothing where none is named or there."""
+        wanted, own = self.answering.heads[number][3].decoder.get("bars"), answers[number].times
+        for other, (answer, (name, *_)) in enumerate(zip(answers, self.answering.heads)):
+            if name != wanted or answer.frames is None or answer.times is None or own is None:
+                continue
+            if np.array_equal(answer.times, own):
+                likely = self.answering.probabilities(other, answer.frames)
+                return {name: np.asarray(likely.double().numpy())}
+        return {}
 
 
 @dataclass(frozen=True)
@@ -451,6 +462,7 @@ class Said:
     kind: str
     names: tuple[str, ...]
     facts: HeadFacts
+    beside: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def label_kind(self) -> Kind:
@@ -488,7 +500,7 @@ class Said:
     def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
         assert answer.frames is not None and answer.times is not None
         likely, times = self._likely(answer.frames), answer.times
-        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder)
+        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder, self.beside)
         more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 import tyro
 from einops import rearrange
 
@@ -28,7 +27,7 @@ from ...data.open import open_several
 from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
-from ...models.encoder import Encoder, load_encoder
+from ...models.encoder import Encoder, load_encoder, usual_device
 from ...progress import tqdm
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
@@ -85,7 +84,7 @@ def embed(
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or usual_device()
     weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)

@@ -25,8 +25,10 @@ from ...data.open import POSSIBLE, address_kind, files_of, open_sound, path_of
 from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
+from ...models.encoder import usual_device
 from ...models.head_files import head_names
 from ...progress import tqdm
+from ..report.naming import short_names
 from ..report.table import Column, Table
 from .classify import (
     Aggregate,
@@ -72,7 +74,7 @@ def predict(
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABELS.csv|WORDS")] = (),
     clap: str | None = None,
     encoder: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     workers: int = 2,
     force: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
@@ -100,7 +102,7 @@ def predict(
             from; what comes after either and is there on the disk is sound.
         clap: a folder of transformers' CLAP, which compares sound with the words of --labels: zero-shot.
         encoder: of heads folders, where it has moved.
-        device: cpu, cuda.
+        device: cpu, cuda, cuda:1; a GPU where there is one.
         workers: recordings that are decoded at a time, ahead of what is heard.
         force: begin again where OUT is there.
         part: hear a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
@@ -120,6 +122,7 @@ def predict(
     names, recordings = _sorted_out([*what, *more], shipped_too=clap is None)
     if page is not None and (stored := [one.name for one in recordings if one.file is None]):
         raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
+    device = device or usual_device()
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     if clap is not None:
         opened.append(load_clap(clap, named, device))
@@ -512,8 +515,9 @@ def _show(title: str, found: dict[str, Prediction], options: Options) -> None:
 
 def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
     names = list(dict.fromkeys(name for found in results.values() for name in found))
+    titles = short_names(list(results))
     rows = [
-        (Path(path).name, *(brief(found[name], options) if name in found else "" for name in names))
+        (titles[path], *(brief(found[name], options) if name in found else "" for name in names))
         for path, found in results.items()
     ]
     Console().print(Table(("recording", *names), rows).terminal())

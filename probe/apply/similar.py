@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.writing import write_text
-from ...models.encoder import Encoder, load_encoder
+from ...models.encoder import Encoder, load_encoder, usual_device
 from ..listen.features import identity
 from ..pages.render import render
 from ..report.table import Column, Table
@@ -58,7 +58,7 @@ def similar(
     layer: int | None = None,
     encoder: str | None = None,
     page: Path | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[tuple[Path, list[Any]]]:  # of `Hit`, with its file
     """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
@@ -75,7 +75,7 @@ def similar(
         encoder: where the table's encoder lies now, if it was moved, or isn't a folder of ours: what a table names is
             looked up in folders only, and never run.
         page: also write this page (.html), to listen.
-        device: where files that aren't in the table are embedded.
+        device: where files that aren't in the table are embedded: cpu, cuda, cuda:1; a GPU where there is one.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if not files:
@@ -92,7 +92,9 @@ def similar(
     for file in files:
         query = index.rows_of(file)
         if query is None:
-            asked, values = _embedded(file, about, layer, _encoder(about, encoder, device, trust_remote_code))
+            asked, values = _embedded(
+                file, about, layer, _encoder(about, encoder, device or usual_device(), trust_remote_code)
+            )
         else:
             asked, values = [places[row] for row in query], vectors[query]
         hits = index.nearest(asked, values, k)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import mir_eval
@@ -64,15 +65,26 @@ class Beats(OverTime):
             return peaks(activity[:, 0], times, settings["threshold"], apart=min(1.0, 0.4 * settings["usual"]))
         return track_beats(activity[:, 0], times, settings["usual"], settings["tightness"])
 
-    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
-        """Beats and, by a second output of downbeats, their places in the bar."""
+    def heard(
+        self,
+        likely: Array,
+        times: Array,
+        seconds: float,
+        names: Sequence[str],
+        settings: Settings,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+    ) -> Timed:
+        """Beats and, by a second output of downbeats, their places in the bar; "bars" names a head of chords."""
         usual = float(settings.get("usual", 0.5))
         if settings.get("name") == "peaks":
             found = peaks(likely[:, 0], times, float(settings.get("threshold", 0.2)), min(1.0, 0.4 * usual))
         else:
             tightness, parts = float(settings.get("tightness", 100.0)), int(settings.get("parts", 1))
             found = track_beats(likely[:, 0], times, usual, tightness, parts)
-        return Timed(found, bar_positions(found, likely[:, 1], times) if likely.shape[1] > 1 else None)
+        if likely.shape[1] < 2:
+            return Timed(found)
+        chords = beside.get(str(settings.get("bars", "")))
+        return Timed(found, bar_positions(found, likely[:, 1], times, chords))
 
     def text(self, heard: Timed) -> str | None:
         """Lines of a time in s and, where known, the position in the bar."""

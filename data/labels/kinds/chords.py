@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import mir_eval
@@ -58,7 +59,15 @@ class Chords(OverTime):
         """Spans."""
         return chord_spans(viterbi(activity, settings["switch"]), times, names)
 
-    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+    def heard(
+        self,
+        likely: Array,
+        times: Array,
+        seconds: float,
+        names: Sequence[str],
+        settings: Settings,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+    ) -> Timed:
         """One chord at a time."""
         path = viterbi(np.log(np.maximum(likely, 1e-12)), float(settings.get("switch", 3.0)))
         return Timed(segments=spans_of_path(path, times, seconds, names))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import mir_eval
@@ -91,7 +92,15 @@ class Events(OverTime):
         median = f", median of {settings['median']:g} s" if settings.get("median") else ""
         return f"above {settings['threshold']:g}{median}{lasting}"
 
-    def heard(self, likely: Array, times: Array, seconds: float, names: Sequence[str], settings: Settings) -> Timed:
+    def heard(
+        self,
+        likely: Array,
+        times: Array,
+        seconds: float,
+        names: Sequence[str],
+        settings: Settings,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+    ) -> Timed:
         """As `decode` says, within the recording."""
         way = {"threshold": 0.5, "shortest": 0.0, **settings}
         spans = self.decode(likely, times, names, way)
