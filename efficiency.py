@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ TRAINED = ("fine-tuned", "from scratch")
 class Point:
     """What one way of learning reached, mean over draws of the recordings, with its interval over test recordings.
 
-    shots: recordings per class; None: all. clips: of them, mean over folds.
+    shots: recordings per class; None: all. clips: of them, mean over folds. first: the score of the first draw, which
+    is the one that trained methods have.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Point:
     value: float
     low: float
     high: float
+    first: float
     draws: int = 1
 
 
@@ -200,7 +203,9 @@ class _Trained:
         from .finetuning import Frozen, finetune_on, heard
 
         run, scratch = self.out / "runs" / key, method == "from scratch"
-        finetune_on(Frozen(self.encoder, self.store), [task], run, dataclasses.replace(self.way, scratch=scratch))
+        way = dataclasses.replace(self.way, scratch=scratch)
+        if not finetune_on(Frozen(self.encoder, self.store), [task], run, way):
+            sys.exit("Stopped as asked; the same command goes on from there.")
         found = heard(task, 0, run)
         shutil.rmtree(run)
         return found
@@ -240,7 +245,7 @@ def scored(task: Any, shots: int | None, method: str, answers: Sequence[Answers]
     value, replicates = (np.mean([one[place] for one in each], axis=0) for place in (0, 1))
     found = bootstrap.interval(float(value), replicates, groups, task.label_kind.bounds)
     clips = round(float(np.mean([len(fold.train) for fold in task.folds])))
-    return Point(method, shots, clips, found.value, found.low, found.high, len(answers))
+    return Point(method, shots, clips, found.value, found.low, found.high, each[0][0], len(answers))
 
 
 def write(out: Path, metric: str, points: Sequence[Point]) -> None:
@@ -285,6 +290,6 @@ def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
     head = f"{_name(first.shots)} per class ({first.clips} recordings):"
-    draws = [f", mean of {point.draws} draws" if point.draws > 1 else "" for point in points]
+    draws = [f", mean of {p.draws} draws (the first: {p.first:.3f})" if p.draws > 1 else "" for p in points]
     scores = [f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points]
     return "\n".join([head, *map("".join, zip(scores, draws, strict=True))])

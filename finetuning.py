@@ -100,8 +100,7 @@ def finetune(
         validate_every=validate_every, patience=patience, seed=seed, workers=workers, precision=precision,
     )  # fmt: skip
     frozen = Frozen(encoder, store or run / "features")
-    finetune_on(frozen, tasks, run, way)
-    if rank() != 0:
+    if not finetune_on(frozen, tasks, run, way) or rank() != 0:
         return []
     found = [_compared(task, number, run, frozen if probe else None)
              for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
@@ -179,8 +178,11 @@ class Frozen:
                 write_head(folder, label_of(task), head, facts)
 
 
-def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> None:
-    """Train on tasks of the same tracks, each with one fold, until RUN/classifier stands; goes on where it stopped."""
+def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> bool:
+    """Train on tasks of the same tracks, each with one fold, until RUN/classifier stands; goes on where it stopped.
+
+    Returns whether it came to its end: SIGTERM and Ctrl-C stop it before.
+    """
     from .pretrain.distributed import rank
     from .pretrain.train import train
 
@@ -192,7 +194,7 @@ def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> No
             labelled_manifest(tasks).write(manifest)
         if heads is not None:
             frozen.write_heads(tasks, heads)
-    train(_recipe(frozen, tasks, way, heads), manifest, run, address="labelled.finetune")
+    return train(_recipe(frozen, tasks, way, heads), manifest, run, address="labelled.finetune") >= way.steps
 
 
 def _begins_as_probe(tasks: Sequence[Any], way: Way) -> bool:

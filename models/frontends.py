@@ -47,18 +47,17 @@ def normalize_waveform(waveform: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 class TimeGroupNorm(nn.GroupNorm):
-    """Group norm with one group per channel over time, whose statistics are float32 and leave padding out."""
+    """Group norm with one group per channel over time, in float32, whose statistics leave padding out."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
     def forward(self, signal: Tensor, valid: Tensor | None = None) -> Tensor:
         """Normalise [batch, channels, frames]; `valid` [batch]: frames that count (None: all). Keeps the dtype."""
-        if valid is None:  # one pass, no copy in float32: the kernel adds up in float32 itself
-            weight, bias = self.weight.to(signal.dtype), self.bias.to(signal.dtype)
-            with torch.autocast(signal.device.type, enabled=False):
-                return F.group_norm(signal, self.num_groups, weight, bias, self.eps)
         exact = signal.float()
+        if valid is None:
+            weight, bias = self.weight.float(), self.bias.float()
+            return F.group_norm(exact, self.num_groups, weight, bias, self.eps).to(signal.dtype)
         counted = time_mask(valid, signal.shape[-1])[:, None]
         count = valid[:, None, None].clamp(min=1)
         mean = exact.masked_fill(~counted, 0.0).sum(-1, keepdim=True) / count

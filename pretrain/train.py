@@ -335,7 +335,8 @@ def _publish_best(training: Training, judge: Judge, run: Path, say: Any) -> None
         weights = judge.best_weights()
         assert weights is not None
         _publish(training.objective, weights, run)
-        say(f"Step {judge.best} validated best: it is what {run} publishes.")
+        what = f"Step {judge.best}" if judge.best else "What training began with"
+        say(f"{what} validated best: it is what {run} publishes.")
     training.accelerator.wait_for_everyone()
 
 

@@ -212,6 +212,13 @@ def test_the_curve_over_the_number_of_labels(
     assert set(few.folds[0].train) < set(task.folds[0].train) and few.folds[0].test is task.folds[0].test
     asked: dict[str, Any] = {"data": music, "label": ("genre",), "per_class": (2,), "baselines": ("mfcc",)}
     asked |= {"steps": 2, "batch_size": 4, "crop_seconds": 1.0, "workers": 0, "out": tmp_path / "curve"}
+    with monkeypatch.context() as patched:
+        patched.setattr(finetuning, "finetune_on", lambda *_: False)  # SIGTERM came
+        with pytest.raises(SystemExit, match="goes on from there"):
+            efficiency.efficiency(encoder, **asked)
+    assert [path.name for path in (tmp_path / "curve" / "answers").iterdir()] == ["frozen_2.json"], (
+        "nothing half-trained"
+    )
     points = efficiency.efficiency(encoder, **asked)
     methods = ["frozen", "mfcc", "fine-tuned", "from scratch"]
     assert [(p.method, p.shots, p.clips) for p in points] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from groundbass.data.labels.lookup import guess, kind_of
 from groundbass.data.track import WEIGHT, Manifest, Track
 from groundbass.models.classifier_files import open_classifier
 from groundbass.models.encoder import load_encoder
+from groundbass.models.head_files import HeadFacts
 from groundbass.pretrain.objectives.labelled import (
     Labelled,
     LabelledConfig,
@@ -127,6 +129,24 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., 
         )
     Manifest.from_tracks(tracks, folder).write(folder / "manifest.parquet")
     return folder / "manifest.parquet"
+
+
+def test_labels_that_teach_nothing_and_numbers_that_are_none() -> None:
+    """One class, an unknown kind, no label at all: a sentence. NaN is no label, nor is a class that training lacks."""
+    with pytest.raises(ValueError, match=r"'g' has one class only \(rock\): there is nothing to tell apart"):
+        meet(LabelTask("g", "classes"), {"g": {"a": "rock", "b": "rock"}})
+    with pytest.raises(ValueError, match=r"g: .*colour"):
+        meet(LabelTask("g", "colour"), {"g": {"a": "rock", "b": "jazz"}})
+    with pytest.raises(ValueError, match="No track has the label 't'"):
+        meet(LabelTask("t", "numbers"), {"t": {"a": float("nan"), "b": math.nan}})
+    numbers = meet(LabelTask("t", "numbers"), {"t": {"a": 120.0, "b": math.nan, "c": 90.0}})
+    assert set(numbers.labels) == {"a", "c"} and torch.isnan(numbers.targets(["b"], clips([0.0]))).all()
+    genre = meet(LabelTask("g"), {"g": {"a": "rock", "b": "jazz"}})
+    met = dataclasses.replace(genre, labels={**genre.labels, "test": "polka"})
+    assert met.targets(["a", "test"], clips([0.0, 0.0])).tolist() == [1, -1]
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError, match=f"A threshold is a probability from 0 to 1, not {wrong}"):
+            HeadFacts(thresholds=(0.5, wrong))
 
 
 def make(manifest: Path, **changes: Any) -> Labelled:

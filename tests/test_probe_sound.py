@@ -1,5 +1,7 @@
 """Decoders, hand-crafted features and damage, on sound and curves whose truth is known."""
 
+from types import SimpleNamespace
+
 import librosa
 import mir_eval
 import numpy as np
@@ -19,7 +21,7 @@ from groundbass.probe.baselines.hand_crafted import (
     timbre,
 )
 from groundbass.probe.contract import problems
-from groundbass.probe.curves.robustness import LEVELS, Degradation, kinds_of
+from groundbass.probe.curves.robustness import LEVELS, Degradation, changes_truth, kinds_of
 
 RATE = 22_050
 
@@ -234,3 +236,14 @@ def test_damage_is_what_it_says():
     decay = np.cumsum(np.square(room[1:])[::-1])[::-1]  # Schroeder's integral
     early, late = (int(np.argmax(decay < decay[0] * 10 ** (-level / 10))) for level in (5, 35))
     assert 2 * (late - early) / RATE == pytest.approx(0.5, rel=0.2)
+
+
+def test_every_kind_says_what_it_changes_of_the_truth():
+    plain, timed = (
+        SimpleNamespace(unit=unit, name="made", label_kind=SimpleNamespace(over_time=False, pitched=pitched))
+        for unit, pitched in (("track", False), ("frame", True))
+    )
+    assert [changes_truth(plain, kind) for kind in LEVELS] == [None] * len(LEVELS)
+    changed = {kind: changes_truth(timed, kind) for kind in LEVELS}
+    assert {"delay", "trim", "speed", "stretch"} <= {kind for kind, what in changed.items() if what == "times"}
+    assert changed["pitch"] == "pitches" and changed["noise"] is None and changed["phone"] is None

@@ -59,8 +59,8 @@ class Estimate:
 def counted(recipe: Recipe, micro: int, manifest: Manifest, run: Path) -> tuple[list[Kernel], int]:
     """The kernels of a usual step of `micro` crops, and how often it waits.
 
-    Raises:
-        ValueError: steps of two and of four crops launch other kernels.
+    Where the two steps launch other kernels, as with augmentation that hits no crop of the smaller one, the larger
+    one's all grow in proportion.
     """
     optim = dataclasses.replace(recipe.optim, fused=True)  # a GPU's foreach kernels are as few
     steps = []
@@ -68,12 +68,15 @@ def counted(recipe: Recipe, micro: int, manifest: Manifest, run: Path) -> tuple[
         small = dataclasses.replace(of_size(recipe, crops, recipe.precision), optim=optim)
         steps.append(on_pretended_gpu(small, manifest, run, 2, multiplies=False))
     few, more = (step.kernels[-1] for step in steps)
+    waits = sum(steps[1].waits().values())
     if [kernel.name for kernel in few] != [kernel.name for kernel in more]:
-        raise ValueError(
-            f"A step of {CROPS[0]} crops launches {len(few)} kernels and one of {CROPS[1]} {len(more)}, so they can't "
-            "be told from one another."
-        )
-    return [_grown(*pair, micro) for pair in zip(few, more, strict=True)], sum(steps[0].waits().values())
+        return [_multiplied(kernel, micro / CROPS[1]) for kernel in more], waits
+    return [_grown(*pair, micro) for pair in zip(few, more, strict=True)], waits
+
+
+def _multiplied(kernel: Kernel, times: float) -> Kernel:
+    sizes = tuple(times * size for size in kernel.sizes)
+    return dataclasses.replace(kernel, flops=times * kernel.flops, bytes=times * kernel.bytes, sizes=sizes)
 
 
 def _grown(few: Kernel, more: Kernel, crops: int) -> Kernel:

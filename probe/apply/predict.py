@@ -28,6 +28,7 @@ from ...data.writing import write_text, written
 from ...models.encoder import usual_device
 from ...models.head_files import head_names
 from ...progress import tqdm
+from ..report.naming import short_names
 from ..report.table import Column, Table
 from .classify import (
     Aggregate,
@@ -514,8 +515,9 @@ def _show(title: str, found: dict[str, Prediction], options: Options) -> None:
 
 def _show_all(results: dict[str, dict[str, Prediction]], options: Options) -> None:
     names = list(dict.fromkeys(name for found in results.values() for name in found))
+    titles = short_names(list(results))
     rows = [
-        (Path(path).name, *(brief(found[name], options) if name in found else "" for name in names))
+        (titles[path], *(brief(found[name], options) if name in found else "" for name in names))
         for path, found in results.items()
     ]
     Console().print(Table(("recording", *names), rows).terminal())

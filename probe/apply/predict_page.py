@@ -16,6 +16,7 @@ import numpy as np
 from ...data.audio import read as audio
 from ...data.writing import write_text
 from ..pages.render import render
+from ..report.naming import short_names
 from .classify import Prediction
 
 POINTS = 800  # of a waveform's picture
@@ -49,16 +50,17 @@ class Lane:
 def write_page(place: Path, results: dict[str, dict[str, Prediction]]) -> None:
     """One page for all recordings; it names the audio by its path relative to the page."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    recordings = [_recording(place, path, found) for path, found in results.items()]
+    names = short_names(list(results))
+    recordings = [_recording(place, path, names[path], found) for path, found in results.items()]
     heads = list(dict.fromkeys(name for found in results.values() for name in found))
     write_text(place, render("predict.html", recordings=recordings, heads=heads))
 
 
-def _recording(place: Path, path: str, found: dict[str, Prediction]) -> dict[str, Any]:
+def _recording(place: Path, path: str, name: str, found: dict[str, Prediction]) -> dict[str, Any]:
     seconds = max(float(said.end[-1]) for said in found.values())
     relative = Path(os.path.relpath(Path(path).resolve(), place.parent.resolve())).as_posix()
     return {
-        "name": Path(path).name,
+        "name": name,
         "source": quote(relative),
         "seconds": round(seconds, 3),
         "peaks": peaks(path),

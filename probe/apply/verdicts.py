@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -201,6 +202,10 @@ def _tags(
     return Verdict(name, int(owner[-1]) + 1, _scored(measure, owner, resamples=100), said.names)
 
 
+BOUNDS = {"R²": (-math.inf, 1.0), "mean absolute error": (0.0, math.inf)}
+"""Of metrics that aren't from 0 to 1."""
+
+
 def _scored(measure: Any, owner: npt.NDArray[np.int64], resamples: int = 400) -> dict[str, Interval]:
     """Each metric with its bootstrap interval over tracks. owner: of each answer, its track, in rising order."""
     tracks = int(owner[-1]) + 1
@@ -211,4 +216,7 @@ def _scored(measure: Any, owner: npt.NDArray[np.int64], resamples: int = 400) ->
         draws = np.random.default_rng(0).integers(tracks, size=(resamples, tracks))
         rows = [np.concatenate([np.arange(edges[k], edges[k + 1]) for k in drawn]) for drawn in draws]
         found = [measure(chosen) for chosen in rows] if tracks > 1 else []
-    return {name: interval(value, np.array([one[name] for one in found]), tracks) for name, value in whole.items()}
+    return {
+        name: interval(value, np.array([one[name] for one in found]), tracks, BOUNDS.get(name, (0.0, 1.0)))
+        for name, value in whole.items()
+    }

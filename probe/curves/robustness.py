@@ -47,6 +47,8 @@ class Kind:
         if self.name in PRESETS:
             return chain_of(PRESETS[self.name])
         value: Any = self.pattern.format(f"{level:g}") if self.pattern else level
+        if self.name == "delay":
+            value = round(level)  # one for a whole batch
         return chain_of([{"name": self.name, self.level: value, **self.others}])
 
 
@@ -94,7 +96,7 @@ class Degradation:
 
     @cached_property
     def chain(self) -> DegradationChain:
-        return LEVELS[self.kind].chain(int(self.level) if self.kind == "delay" else self.level)
+        return LEVELS[self.kind].chain(self.level)
 
     def __call__(self, waveform: Sound, sample_rate: int, seed: int) -> Sound:
         """waveform: [samples] in [-1, 1] -> the same length, float32; the same seed, the same noise and room."""

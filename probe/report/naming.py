@@ -1,7 +1,8 @@
-"""Names of results: of two tasks with one name, neither writes over the other's result."""
+"""Names that tell apart: of two tasks with one name, neither writes over the other's result; recordings in a table."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -45,3 +46,13 @@ def _place(address: str) -> tuple[str, str]:
     kind, _, rest = address.partition(":")
     path, _, label = rest.partition(" --label ")
     return f"{kind}:{Path(path).resolve()}", label
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """File names where they tell the recordings apart, else paths from the folder that holds them all."""
+    names = {path: Path(path).name for path in paths}
+    if len(set(names.values())) == len(names):
+        return names
+    whole = {path: os.path.abspath(path) for path in paths}
+    top = os.path.commonpath([os.path.dirname(place) for place in whole.values()])
+    return {path: os.path.relpath(place, top) for path, place in whole.items()}
