@@ -319,7 +319,7 @@ def _restore(training: Training, saved: checkpoint.Checkpoint) -> None:
     state = saved.optimizer()
     try:
         training.objective.load_state_dict(saved.weights())
-        if phases.resume(training, saved.step):
+        if phases.resume(training, saved.step) and saved.step:  # at step 0 nothing is gathered yet
             optim.restore(training.optimizer, state["optimizer"])
         if training.accelerator.scaler is not None:
             training.accelerator.scaler.load_state_dict(state["scaler"])

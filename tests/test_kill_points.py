@@ -236,7 +236,7 @@ def judged(again: Ended, work: Path, expected: dict[str, str], passing: Sequence
     if set(again.codes) == {2} and "Traceback" not in said and any(words in said for words in row.said):
         return {"outcome": "said", "fine": True}
     if set(again.codes) != {0}:
-        return {"outcome": f"ends with {again['codes']}", "fine": False, "said": said[-2000:]}
+        return {"outcome": f"ends with {again.codes}", "fine": False, "said": said[-2000:]}
     found = state(work, passing)
     differ = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     lost, more = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
