@@ -227,6 +227,9 @@ class Fake:
         self.codebooks, self.model = codebooks, torch.nn.Identity()
         self.identity = codec.CodecIdentity(name, "hash", RATE, 320, codebooks, 1024)
 
+    def place(self, device: torch.device) -> None:
+        self.device = device
+
     def encode_track(self, sound: np.ndarray) -> np.ndarray:
         return np.zeros((len(sound) // 320, self.codebooks), np.uint16)
 

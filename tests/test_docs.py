@@ -133,7 +133,7 @@ def test_what_is_named_exists(page: Path) -> None:
     for module, name in re.findall(r"\b([a-z]+)\.([a-z0-9]+_[a-z0-9_]+)\b(?!\*)", text):
         if module in modules:
             assert f"{module}.{name}" in addresses() or f"{module}.{name}".endswith("_"), f"{module}.{name}"
-    for task in re.findall(r"groundbass probe (?!check)\S+ ([a-z_]+)\b(?!\.py:)", text):
+    for task in re.findall(r"groundbass probe (?!check|--)\S+ ([a-z_]+)\b(?!\.py:)", text):
         assert task in {*questions(), "folder", "synth"} or task.startswith("synth_"), task
 
 

@@ -372,7 +372,7 @@ def test_low_rank_additions_are_heard_and_merged_in_every_family(manifest: Path,
         for value in added.values():
             value.normal_(0, 0.1)
     objective.eval()
-    logits = objective.heads[0](*hear(objective.encoder, sound, torch.tensor([2 * rate, rate])))
+    logits = objective.heads[0](*hear(objective.encoder, sound, torch.tensor([2 * rate, rate]), True))
     logits.square().sum().backward()
     silent = [name for name, value in added.items() if value.grad is None or not value.grad.abs().max() > 0]
     assert not silent, "an addition that nothing hears"
@@ -408,5 +408,7 @@ def test_what_a_tagger_answered_with_is_left_alone(manifest: Path, address: str)
     objective = make(manifest, encoder=address, tasks=(LabelTask("genre"),))
     rate = int(objective.encoder.config.sample_rate)
     clip = 0.1 * torch.randn(2, 3 * rate, generator=torch.Generator().manual_seed(0))
-    objective.heads[0](*hear(objective.encoder, clip, torch.tensor([3 * rate, 3 * rate]))).square().sum().backward()
+    objective.heads[0](
+        *hear(objective.encoder, clip, torch.tensor([3 * rate, 3 * rate]), False)
+    ).square().sum().backward()
     assert [name for name, p in objective.named_parameters() if p.requires_grad and p.grad is None] == []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...data.labels.kind import Kind
-from .linear import RIDGE_STRENGTHS, STRENGTHS, LinearHead, logistics, ridge
+from .linear import RIDGE_STRENGTHS, STRENGTHS, TOLERANCE, LinearHead, logistics, ridge
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -74,10 +74,18 @@ class Form(ABC):
         """Targets as numbers [items, outputs]."""
 
     def solve(
-        self, coordinates: Tensor, targets: npt.NDArray[Any], outputs: int, strengths: tuple[float, ...] | None = None
+        self,
+        coordinates: Tensor,
+        targets: npt.NDArray[Any],
+        outputs: int,
+        strengths: tuple[float, ...] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> list[Solved]:
-        """The heads of every strength at the optimum. coordinates: [items, rank]; targets: [items, …]."""
-        return self.solve_all([coordinates], targets, outputs, strengths)[0]
+        """The heads of every strength at the optimum. coordinates: [items, rank]; targets: [items, …].
+
+        tolerance: of the gradient's largest entry, where a head is found by iteration.
+        """
+        return self.solve_all([coordinates], targets, outputs, strengths, tolerance)[0]
 
     @abstractmethod
     def solve_all(
@@ -86,6 +94,7 @@ class Form(ABC):
         targets: npt.NDArray[Any],
         outputs: int,
         strengths: tuple[float, ...] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> list[list[Solved]]:
         """`solve` on several tables of coordinates of the same items at once, each as if alone."""
 
@@ -113,6 +122,7 @@ class _Logistic(Form):
         targets: npt.NDArray[Any],
         outputs: int,
         strengths: tuple[float, ...] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> list[list[Solved]]:
         """Logistic regression."""
         strengths = STRENGTHS if strengths is None else strengths
@@ -122,7 +132,7 @@ class _Logistic(Form):
         wanted = torch.from_numpy(self.table(targets, outputs)[:, learned].astype(np.float32))
         return [
             [Solved(strength, self, heads.of(number), fixed, learned) for number, strength in enumerate(strengths)]
-            for heads in logistics(tables, wanted, strengths, self.link)
+            for heads in logistics(tables, wanted, strengths, self.link, tolerance)
         ]
 
     @abstractmethod
@@ -223,6 +233,7 @@ class Values(Form):
         targets: npt.NDArray[Any],
         outputs: int,
         strengths: tuple[float, ...] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> list[list[Solved]]:
         """Ridge regression on standardised numbers."""
         wanted = torch.from_numpy(targets)

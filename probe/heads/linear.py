@@ -22,6 +22,7 @@ from .solver import Function, Phase, minimise
 Link = Literal["softmax", "sigmoid"]
 STRENGTHS = tuple(float(10.0**exponent) for exponent in (-5.0, -4.25, -3.5, -2.75, -2.0, -1.25, -0.5, 0.25, 1.0))
 RIDGE_STRENGTHS = tuple(float(10.0**exponent) for exponent in (-4.0, -3.25, -2.5, -1.75, -1.0, -0.25, 0.5, 1.25, 2.0))
+TOLERANCE = 1e-5  # of the gradient, in units in which the curvature at the constant prediction is 1
 
 LARGE = 100_000  # clips from which coordinates are kept as float32; sums are always float64
 MANY = 100_000  # targets from which products are in float32 until the optimum is near
@@ -131,7 +132,7 @@ def logistic(
     targets: Tensor,
     strengths: tuple[float, ...],
     link: Link,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     iterations: int = 1000,
 ) -> Heads:
     """Minimise mean cross-entropy + strength / 2 * |weight|^2 for all strengths at once, the bias free.
@@ -148,7 +149,7 @@ def logistics(
     targets: Tensor,
     strengths: tuple[float, ...],
     link: Link,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     iterations: int = 1000,
 ) -> list[Heads]:
     """`logistic` on several tables of the same clips (layers, poolings), which share their steps and nothing else.
