@@ -52,6 +52,8 @@ def restore(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     names = {"momentum_buffer"} if "momentum" in optimizer.defaults else {"step", "exp_avg", "exp_avg_sq"}
+    if optimizer.defaults.get("amsgrad"):
+        names |= {"max_exp_avg_sq"}
     groups, state = saved.get("param_groups"), saved.get("state")
     if not isinstance(groups, list) or not isinstance(state, dict) or not state:
         raise ValueError("The optimiser's state is empty.")

@@ -108,7 +108,7 @@ def test_finetune_compares_with_the_frozen_probe_and_predict_hears(
 ) -> None:
     music = f"folder:{folder / 'music'}"
     found = finetune(
-        str(folder / "encoder"), data=music, run=tmp_path / "run", label=("genre", "level:number"),
+        str(folder / "encoder"), data=music, run=tmp_path / "run", label=("genre", "level:number"), start="fresh",
         steps=120, batch_size=9, crop_seconds=1.0, lr=3e-3, layer_decay=1.0, head_lr=3.0, validate_every=30, workers=0,
     )  # fmt: skip
     genre, level = found

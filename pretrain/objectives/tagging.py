@@ -28,6 +28,7 @@ from ...data.draws import draw_seed, draw_seeds, sent
 from ...data.track import Manifest
 from ...models.classifier import AudioClassifier
 from ...models.classifier_files import make_classifier
+from ...models.head_files import HeadFacts
 from ...models.heads import Head, HeadConfig
 from ...models.htsat import HtsatConfig, HtsatModel
 from ...models.music_taggers import SIZES, MusicTaggerConfig, MusicTaggerModel
@@ -161,6 +162,7 @@ class Tagging(Labelled):
         self._valid_rows = np.zeros(0, bool)
         self._valid_answers: list[Answers] = []
         self.validate_every, self.patience = config.validate_every, config.patience
+        self._windows: dict[str, HeadFacts] = {}
         self._judges: tuple[Head, ...] = ()
         self._teacher: tuple[Teacher, ...] = ()  # in a tuple, out of parameters and state
 
