@@ -11,7 +11,7 @@ from groundbass.data.audio import read as audio
 from groundbass.data.labels import kinds as kinds_folder
 from groundbass.data.labels.annotations import read_annotation
 from groundbass.data.labels.folder import read_folder
-from groundbass.data.labels.kind import best_thresholds
+from groundbass.data.labels.kind import FrameAnswers, best_thresholds
 from groundbass.data.labels.kinds.events import onset_offset_f, segment_f
 from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
 from groundbass.models.head_files import read_head
@@ -208,7 +208,7 @@ def test_a_median_filter_takes_what_is_brief():
     assert filtered == kind.decode(by_hand, times, ("a", "b"), way) != kind.decode(activity, times, ("a", "b"), way)
     assert kind.said({**way, "median": 0.4}) == "above 0.5, median of 0.4 s"
     assert any(settings.get("median") for settings in kind.decoders([], quick=False))
-    heard = kind.heard(activity, times, 3.95, ("a", "b"), {**way, "median": 0.4})
+    heard = kind.heard(FrameAnswers(activity, times, 3.95, ("a", "b")), {**way, "median": 0.4})
     assert heard.segments == [(s["start"], min(s["end"], 3.95), s["label"]) for s in filtered]
     lines = kind.text(heard).splitlines()
     assert kind.ending == ".lab" and len(lines) == len(filtered) and lines[0].split()[2] in "ab"

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 import groundbass
 from groundbass.data.audio.read import write
 from groundbass.data.labels.decoding import bar_positions, harmony_change
+from groundbass.data.labels.kind import FrameAnswers
 from groundbass.data.labels.lookup import kind_of
 from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.encoder import ModelEncoder, weights_hash
@@ -131,7 +132,7 @@ def test_beats_and_bars_of_what_is_plain(clicks: Callable[..., Any]) -> None:
         likely[int(beat * 50), 0] = 0.9
         likely[int(beat * 50), 1] = 0.8 if number % 3 == 1 else 0.1
     way = {"name": "tracker", "usual": 0.6, "tightness": 100.0}
-    heard = kind_of("beats").heard(likely, times, 20.0, ("beat", "downbeat"), way)
+    heard = kind_of("beats").heard(FrameAnswers(likely, times, 20.0, ("beat", "downbeat")), way)
     assert heard.times is not None and heard.positions is not None and heard.segments is None
     np.testing.assert_allclose(heard.times, beats, atol=0.02)
     assert heard.positions.tolist()[:5] == [3, 1, 2, 3, 1]
@@ -151,11 +152,11 @@ def test_bars_begin_where_the_harmony_changes() -> None:
     for meter in (3, 4):
         bar = np.searchsorted(beats[1::meter], times, side="right")
         chords = np.eye(5)[bar % 5] * 0.8 + 0.04
-        heard = kind.heard(likely, times, 20.0, ("beat", "downbeat"), way, {"chords": chords})
+        heard = kind.heard(FrameAnswers(likely, times, 20.0, ("beat", "downbeat"), {"chords": chords}), way)
         assert heard.positions is not None
         assert heard.positions.tolist()[:6] == [(place - 1) % meter + 1 for place in range(6)]
-        other = kind.heard(likely, times, 20.0, ("beat", "downbeat"), way, {"key": chords})
-        alone = kind.heard(likely, times, 20.0, ("beat", "downbeat"), {**way, "bars": ""})
+        other = kind.heard(FrameAnswers(likely, times, 20.0, ("beat", "downbeat"), {"key": chords}), way)
+        alone = kind.heard(FrameAnswers(likely, times, 20.0, ("beat", "downbeat")), {**way, "bars": ""})
         np.testing.assert_array_equal(other.positions, alone.positions)  # type: ignore[arg-type]
     change = harmony_change(beats[:3], np.eye(2)[(times > beats[1]).astype(int)], times)
     np.testing.assert_allclose(change, [0.0, 1.0, 0.0], atol=0.05)  # one frame of 25 says the chord before

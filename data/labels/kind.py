@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +24,21 @@ Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class FrameAnswers:
+    """What a head says of a recording's frames.
+
+    likely: [frames, names] probabilities; times: [frames] middles in s; seconds: of the recording.
+    beside: what other heads say of the same frames, as `likely`, by the head's name.
+    """
+
+    likely: Array
+    times: Array
+    seconds: float
+    names: Sequence[str]
+    beside: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Timed:
     """What was heard over time; None for what a kind hasn't.
 
@@ -34,6 +48,12 @@ class Timed:
     times: Array | None = None
     positions: npt.NDArray[np.int64] | None = None
     segments: list[tuple[float, float, str]] | None = None
+
+    def lines(self) -> str | None:
+        """The segments as lines of start and end in s, and the label; None where there are none to be had."""
+        if self.segments is None:
+            return None
+        return "".join(f"{start:.3f} {end:.3f} {label}\n" for start, end, label in self.segments)
 
 
 class Kind(ABC):
@@ -93,21 +113,13 @@ class Kind(ABC):
         """A name as its namespace in JAMS spells it."""
         return name
 
-    def heard(
-        self,
-        likely: Array,
-        times: Array,
-        seconds: float,
-        names: Sequence[str],
-        settings: Settings,
-        beside: Mapping[str, Array] = MappingProxyType({}),
-    ) -> Timed:
-        """What [frames, names] probabilities say over a recording; of any kind, the spans in which a name holds.
+    def heard(self, frames: FrameAnswers, settings: Settings) -> Timed:
+        """What the frames say over a recording; of any kind, the spans in which a name holds.
 
-        times: [frames] middles in s; seconds: of the recording; settings: of the head's decoder, which a file may lack.
-        beside: what other heads say of the same frames, [frames, names] probabilities by the head's name.
+        settings: of the head's decoder, which a file may lack.
         """
-        return Timed(segments=spans_above(likely, times, seconds, names, float(settings.get("threshold", 0.5))))
+        threshold = float(settings.get("threshold", 0.5))
+        return Timed(segments=spans_above(frames.likely, frames.times, frames.seconds, frames.names, threshold))
 
     def text(self, heard: Timed) -> str | None:
         """The content of a file of this kind's ending; None where it has none."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds, sent
-from ...models.cqt import CqtModel, standardise
+from ...models.cqt import CqtConfig, CqtModel, standardise
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig
@@ -163,23 +163,20 @@ class Descriptors(Objective):
         augment = self.config.pictures
         if self.training and augment.on:
             seeds = sent(draw_seeds(self.seed, index, PICTURES), cqt.device)
-            clean = change(cqt, mel, frames, seeds, dataclasses.replace(augment, colour=0.0), self.encoder.mel_hertz)
+            hertz = self.encoder.mel_hertz
+            clean = change(cqt, mel, frames, seeds, dataclasses.replace(augment, colour=0.0), hertz)
             shift = 2 * clean.semitones
             assert clean.mel is not None
             seen = (clean.cqt, clean.mel)
             cqt, mel = seen
             if augment.colour:
-                coloured = change(cqt, mel, clean.valid, seeds, PictureAugment(colour=augment.colour), self._hertz)
+                coloured = change(cqt, mel, clean.valid, seeds, PictureAugment(colour=augment.colour), hertz)
                 assert coloured.mel is not None
                 seen = (coloured.cqt, coloured.mel)
             frames = clean.valid
         rows = self.encoder.crop(cqt, shift)
         inside = time_mask(frames, cqt.shape[1])
         return seen, shift, frames, describe_frames(rows, mel, inside, self.encoder.config, self.weights)
-
-    @property
-    def _hertz(self) -> Tensor:
-        return self.encoder.mel_hertz
 
     def _errors(self, hidden: Tensor, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each worker's weighted mean square error over frames hidden [n, dim]; 0 of none."""
@@ -209,13 +206,13 @@ def lags(frame_rate: float) -> list[int]:
 
 
 def describe_frames(
-    rows: Tensor, mel: Tensor, inside: Tensor, shape: object, names: dict[str, float]
+    rows: Tensor, mel: Tensor, inside: Tensor, shape: CqtConfig, names: dict[str, float]
 ) -> dict[str, Tensor]:
     """What the workers are to tell, each [batch, frames, …], standardised over each clip's valid part.
 
     rows: [batch, frames, rows] of the log-CQT; mel: [batch, 2 · frames, bins]; inside: bool [batch, frames].
     """
-    octave, rate = int(shape.bins_per_octave), float(shape.frame_rate)  # type: ignore[attr-defined]
+    octave, rate = shape.bins_per_octave, shape.frame_rate
     found: dict[str, Tensor] = {}
     if "cqt" in names:
         found["cqt"] = standardise(rows, inside)

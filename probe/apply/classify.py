@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ...data.audio import read as audio
-from ...data.labels.kind import Kind, Timed
+from ...data.labels.kind import FrameAnswers, Kind, Timed
 from ...data.labels.lookup import kind_of
 from ...data.track import Manifest
 from ...models.classifier import cut
@@ -500,7 +500,7 @@ class Said:
     def _over_time(self, answer: Answer, seconds: float, unit: Unit) -> Prediction:
         assert answer.frames is not None and answer.times is not None
         likely, times = self._likely(answer.frames), answer.times
-        heard = self.label_kind.heard(likely, times, seconds, self.names, self.facts.decoder, self.beside)
+        heard = self.label_kind.heard(FrameAnswers(likely, times, seconds, self.names, self.beside), self.facts.decoder)
         more = vars(heard)
         if unit != "frame":
             return self._made(np.zeros(1), np.array([seconds]), likely.mean(0)[None], **more)

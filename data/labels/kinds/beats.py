@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import mir_eval
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decoding import bar_positions, peaks, track_beats
-from ..kind import Array, OverTime, Settings, Timed
+from ..kind import Array, FrameAnswers, OverTime, Settings, Timed
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 TIGHTNESS = (30.0, 100.0, 300.0)
@@ -65,17 +64,9 @@ class Beats(OverTime):
             return peaks(activity[:, 0], times, settings["threshold"], apart=min(1.0, 0.4 * settings["usual"]))
         return track_beats(activity[:, 0], times, settings["usual"], settings["tightness"])
 
-    def heard(
-        self,
-        likely: Array,
-        times: Array,
-        seconds: float,
-        names: Sequence[str],
-        settings: Settings,
-        beside: Mapping[str, Array] = MappingProxyType({}),
-    ) -> Timed:
+    def heard(self, frames: FrameAnswers, settings: Settings) -> Timed:
         """Beats and, by a second output of downbeats, their places in the bar; "bars" names a head of chords."""
-        usual = float(settings.get("usual", 0.5))
+        likely, times, usual = frames.likely, frames.times, float(settings.get("usual", 0.5))
         if settings.get("name") == "peaks":
             found = peaks(likely[:, 0], times, float(settings.get("threshold", 0.2)), min(1.0, 0.4 * usual))
         else:
@@ -83,7 +74,7 @@ class Beats(OverTime):
             found = track_beats(likely[:, 0], times, usual, tightness, parts)
         if likely.shape[1] < 2:
             return Timed(found)
-        chords = beside.get(str(settings.get("bars", "")))
+        chords = frames.beside.get(str(settings.get("bars", "")))
         return Timed(found, bar_positions(found, likely[:, 1], times, chords))
 
     def text(self, heard: Timed) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 import mir_eval
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decoding import spans_of_path, viterbi
-from ..kind import Array, OverTime, Settings, Timed
+from ..kind import Array, FrameAnswers, OverTime, Settings, Timed
 from .key import TONICS
 
 CHORDS = (*(f"{tonic}:{mode}" for mode in ("maj", "min") for tonic in TONICS), "N")
@@ -59,24 +58,14 @@ class Chords(OverTime):
         """Spans."""
         return chord_spans(viterbi(activity, settings["switch"]), times, names)
 
-    def heard(
-        self,
-        likely: Array,
-        times: Array,
-        seconds: float,
-        names: Sequence[str],
-        settings: Settings,
-        beside: Mapping[str, Array] = MappingProxyType({}),
-    ) -> Timed:
+    def heard(self, frames: FrameAnswers, settings: Settings) -> Timed:
         """One chord at a time."""
-        path = viterbi(np.log(np.maximum(likely, 1e-12)), float(settings.get("switch", 3.0)))
-        return Timed(segments=spans_of_path(path, times, seconds, names))
+        path = viterbi(np.log(np.maximum(frames.likely, 1e-12)), float(settings.get("switch", 3.0)))
+        return Timed(segments=spans_of_path(path, frames.times, frames.seconds, frames.names))
 
     def text(self, heard: Timed) -> str | None:
         """Lines of start and end in s, and the chord."""
-        if heard.segments is None:
-            return None
-        return "".join(f"{start:.3f} {end:.3f} {name}\n" for start, end, name in heard.segments)
+        return heard.lines()
 
     def said(self, settings: Settings) -> str:
         """As results name decoders."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import mir_eval
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import median_filter
 
-from ..kind import Array, OverTime, Settings, Timed, index_of, sorted_names
+from ..kind import Array, FrameAnswers, OverTime, Settings, Timed, index_of, sorted_names
 from .chords import are_spans, frame_edges, spans_of
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -92,26 +91,16 @@ class Events(OverTime):
         median = f", median of {settings['median']:g} s" if settings.get("median") else ""
         return f"above {settings['threshold']:g}{median}{lasting}"
 
-    def heard(
-        self,
-        likely: Array,
-        times: Array,
-        seconds: float,
-        names: Sequence[str],
-        settings: Settings,
-        beside: Mapping[str, Array] = MappingProxyType({}),
-    ) -> Timed:
+    def heard(self, frames: FrameAnswers, settings: Settings) -> Timed:
         """As `decode` says, within the recording."""
         way = {"threshold": 0.5, "shortest": 0.0, **settings}
-        spans = self.decode(likely, times, names, way)
-        found = [(span["start"], min(span["end"], seconds), span["label"]) for span in spans]
+        spans = self.decode(frames.likely, frames.times, frames.names, way)
+        found = [(span["start"], min(span["end"], frames.seconds), span["label"]) for span in spans]
         return Timed(segments=[span for span in found if span[1] > span[0]])
 
     def text(self, heard: Timed) -> str | None:
         """Lines of start and end in s, and the name."""
-        if heard.segments is None:
-            return None
-        return "".join(f"{start:.3f} {end:.3f} {name}\n" for start, end, name in heard.segments)
+        return heard.lines()
 
     def score(self, label: Any, answer: Any) -> tuple[float, ...]:
         """See `event_scores`, `segment_f` and `onset_offset_f`."""
