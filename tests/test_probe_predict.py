@@ -192,6 +192,9 @@ def test_the_truth_is_compared(tmp_path: Path) -> None:
     assert first.low < accuracy_score(truth, chosen) < first.high and "strange" in genre.notes[0]
     assert sum(map(sum, genre.confusion)) == 39
     assert mood.scores["ROC-AUC, macro"].known and mood.scores["F at the thresholds"].value > 0
+    unnamed = {path: {"classifier": found["folder_genre"]} for path, found in results.items()}
+    (by_values,) = compare(unnamed, read_truth(tmp_path / "labels.csv", list(results))).verdicts
+    assert by_values.scores == genre.scores and by_values.head == "classifier"
     with pytest.raises(ValueError, match="no head is called like one"):
         compare(results, {"/x/1.wav": {"colour": "red"}})
     (tmp_path / "labels.csv").write_text("path,genre\n/y/1.wav,a\n")

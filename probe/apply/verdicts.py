@@ -111,7 +111,11 @@ def _opened(value: Any, folder: Path) -> Any:
 
 
 def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, Any]]) -> Comparison:
-    """Score every head that has a column of its name (or of its last part; of beats+downbeats, of either)."""
+    """Score every head that has a column of its name (or of its last part; of beats+downbeats, of either).
+
+    A head that has none, as a network's own is often called after nothing, takes the column of which most values are
+    among its names.
+    """
     notes = [
         f"{len(results) - len(truth)} of {len(results)} recordings have no row: they aren't scored."
     ] if len(truth) < len(results) else []  # fmt: skip
@@ -119,7 +123,8 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
     columns = {column for row in truth.values() for column in row}
     verdicts = []
     for name in names:
-        column = _column(name, columns)
+        said = next(found[name] for found in results.values() if name in found)
+        column = _column(name, columns) or _by_values(said, columns, truth)
         pairs = [
             (results[path][name], row[column]) for path, row in truth.items()
             if column is not None and column in row and name in results[path]
@@ -131,8 +136,8 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
             verdicts += _by_window(name, pairs)
     if not verdicts:
         raise ValueError(
-            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one: the heads are "
-            f"{', '.join(names)}."
+            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one, nor has its "
+            f"values among its names: the heads are {', '.join(names)}."
         )
     return Comparison(tuple(verdicts), tuple(notes))
 
@@ -142,6 +147,25 @@ def _column(head: str, columns: set[str]) -> str | None:
     parts = (head, *head.split("+"))
     called = (c for c in columns if any(part == c or part.endswith((f"_{c}", f"/{c}")) for part in parts))
     return max(called, key=len, default=None)
+
+
+def _by_values(said: Prediction, columns: set[str], truth: dict[str, dict[str, Any]]) -> str | None:
+    """The column of which most values are among the names of a head; None where no column has half of them there."""
+    if not said.label_kind.nominal or said.label_kind.over_time:
+        return None
+    known = set(said.names)
+    shares = {}
+    for column in columns:
+        values = [row[column] for row in truth.values() if isinstance(row.get(column), str)]
+        held = [bool(known & (set(_tags_in(value)) | {value})) for value in values]
+        shares[column] = sum(held) / len(held) if held else 0.0
+    best = max(sorted(shares), key=lambda column: shares[column], default="")
+    return best if shares.get(best, 0.0) >= 0.5 else None
+
+
+def _tags_in(value: str) -> list[str]:
+    """A cell's tags, divided by a bar, a semicolon or a comma."""
+    return [part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")]
 
 
 def _over_time(name: str, column: str, pairs: list[tuple[Prediction, Any]]) -> Iterator[Verdict]:
@@ -235,7 +259,7 @@ def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, flo
 def _tags(
     name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str], owner: npt.NDArray[np.int64]
 ) -> Verdict:
-    tags = [{part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")} for value in values]
+    tags = [set(_tags_in(value)) for value in values]
     truth = np.array([[int(label in row) for label in said.names] for row in tags])
     limits = np.array(said.thresholds or (0.5,) * len(said.names))
 
