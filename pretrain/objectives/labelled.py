@@ -501,14 +501,18 @@ class Labelled(Objective):
 
     def _mixed(self, waveform: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Mixup: the mixture, each clip's partner (None: nothing was mixed), and each clip's share [batch]."""
-        config, clips = self.config.mixup, len(waveform)
+        clips = len(waveform)
         whole = torch.ones(clips, device=waveform.device)
-        if not self.training or config.probability <= 0 or clips < 2:
+        if not self.training or self.config.mixup.probability <= 0 or clips < 2:
             return waveform, None, whole
         partner = torch.roll(torch.arange(clips, device=waveform.device), 1)
-        shares = [_share(int(seed), config) for seed in draw_seeds(self.seed, index, SHARE)]
-        share = sent(torch.tensor(shares), waveform.device)
+        share = self._mixup_shares(index, waveform.device)
         return share[:, None] * waveform + (1 - share[:, None]) * waveform[partner], partner, share
+
+    def _mixup_shares(self, index: Tensor, device: torch.device) -> Tensor:
+        """What is left of each clip [clips], on the device; index: on the CPU."""
+        seeds = draw_seeds(self.seed, index, SHARE)
+        return sent(torch.tensor([_share(int(seed), self.config.mixup) for seed in seeds]), device)
 
     # ---- validation, averages, publishing
 
