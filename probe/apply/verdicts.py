@@ -121,7 +121,7 @@ def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str
     ] if len(truth) < len(results) else []  # fmt: skip
     names = list(dict.fromkeys(name for found in results.values() for name in found))
     columns = {column for row in truth.values() for column in row}
-    verdicts = []
+    verdicts: list[Verdict] = []
     for name in names:
         said = next(found[name] for found in results.values() if name in found)
         column = _column(name, columns) or _by_values(said, columns, truth)
