@@ -101,7 +101,7 @@ def sending(model: Any) -> dict[str, float]:
     """
     if not isinstance(model, nn.parallel.DistributedDataParallel):
         return {}
-    told = model._get_ddp_logging_data()  # type: ignore[no-untyped-call]
+    told = model._get_ddp_logging_data()
     took = told.get("backward_comm_time", 0)
     if not took:
         return {}
