@@ -210,11 +210,11 @@ def run(argv: list[str]) -> int:
         return 0
     rest = renamed(name, rest)
     if name in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from .data import shares
+        from .data import parallel
 
-        shares.begin()
+        parallel.begin()
         if SHARED[name] == "--part":
-            return shares.in_parts(lambda words: _called(name, words), rest)
+            return parallel.in_parts(lambda words: _called(name, words), rest)
     return _called(name, rest)
 
 
@@ -271,8 +271,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _leave_others(code: int) -> None:
     """End at once where other processes were launched with this one: threads of gloo can abort Python's own end."""
-    if "groundbass.data.shares" in sys.modules:
-        sys.modules["groundbass.data.shares"].leave(code)
+    if "groundbass.data.parallel" in sys.modules:
+        sys.modules["groundbass.data.parallel"].leave(code)
 
 
 def bench(names: list[str] | None = None, /, *, json: bool = False, rehearse: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from ..data import shares
+from ..data import parallel
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder, usual_device
 from .addresses import available, find_tasks, listed, question_at
@@ -143,7 +143,7 @@ def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
         session = Session(encoder, options.encoder, folder, store, settings, heads=options.heads)
         chosen = distinct(tasks, folder)
         parts = session.listen_in_shares(chosen)
-        if not shares.place().first:
+        if not parallel.place().first:
             return []
         results = session.run(chosen)
         for part in parts:

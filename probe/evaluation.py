@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..data import shares
+from ..data import parallel
 from ..data.labels.splits import Fold
-from ..data.shares import Place
+from ..data.parallel import Place
 from ..models.encoder import Encoder
 from .baselines import simple
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
@@ -157,7 +157,7 @@ class TaskProbe:
             title = f"{name} for {task.name}, {place}"
             if task.unit == "frame":
                 chosen = frame_layers(task, encoder, self.store, layers, title) if place.first else ()
-                kept = shares.told(chosen)
+                kept = parallel.told(chosen)
                 if few := task.rows[place.number :: place.count]:
                     self.store.frames(encoder, task.manifest, few, kept, title)
             elif len(rows := np.arange(place.number, len(task.manifest), place.count)):

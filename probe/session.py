@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..data import shares
+from ..data import parallel
 from ..models.encoder import Encoder
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
@@ -75,14 +75,14 @@ class Session:
         Returns the stores of the shares, which aren't needed when the first has put them together; none where this
         process is alone.
         """
-        place = shares.place()
+        place = parallel.place()
         if place.alone:
             return []
         for task in tasks:
             settings = self.settings.on(task)
             if self._done(task, settings) is None and self.encoder.frame_rate >= task.label_kind.slowest:
                 TaskProbe(task, self.encoder, self.store, settings, self.copies).listen(place)
-        return [folder for made in shares.gathered(self.store.made) for folder in made]
+        return [folder for made in parallel.gathered(self.store.made) for folder in made]
 
     def _done(self, task: Task, settings: Settings) -> Result | None:
         """The result of these very questions, where it is on the disk."""

@@ -14,7 +14,7 @@ from forks import Ended, launched, warm
 from transformers import EncodecConfig, EncodecModel
 
 from groundbass.data.audio.read import write
-from groundbass.data.shares import Place, begin, gathered, in_parts
+from groundbass.data.parallel import Place, begin, gathered, in_parts
 from groundbass.data.track import Manifest, Track
 from groundbass.models.encoder import usual_device
 
@@ -136,11 +136,11 @@ def features(folder: Path) -> dict[str, Any]:
 def test_who_loses_another_says_so(tmp_path: Path) -> None:
     code = """
 import os, sys
-from groundbass.data import shares
-place = shares.begin()
-shares.gathered(0)
+from groundbass.data import parallel
+place = parallel.begin()
+parallel.gathered(0)
 if not place.first: os._exit(9)
-try: shares.gathered(1)
+try: parallel.gathered(1)
 except OSError as error: print(error); sys.stdout.flush(); os._exit(5)
 """
     ended = warm()(["-c", code], ranks=launched(2))
@@ -148,7 +148,7 @@ except OSError as error: print(error); sys.stdout.flush(); os._exit(5)
 
 
 def test_a_part_besides_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("groundbass.data.shares._place", Place(0, 2))
+    monkeypatch.setattr("groundbass.data.parallel._place", Place(0, 2))
     with pytest.raises(ValueError, match="each takes its part by itself"):
         in_parts(lambda words: 0, ["--part", "1/2"])
 

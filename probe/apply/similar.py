@@ -18,7 +18,7 @@ from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
-from ...data import shares
+from ...data import parallel
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.writing import write_text
@@ -91,11 +91,11 @@ def similar(
     answers: list[tuple[Path, list[Any]]] = []
     strangers = [file for file in dict.fromkeys(files) if index.rows_of(file) is None]
     heard: dict[Path, tuple[list[Place], Vectors]] = {}
-    place = shares.place()
+    place = parallel.place()
     if own := strangers[place.number :: place.count]:
         listener = _encoder(about, encoder, usual_device(device), trust_remote_code)
         heard = {file: _embedded(file, about, layer, listener) for file in own}
-    for part in shares.gathered(heard):
+    for part in parallel.gathered(heard):
         heard |= part
     if not place.first:
         return answers

@@ -31,7 +31,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ...data import shares
+from ...data import parallel
 from ...data.locks import alone
 from ...data.track import Manifest
 from ...data.writing import put_folder
@@ -267,7 +267,7 @@ class FeatureStore:
         """Frame features of some rows and layers, layer-major; see `Frames`."""
         listening, spans, times = self._frames_of(encoder, manifest, rows, layers, name, change)
         places = list(spans.values())
-        known = None if shares.place().alone else partial(self._known_frames, listening, places)
+        known = None if parallel.place().alone else partial(self._known_frames, listening, places)
         return Frames(self._made(listening, known), tuple(layers), spans, times)
 
     def _known_frames(
