@@ -205,13 +205,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
     sources = (data,) if isinstance(data, (str, Path)) else data
     words = [*_words(overrides), "--data", *map(str, sources), "--run", str(run)]
     words += [word for place in avoid for word in ("--avoid", str(place))]
-    try:
-        address, options = command.chosen(recipe, words)
-    except SystemExit as stop:  # tyro has said what is wrong, on stderr
-        asked = ", ".join(f"{name}={value!r}" for name, value in overrides.items())
-        raise ValueError(
-            f"The recipe doesn't take {asked}: `groundbass pretrain RECIPE --help` lists its fields."
-        ) from stop
+    address, options = command.chosen(recipe, words)
     steps = 0
 
     def whole() -> int:
@@ -365,7 +359,7 @@ def evaluate(
         tasks: synth:PATH, folder:PATH (with `label`), gtzan_genre, my_task.py:TASK:PATH, or several.
         label: columns of a folder's labels.csv: "genre", ["genre", "bpm:number"].
         out: where results are kept; what is there isn't asked again. RUN/probe, or probe/NAME.
-        options: as `groundbass probe --help` has them: protocol, layers, seeds, few_shot, robustness, pooling, …
+        options: as `groundbass probe --help` has them: protocol, layers, random_seeds, few_shot, robustness, pooling, …
 
     Raises:
         ValueError: an unknown task, an encoder that breaks its contract, or options that contradict each other.

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 REQUIRED = (
     "torch", "torchaudio", "transformers", "accelerate", "datasets", "nnAudio", "einops", "numpy", "pyarrow",
@@ -145,8 +145,14 @@ def findings() -> list[Finding]:
     return found
 
 
-def doctor() -> int:
-    """Report versions, devices and decoders, what is missing, and the cure; exit code 1 if anything needed is."""
+def doctor(*, json: bool = False) -> int:
+    """Report versions, devices and decoders, what is missing, and the cure; exit code 1 if anything needed is.
+
+    Args:
+        json: print JSON and nothing else.
+    """
+    if json:
+        return _as_json(findings())
     from rich.console import Console
     from rich.table import Table
 
@@ -156,4 +162,11 @@ def doctor() -> int:
         colour = "red" if finding.fatal else "yellow" if finding.cure else "green"
         table.add_row(finding.what, f"[{colour}]{finding.value}[/]", finding.cure.replace("[", "\\["))
     Console().print(table)
+    return 1 if any(finding.fatal for finding in found) else 0
+
+
+def _as_json(found: list[Finding]) -> int:
+    import json
+
+    print(json.dumps([asdict(finding) for finding in found], indent=1, ensure_ascii=False))
     return 1 if any(finding.fatal for finding in found) else 0

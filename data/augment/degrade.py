@@ -53,7 +53,7 @@ def degrade(
     workers: int | None = None,
     force: bool = False,
     quiet: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Damage recordings by a chain of degradations; labels of a manifest move along with the sound.
 
     Args:
@@ -63,8 +63,8 @@ def degrade(
             [{"name": "noise", "snr": [10, 30]}, {"name": "mp3", "bitrate": 64}].
         seed: of what is drawn; each recording draws its own.
         workers: processes; one per core by default.
-        force: replace OUT.
-        quiet: say nothing but errors.
+        force: replace OUT where it is there.
+        quiet: no bars and no words, only errors.
 
     Raises:
         ValueError: no such chain, an unwritable format, or a recording that nothing would be left of.
@@ -84,6 +84,13 @@ def degrade(
         done = _many(sound, out, found, seed, workers, quiet)
     if not quiet:
         print(summary(done, found, out))
+    return {
+        "out": out,
+        "recordings": len(done),
+        "labels_cut": sum(item.cut for item in done),
+        "clipped": sum(item.clipped for item in done),
+        "silent": sum(item.silent for item in done),
+    }
 
 
 def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done:

@@ -63,8 +63,8 @@ def scan(
     *,
     workers: int | None = None,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
-) -> None:
-    """Write a manifest of all audio below a folder.
+) -> dict[str, Any]:
+    """Write a manifest of all audio below a folder; returns the figures that it prints.
 
     Files that are unreadable, truncated, silent, under 0.1 s, not a number or duplicates are left out and listed with
     the reason in OUT.skipped.csv. A labels.csv in the folder (column `path`; `split` and `artist` if you have them;
@@ -82,7 +82,7 @@ def scan(
     if share is not None:
         _scan_part(Path(folder), share, beside, workers)
         print(share.told(out))
-        return
+        return {"out": out, "part": str(share)}
     manifest, skipped, rows = _scan(folder, workers, progress=True, known=_known_parts(Path(folder), beside))
     listed = out.with_suffix(".skipped.csv")
     _write_skipped(skipped, listed)
@@ -94,6 +94,9 @@ def scan(
     if others := not_read(folder):
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         print(f'not read: {told} (they need PyAV: pip install "groundbass[av]")')
+    reasons = Counter(item.reason for item in skipped)
+    hours = float(manifest.seconds().sum()) / 3600
+    return {"out": out, "tracks": len(manifest), "hours": hours, "skipped": reasons, "not_read": others}
 
 
 def not_read(folder: Path) -> Counter[str]:
