@@ -142,7 +142,9 @@ def test_from_recordings_to_a_published_encoder(
     assert results.folder == Path("run/probe")
     assert "height" in str(results) and "<table" in results._repr_html_()
     assert (results.to_pandas()["value"] == 1.0).any()
-    assert results.report().read_text().startswith("<!")
+    page = results.report()
+    assert page.read_text().startswith("<!") and "<iframe srcdoc" in (page._repr_html_() or "")
+    assert results.report("scores.md")._repr_html_() is None
     vectors = groundbass.embed(run, music, out="v.parquet", layers="all", threads=1)
     assert vectors.numpy().shape == (20, 12) and list(vectors.to_pandas()["path"])
     near = groundbass.similar("v.parquet", music / "2.wav", k=3)

@@ -49,7 +49,7 @@ def _keep(data: str, kind: Kind, run: Path) -> None:
         return
     refused: dict[str, str] = {}
     manifest = open_sound(data, refused=refused)
-    address = data if kind == "corpus" else str(path_of(data).resolve())
+    address = data if kind in ("corpus", "remote") else str(path_of(data).resolve())
     write_json(run / "data.json", {"data": address, "left_out": refused})
     manifest.write(run / "manifest.parquet")
 
