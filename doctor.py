@@ -19,6 +19,11 @@ OPTIONAL = {
     "av": ("av", "m4a, AAC, WMA and the sound of videos"),
     "deepspeed": ("deepspeed", "ZeRO training"),
     "onnxruntime": ("onnx", "`groundbass export` to ONNX"),
+    "peft": ("lora", "`groundbass finetune --lora`"),
+    "s3fs": ("remote", "sound at s3://"),
+    "gcsfs": ("remote", "sound at gs://"),
+    "aiohttp": ("remote", "sound at https://"),
+    "wandb": ("wandb", "`--trackers wandb`"),
     "pretty_midi": ("synth", "the embedded corpus (its soundfont)"),
 }
 
@@ -157,7 +162,9 @@ def doctor(*, json: bool = False) -> int:
     from rich.table import Table
 
     found = findings()
-    table = Table("", "found", "cure or note", box=None)
+    table = Table(box=None)
+    for title in ("", "found", "cure or note"):
+        table.add_column(title, overflow="fold")  # a cure is read to its end
     for finding in found:
         colour = "red" if finding.fatal else "yellow" if finding.cure else "green"
         table.add_row(finding.what, f"[{colour}]{finding.value}[/]", finding.cure.replace("[", "\\["))

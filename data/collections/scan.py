@@ -327,6 +327,7 @@ def _gathered(
         else:
             first[result.hash] = result.path
             tracks.append(result)
+    next(rest, None)  # its bar ends
     rows = None
     if table is not None:
         tracks, rows = _label(tracks, table)
