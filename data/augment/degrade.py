@@ -127,8 +127,10 @@ def _item(track: Track, root: Path | RemoteFolder, out: Path, chain: Degradation
     path = Path(track.path)
     if path.suffix.lower() not in audio.WRITTEN:
         path = path.with_suffix(".flac")
-    far = isinstance(root, RemoteFolder)
-    source = root.fetch(track.path, root.version(track.path)) if far else root / track.path
+    if isinstance(root, RemoteFolder):
+        source = root.fetch(track.path, root.version(track.path))
+    else:
+        source = root / track.path
     target = out / path
     target.parent.mkdir(parents=True, exist_ok=True)
     return _degraded(dataclasses.replace(track, path=path.as_posix()), source, target, chain, seed, listed=True)

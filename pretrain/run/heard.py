@@ -45,7 +45,7 @@ def _keep(data: str, kind: Kind, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if kind == "folder" and not (path_of(data) / MANIFEST).is_file():
         with redirect_stdout(sys.stderr):
-            scan(path_of(data), run / "manifest.parquet")
+            scan(str(path_of(data)), run / "manifest.parquet")
         return
     refused: dict[str, str] = {}
     manifest = open_sound(data, refused=refused)
