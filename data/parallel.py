@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -204,6 +204,18 @@ def told(value: Value) -> Value:
     return gathered(value if _place.first else None)[0]  # type: ignore[return-value]
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def by_the_first(command: Callable[[list[str]], int], words: list[str]) -> int:
+    """A command that divides its work by `place` itself: only the first process says on stdout what comes out."""
+    with nullcontext() if _place.first else _silent():
+        return command(words)
+
+
 def in_parts(command: Callable[[list[str]], int], words: list[str]) -> int:
     """A command that takes `--part I/N`, done by all processes together; returns the exit code.
 
@@ -215,7 +227,7 @@ def in_parts(command: Callable[[list[str]], int], words: list[str]) -> int:
     """
     if any(word.split("=")[0] == "--part" for word in words):
         raise ValueError(f"--part: {_place.count} processes were launched together, and each takes its part by itself.")
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+    with _silent():
         code = command([*words, "--part", str(_place)])
     codes = gathered(code)
     if any(codes) or not _place.first:

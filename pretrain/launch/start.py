@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from ... import arguments
 from . import FOLDER, names
 
 USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- COMMAND …
@@ -27,15 +28,15 @@ LAUNCHED = (("pretrain",), ("embed",), ("predict",), ("data", "codes"), ("probe"
 class Options:
     """Start a rank per GPU."""
 
-    strategy: Annotated[str, tyro.conf.Positional]
+    strategy: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STRATEGY")]
     """ddp, fsdp2, zero1, zero2, zero3, zero2_offload, zero3_offload, one_gpu, or cpu"""
-    gpus: int | None = None
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """ranks in all, one per GPU; None: as the file says"""
     machines: int = 1
     """that take part"""
     machine_rank: int = 0
     """the number of this one"""
-    main: str | None = None
+    main: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """HOST:PORT of machine 0"""
 
 
@@ -44,7 +45,6 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValueError: an unknown strategy, or nothing to start.
-        SystemExit: tyro ends with 2 on unknown or malformed words.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -68,7 +68,7 @@ def command(argv: list[str]) -> list[str]:
     own, dash, started = argv[: argv.index("--")] if "--" in argv else argv, "--" in argv, []
     if dash:
         started = argv[len(own) + 1 :]
-    options = tyro.cli(Options, args=own, prog="groundbass launch")
+    options = arguments.read(Options, own, "groundbass launch")
     if options.strategy not in names():
         raise ValueError(f"There is no strategy {options.strategy!r} to launch by; there are {', '.join(names())}.")
     if not any(started[: len(name)] == list(name) and len(started) > len(name) for name in LAUNCHED):

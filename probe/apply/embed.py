@@ -51,11 +51,11 @@ def embed(
     device: str | None = None,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_seconds: float = 80.0,
-    workers: int = 2,
+    threads: int = 2,
     force: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
 
     The same command goes on where it was killed. Files that can't be read are left out and listed in
@@ -75,7 +75,7 @@ def embed(
         device: cpu, cuda, cuda:1; a GPU where there is one.
         dtype: of the weights; vectors are float32 in any case.
         batch_seconds: of sound per call of the encoder; less needs less memory.
-        workers: threads that decode.
+        threads: threads that decode.
         force: replace OUT where it is another table.
         part: embed a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
@@ -99,8 +99,21 @@ def embed(
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
             print(f"{out} is there already, from the same files, encoder and settings.")
         else:
-            means = device, batch_seconds, workers
+            means = device, batch_seconds, threads
             _write_table(out, heard, manifest, asked, about | {"key": key}, refused, means, share)
+    if share is not None:
+        return {"out": out, "part": str(share)}
+    return {"out": out, "tracks": len(manifest), "width": asked.width(heard.dim), **_held(out), **asked.to_json()}
+
+
+def _held(out: Path) -> dict[str, int]:
+    """Rows of a table, and of the list of what was left out of it."""
+    listed = out.with_name(f"{out.name}.skipped.csv")
+    skipped = len(listed.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if listed.is_file() else 0
+    if out.suffix == ".npz":
+        with np.load(out) as held:
+            return {"rows": len(held["path"]), "skipped": skipped}
+    return {"rows": pq.read_metadata(out).num_rows, "skipped": skipped}
 
 
 def _write_table(

@@ -72,11 +72,11 @@ def similar(
             similar moments are found).
         files: recordings to search for.
         k: how many to show for each.
-        layer: which of the table's layers; its last by default.
+        layer: only this layer of the table's, by its number there; its last by default.
         encoder: where the table's encoder lies now, if it was moved, or isn't a folder of ours: what a table names is
             looked up in folders only, and never run.
         page: also write this page (.html), to listen.
-        device: where files that aren't in the table are embedded: cpu, cuda, cuda:1; a GPU where there is one.
+        device: cpu, cuda, cuda:1; a GPU where there is one. Files that aren't in the table are embedded there.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if not files:
