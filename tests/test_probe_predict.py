@@ -322,9 +322,10 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pyte
                             threshold=1.5 if "--threshold" in words else None,
                             out=(Path("x.xml"),) if "--out" in words else ())  # fmt: skip
     (tmp_path / "labels.csv").write_text("path,genre\nelsewhere.wav,rock\n")
-    with monkeypatch.context() as deaf, pytest.raises(ValueError, match="is a recording that is heard"):
+    with monkeypatch.context() as deaf:
         deaf.setattr(Classifier, "hear", None)  # labels are looked at before hours of listening
-        command.predict((model, song), labels=(str(tmp_path / "labels.csv"),), quiet=True)
+        with pytest.raises(ValueError, match="is a recording that is heard"):
+            command.predict((model, song), labels=(str(tmp_path / "labels.csv"),), quiet=True)
     monkeypatch.setattr(command, "shipped", lambda: place / "classifier")
     command.predict((song,), quiet=True)
     with pytest.raises(ValueError, match="None of the 1 recordings could be heard"):
