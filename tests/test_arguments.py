@@ -156,6 +156,8 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
         (["export", "x", "y.pt2", "--layer"], "--layer"),
         (["similar", "none.parquet", "x.wav"], "There is no table none.parquet"),
         (["data", "scann"], "did you mean `data scan`?"),
+        (["data", "scna"], "did you mean `data scan`?"),
+        (["pretrain", "--from", "none.json", "--run", "x"], "There is no none.json: --from takes the recipe.json"),
         (["dta", "scan"], "did you mean `data scan`"),
     ],
 )
