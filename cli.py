@@ -71,6 +71,9 @@ COMMANDS = {
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),
 }
 
+SHARED = {"embed": "--part", "predict": "--part", "data codes": "--part", "probe": "inside", "similar": "inside"}
+"""Commands that several processes launched together do in shares: by --part, or by a division of their own."""
+
 EXAMPLES = """\
 examples:
   groundbass quickstart
@@ -214,13 +217,23 @@ def run(argv: list[str]) -> int:
             resolve(argv)
         print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
         return 0
-    command = COMMANDS[name]
     rest = quieted(name, renamed(name, rest))
+    if name in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from .data import parallel
+
+        parallel.begin()
+        share = parallel.in_parts if SHARED[name] == "--part" else parallel.by_the_first
+        return share(lambda words: _called(name, words), rest)
+    return _called(name, rest)
+
+
+def _called(name: str, words: list[str]) -> int:
+    command = COMMANDS[name]
     if command.argv:
-        return int(command.load()(rest))
+        return int(command.load()(words))
     from . import arguments
 
-    result = arguments.run(command.load(), rest, f"groundbass {name}")
+    result = arguments.run(command.load(), words, f"groundbass {name}")
     return result if isinstance(result, int) else 0
 
 
@@ -245,7 +258,9 @@ def main(argv: list[str] | None = None) -> None:
         if argv[:1] == ["--completion"]:
             print(completion(argv[1] if len(argv) > 1 else ""))
             raise SystemExit(0)
-        raise SystemExit(run(argv))
+        code = run(argv)
+        _leave_others(code)
+        raise SystemExit(code)
     except (ValueError, OSError) as error:
         if os.environ.get("GROUNDBASS_TRACEBACK"):
             raise
@@ -253,6 +268,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.stderr.close()
             raise SystemExit(0) from None
         print(f"groundbass: error: {error}", file=sys.stderr)
+        _leave_others(2)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
@@ -260,6 +276,12 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def _leave_others(code: int) -> None:
+    """End at once where other processes were launched with this one: threads of gloo can abort Python's own end."""
+    if "groundbass.data.parallel" in sys.modules:
+        sys.modules["groundbass.data.parallel"].leave(code)
 
 
 def bench(names: list[str] | None = None, /, *, json: bool = False, rehearse: bool = False) -> None:

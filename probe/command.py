@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .. import arguments
+from ..data import parallel
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder, usual_device
 from .addresses import available, find_tasks, listed, question_at
@@ -114,7 +116,7 @@ class Options:
         """Where features are kept, and how they are made."""
         if self.window_seconds <= 0:
             raise ValueError(f"--window-seconds must be above 0, not {self.window_seconds}.")
-        device = self.device or usual_device()
+        device = usual_device(self.device)
         root = self.store or cache_folder() / "features"
         return FeatureStore(root, self.window_seconds, workers=self.threads, device=device)
 
@@ -151,7 +153,14 @@ def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
     folder = options.out or default_out(options.encoder)
     try:
         session = Session(encoder, options.encoder, folder, store, settings, heads=options.heads)
-        return session.run(distinct(tasks, folder))
+        chosen = distinct(tasks, folder)
+        parts = session.listen_in_shares(chosen)
+        if not parallel.place().first:
+            return []
+        results = session.run(chosen)
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+        return results
     finally:
         for sentence in [*missing, *broken]:
             say(f"not probed: {sentence}")
@@ -217,6 +226,6 @@ def check(
             found.passed, found.failed = [*found.passed, *met.passed], met.failed
         found.tell(encoder, "a task's contract")
         return
-    device = device or usual_device()
+    device = usual_device(device)
     loaded = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
     problems(loaded, device).tell(encoder, "the encoder's contract")

@@ -12,12 +12,16 @@ import tyro
 from ... import arguments
 from . import FOLDER, names
 
-USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- pretrain …
+USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- COMMAND …
        groundbass launch --list      the strategies
        groundbass launch --where     the folder with their files and slurm.sh
 
-Start a rank per GPU by Accelerate. What comes after -- is the command as it would be given for one GPU. Under Slurm:
+Start a rank per GPU by Accelerate. What comes after -- is the command as it would be given for one GPU: pretrain, or
+embed, predict, data codes, probe or similar, of which each process does its share and the first joins all. Under Slurm:
 sbatch --nodes 4 --gpus-per-node 8 --ntasks-per-node 8 $(groundbass launch --where)/slurm.sh ddp ADDRESS …"""
+
+
+LAUNCHED = (("pretrain",), ("embed",), ("predict",), ("data", "codes"), ("probe",), ("similar",))
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,11 @@ def command(argv: list[str]) -> list[str]:
     options = arguments.read(Options, own, "groundbass launch")
     if options.strategy not in names():
         raise ValueError(f"There is no strategy {options.strategy!r} to launch by; there are {', '.join(names())}.")
-    if started[:1] != ["pretrain"] or len(started) < 2:
-        raise ValueError("What shall be launched? For example: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …")
+    if not any(started[: len(name)] == list(name) and len(started) > len(name) for name in LAUNCHED):
+        raise ValueError(
+            "What shall be launched? For example: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …, or one of "
+            f"{', '.join(' '.join(name) for name in LAUNCHED[1:])}."
+        )
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{FOLDER / options.strategy}.yaml"]
     words += [] if options.gpus is None else ["--num_processes", str(options.gpus)]
     if options.machines > 1:
@@ -77,4 +84,6 @@ def command(argv: list[str]) -> list[str]:
             raise ValueError(f"--machines {options.machines} need --main HOST:PORT, where machine 0 is reached.")
         words += ["--num_machines", str(options.machines), "--machine_rank", str(options.machine_rank)]
         words += ["--main_process_ip", host, "--main_process_port", port]
-    return [*words, "-m", "groundbass.pretrain", *started[1:]]
+    if started[0] == "pretrain":
+        return [*words, "-m", "groundbass.pretrain", *started[1:]]
+    return [*words, "-m", "groundbass.cli", *started]

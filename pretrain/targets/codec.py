@@ -398,7 +398,7 @@ def codes(
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    model.place(torch.device(device or usual_device()))
+    model.place(torch.device(usual_device(device)))
     share = Part.of(part)
     with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
         new = _store_codes(tracks, out, model, share)

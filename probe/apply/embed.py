@@ -84,7 +84,7 @@ def embed(
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
-    device = device or usual_device()
+    device = usual_device(device)
     weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
@@ -239,11 +239,11 @@ def _finished(out: Path, key: str, force: bool) -> bool:
 def _begun(folder: Path, key: str, wanted: range) -> list[int]:
     """Which of the wanted parts aren't done; a folder of other files or settings is cleared."""
     note = folder / "key"
-    if not note.is_file() or note.read_text() != key:
-        if note.is_file() or not folder.is_dir():  # several jobs may begin at once
+    with alone(folder.with_name(f"{folder.name}.lock"), str(folder), wait=True):  # several jobs may begin at once
+        if not note.is_file() or note.read_text() != key:
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(note, key)
+            folder.mkdir(parents=True)
+            write_text(note, key)
     missing = [number for number in wanted if not (folder / f"{number:06d}.parquet").is_file()]
     if len(missing) < len(wanted):
         print(f"going on after {len(wanted) - len(missing)} of {len(wanted)} parts", file=sys.stderr)

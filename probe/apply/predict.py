@@ -122,7 +122,7 @@ def predict(
     names, recordings = _sorted_out([*what, *more], shipped_too=clap is None)
     if page is not None and (stored := [one.name for one in recordings if one.file is None]):
         raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
-    device = device or usual_device()
+    device = usual_device(device)
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     if clap is not None:
         opened.append(load_clap(clap, named, device))

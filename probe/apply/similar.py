@@ -18,6 +18,7 @@ from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
+from ...data import parallel
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.writing import write_text
@@ -88,15 +89,20 @@ def similar(
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
     answers: list[tuple[Path, list[Any]]] = []
+    strangers = [file for file in dict.fromkeys(files) if index.rows_of(file) is None]
+    heard: dict[Path, tuple[list[Place], Vectors]] = {}
+    place = parallel.place()
+    if own := strangers[place.number :: place.count]:
+        listener = _encoder(about, encoder, usual_device(device), trust_remote_code)
+        heard = {file: _embedded(file, about, layer, listener) for file in own}
+    for part in parallel.gathered(heard):
+        heard |= part
+    if not place.first:
+        return answers
     console = Console()
     for file in files:
         query = index.rows_of(file)
-        if query is None:
-            asked, values = _embedded(
-                file, about, layer, _encoder(about, encoder, device or usual_device(), trust_remote_code)
-            )
-        else:
-            asked, values = [places[row] for row in query], vectors[query]
+        asked, values = heard[file] if query is None else ([places[row] for row in query], vectors[query])
         hits = index.nearest(asked, values, k)
         answers.append((file, hits))
         console.print(f"nearest to {file}, in {index.folder or table}", highlight=False, markup=False, soft_wrap=True)
