@@ -159,5 +159,7 @@ def new(
     template, check = _TEMPLATES[kind]
     title = "".join(word.capitalize() for word in name.split("_"))
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    file.write_text(text.replace("NAME", name).replace("TITLE", title), encoding="utf-8")
+    beside = file.with_name(f".{file.name}.part")  # whole, or not there
+    beside.write_text(text.replace("NAME", name).replace("TITLE", title), encoding="utf-8")
+    beside.replace(file)
     print(f"{file}: written. Next: {check.format(file=file)}")

@@ -14,6 +14,8 @@ import functools
 import json
 import os
 import runpy
+import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -93,16 +95,19 @@ class Warm:
         grace: float = 400,
         kill: int | None = None,
         told: Path | None = None,
+        kept: tuple[Path, Path] | None = None,
     ) -> Ended:
         """Run `python LINE` once for each of `ranks`, their variables; wait for all.
 
         folder: to run in, else this process's. seconds: before what still runs is killed. grace: the same, from the end
-        of rank 0. kill, told: rank 0 is killed after that many renames, which are told there (see sitecustomize).
+        of rank 0. kill, told: rank 0 is killed after that many renames, which are told there (see sitecustomize). kept:
+        a folder, and another that gets a copy of it as 1, 2, … after every rename of rank 0, which stands still then.
         """  # fmt: skip
         with tempfile.TemporaryDirectory() as place:
             files = [f"{place}/{rank}" for rank in range(len(ranks))]
             asked = {"line": list(map(str, line)), "ranks": list(ranks), "folder": str(folder or Path.cwd())}
             asked |= {"seconds": seconds, "grace": grace, "kill": kill, "told": str(told or ""), "said": files}
+            asked |= {"kept": list(map(str, kept or ()))}
             assert self._process.stdin is not None and self._process.stdout is not None
             print(json.dumps(asked), file=self._process.stdin, flush=True)
             codes = json.loads(self._process.stdout.readline())
@@ -167,7 +172,7 @@ def _child(asked: dict[str, Any], rank: int) -> NoReturn:
     if asked["kill"] is not None and rank == 0:
         import sitecustomize
 
-        sitecustomize.arm(asked["kill"], asked["told"] or None)
+        sitecustomize.arm(asked["kill"], asked["told"] or None, stop=bool(asked["kept"]))
     code = 1
     try:
         _run(asked["line"])
@@ -208,12 +213,13 @@ def _starved(processes: list[int]) -> dict[int, float]:
     return waited
 
 
-def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
+def _wait(children: list[int], seconds: float, grace: float, kept: list[str]) -> list[int | str]:
     """Codes of the children; those that run for too long, or when the tests have ended, are killed.
 
-    Time for which they had no processor isn't counted: a busy machine makes nothing late.
+    Time for which they had no processor isn't counted: a busy machine makes nothing late. kept: a folder of which a
+    copy is put into another each time a child stops; it goes on then.
     """
-    parent, end = os.getppid(), time.monotonic() + seconds
+    parent, end, stops = os.getppid(), time.monotonic() + seconds, 0
     looked, starved = time.monotonic(), _starved(children)
     codes: dict[int, int | str] = {}
     while len(codes) < len(children):
@@ -223,8 +229,12 @@ def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
             end += min(max(lost, 0.0), now - looked)
             looked, starved = now, waited
         for child in set(children) - codes.keys():
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
+            done, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if done and os.WIFSTOPPED(status):
+                stops += 1
+                shutil.copytree(kept[0], Path(kept[1]) / str(stops), symlinks=True)
+                os.kill(child, signal.SIGCONT)
+            elif done:
                 codes[child] = os.waitstatus_to_exitcode(status)
                 if child == children[0]:
                     end = min(end, time.monotonic() + grace)
@@ -255,7 +265,7 @@ def _serve() -> None:
             if not child:
                 _child(asked, rank)
             children.append(child)
-        print(json.dumps(_wait(children, asked["seconds"], asked["grace"])), file=answers, flush=True)
+        print(json.dumps(_wait(children, asked["seconds"], asked["grace"], asked["kept"])), file=answers, flush=True)
 
 
 if __name__ == "__main__":
