@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import runpy
@@ -32,13 +33,15 @@ from typing import Any, NoReturn
 TESTS = Path(__file__).parent
 # What most commands import sooner or later. Nothing here may start threads or touch autograd: forks would hang.
 WARM = (
-    "accelerate", "matplotlib", "scipy.signal", "sklearn.linear_model", "tensorboard", "transformers",
-    "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "transformers.models.auto.modeling_auto",
+    "accelerate", "matplotlib", "pyarrow.dataset", "scipy.signal", "sklearn.linear_model", "tensorboard",
+    "transformers", "transformers.models.auto.modeling_auto", "typeguard",
+    "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict",
     "groundbass.cli", "groundbass.data.storage.sharding", "groundbass.data.collections.scan",
     "groundbass.models.published", "groundbass.pretrain.command", "groundbass.pretrain.iterate",
     "groundbass.probe.apply.embed", "groundbass.probe.apply.similar", "groundbass.probe.command",
     "groundbass.probe.report.command",
     *(f"groundbass.pretrain.objectives.{file.stem}" for file in TESTS.parent.glob("pretrain/objectives/[a-z]*.py")),
+    *(["deepspeed"] if importlib.util.find_spec("deepspeed") else []),  # which transformers imports where it saves
 )  # fmt: skip
 
 # Accelerate shards by FSDP on accelerators only, PyTorch on CPUs too: begins the code of a rank.
@@ -76,12 +79,12 @@ def launched(count: int, **more: str) -> list[dict[str, str]]:
 class Warm:
     """A process that has imported everything and forks it again and again, one command at a time."""
 
-    def __init__(self, imported: Sequence[str], **environment: str) -> None:
-        """imported: names of modules. environment: that stands before any import."""
+    def __init__(self, imported: Sequence[str]) -> None:
+        """imported: names of modules."""
         told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *imported], env=os.environ | told | environment, stdin=subprocess.PIPE,
+            [sys.executable, __file__, *imported], env=os.environ | told, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -121,10 +124,9 @@ class Warm:
 
 
 @functools.cache
-def warm(*imported: str) -> Warm:
-    """The tests' own, with everything and `imported` besides. It ends with them, as its stdin does."""
-    extra = {"DS_ACCELERATOR": "cpu"} if "deepspeed" in imported else {}
-    return Warm([*WARM, *imported], **extra)
+def warm() -> Warm:
+    """The tests' own, with everything. It ends with them, as its stdin does."""
+    return Warm(WARM)
 
 
 SHIM = """#!{python} -SE
@@ -247,6 +249,14 @@ def _wait(children: list[int], seconds: float, grace: float, kept: list[str]) ->
     return [codes[child] for child in children]
 
 
+def _look_up(line: list[str]) -> None:
+    """What a command finds out about the recipe that it names, from sources and docstrings: forks keep it."""
+    from groundbass.pretrain import command, recipe
+
+    for address in set(line) & recipe.addresses().keys():
+        command.chosen(address, [])
+
+
 def _serve() -> None:
     import importlib
 
@@ -259,6 +269,7 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         asked = json.loads(line)
+        _look_up(asked["line"])
         children = []
         for rank in range(len(asked["ranks"])):
             child = os.fork()

@@ -205,10 +205,9 @@ class Runner:
         own |= {"GIT_DIR": str(self.place / "none")}  # recipe.json tells the commit, which may change meanwhile
         if row.ranks > 1:
             own |= launch_environment(row.strategy) | {"ACCELERATE_USE_CPU": str(not zero).lower()}
-        server = warm("deepspeed") if zero else warm()
         ranks = launched(row.ranks, **own) if row.ranks > 1 else [own]
         kept = None if states is None else (self.place, states)
-        return server(row.line, ranks=ranks, folder=self.work, seconds=600, grace=60, kill=kill, told=told, kept=kept)
+        return warm()(row.line, ranks=ranks, folder=self.work, seconds=600, grace=60, kill=kill, told=told, kept=kept)
 
     def put(self, state: Path) -> None:
         """Begin with what `place` held once; `state` is used up."""

@@ -92,8 +92,7 @@ dist.destroy_process_group()
 
 def launch(command: list[str], world: int = 2, seconds: int = 400, **extra: str) -> list[str]:
     """Run `command` as `world` ranks; returns what they printed."""
-    server = warm("deepspeed") if "DS_ACCELERATOR" in extra else warm()
-    ended = server(command, ranks=launched(world, **extra), seconds=seconds)
+    ended = warm()(command, ranks=launched(world, **extra), seconds=seconds)
     assert ended.codes == [0] * world, "\n".join(ended.said)
     return ended.said
 
