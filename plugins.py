@@ -144,7 +144,7 @@ def new(
     Args:
         kind: objective (with recipes), task or corpus.
         name: of the file, and of what is in it: a Python name such as my_task.
-        force: replace a NAME.py that is there already.
+        force: replace NAME.py where it is there.
 
     Raises:
         ValueError: a name that Python or groundbass can't take.

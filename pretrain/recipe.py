@@ -109,7 +109,7 @@ class Recipe:
     probe_tasks: tuple[str, ...] = ()
     """what those probes ask, as `groundbass probe` takes it: synth:PATH, folder:PATH, gtzan_genre, …"""
     workers: int = 2
-    """loader processes per rank"""
+    """processes that read audio, per rank"""
     bucket_mb: float = 25.0
     """MB of gradients that DDP sends at once: larger ones suit fast networks, smaller ones overlap earlier"""
     prefetch: bool = True

@@ -248,6 +248,13 @@ def test_a_run_on_two_ranks_learns_what_one_rank_learns(tmp_path: Path) -> None:
     assert "2 process(es)" in outputs[0]
     assert "Done" not in outputs[1], "only rank 0 speaks"
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+    timing, alone = (
+        json.loads((tmp_path / run / "timing.jsonl").read_text().splitlines()[-1]) for run in ("two", "one")
+    )
+    assert (
+        0 < timing["gradients_sent_seconds"] < timing["seconds_per_step"] * 4 and "gradients_sent_seconds" not in alone
+    )
+    assert 0 <= timing["gradients_sent_hidden"] <= 1
     states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
     for name, tensor in states[0].items():
         if not name.endswith(".0.bias"):  # before a batch norm: their gradient is rounding noise, which Adam scales up
