@@ -153,7 +153,7 @@ COMMANDS = {
     "export": Row("export run program.pt2", said=("exists; choose another name, or replace it",)),
     "report": Row("report probed_before --out page.html"),
     "similar": Row("embed run music --out table.parquet + similar table.parquet music/0.wav --page page.html"),
-    "bridge_hear": Row("bridge hear run --out adapter.py"),
+    "bridge_hear": Row("bridge hear run --out adapter.py", said=("adapter.py is there already",)),
     "new": Row("new task mine", said=("mine.py is there already",)),
     "synth": Row("data synth corpus --hours 0.005 --workers 1"),
     "scan_parts": Row(in_parts("data scan music out.parquet --workers 1")),
