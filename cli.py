@@ -105,7 +105,8 @@ def resolve(argv: list[str]) -> tuple[str, list[str]]:
             return name, argv[words:]
     group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
     if group:
-        near = [name for name in nearest(argv) if name in group][:1] if len(argv) > 1 else []
+        second = difflib.get_close_matches(argv[1], [name.split()[1] for name in group], 1) if len(argv) > 1 else []
+        near = [f"{argv[0]} {word}" for word in second]
         asked = f"`{' '.join(argv[:2])}` is no command" if len(argv) > 1 else f"`{argv[0]}` is a group of commands"
         hint = f"; did you mean `{near[0]}`? The group" if near else ": it"
         raise ValueError(f"{asked}{hint} has {', '.join(f'`{name}`' for name in group)}.")
