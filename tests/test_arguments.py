@@ -135,6 +135,24 @@ def test_positionals_have_names() -> None:
     assert not wrong
 
 
+def test_whatever_writes_takes_out() -> None:
+    """By its name, or by its place, which is the last one; and there `--out` is understood too."""
+    for command, actions in options().items():
+        places = [one.dest for one in actions if not one.option_strings]
+        if "out" in places:
+            assert places[-1] == "out" and all(one.nargs != "*" for one in actions), command
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "--out", "b"], ["--out=b", "a"], ["--out", "b", "--force", "a"]])
+def test_out_by_place_or_by_name(words: list[str]) -> None:
+    def copy(
+        source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, force: bool = False
+    ) -> dict[str, Any]:
+        return {"source": source, "out": out}
+
+    assert arguments.run(copy, words, "groundbass copy") == {"source": "a", "out": Path("b")}
+
+
 def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
     words = by_word()
     for (command, old), new in cli.RENAMED.items():
