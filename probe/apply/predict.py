@@ -171,6 +171,8 @@ def predict(
         from .predict_page import write_page
 
         write_page(page, results)
+    if not quiet and not json_ and (written_to := [*out, *([] if page is None else [page])]):
+        print(f"Written: {', '.join(map(str, written_to))}.")
     if named and clap is None:
         comparison = compare(results, read_truth(Path(named[0]), list(results)))
         if json_:
