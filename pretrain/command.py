@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .run.heard import avoiding, mixture_of
-from .run.record import last_loss
+from .run.record import last_loss, read_record
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -33,7 +32,7 @@ USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run 
 ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns a Recipe.
 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
-On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
+On several GPUs: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …"""
 
 PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--dry-run", "--json")
 
@@ -154,7 +153,12 @@ def _repeated(argv: list[str]) -> list[str]:
     if len(argv) < 2:
         raise ValueError("--from needs a file: groundbass pretrain --from RUN/recipe.json --run NEW.")
     path = Path(argv[1])
-    record = json.loads(path.read_text(encoding="utf-8"))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: --from takes the recipe.json of a run.")
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no recipe.json of a run, or a damaged one: {error}") from error
     if not record.get("address"):
         raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
     return [record["address"], *record["overrides"], "--data", record["manifest"]["path"], *argv[2:]]

@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ HELD = {  # what the help of an option says wherever there is one, and how it be
 WITHOUT_FIGURES = {"launch", "new"}
 
 
-def asked() -> Iterator[tuple[str, Any, Any]]:
+def parsers() -> Iterator[tuple[str, Any, Any]]:
     """Every command, what reads its words, and the defaults of that."""
     from groundbass.pretrain import command as pretraining
     from groundbass.pretrain import contract, iterate
@@ -71,7 +71,7 @@ def asked() -> Iterator[tuple[str, Any, Any]]:
 def options() -> dict[str, list[argparse.Action]]:
     """{command: what it takes}."""
     found = {}
-    for name, what, default in asked():
+    for name, what, default in parsers():
         shown = arguments._waiting(arguments.answering(what)) if inspect.isroutine(what) else what
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a parser to walk over has no other door
@@ -135,6 +135,24 @@ def test_positionals_have_names() -> None:
     assert not wrong
 
 
+def test_whatever_writes_takes_out() -> None:
+    """By its name, or by its place, which is the last one; and there `--out` is understood too."""
+    for command, actions in options().items():
+        places = [one.dest for one in actions if not one.option_strings]
+        if "out" in places:
+            assert places[-1] == "out" and all(one.nargs != "*" for one in actions), command
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "--out", "b"], ["--out=b", "a"], ["--out", "b", "--force", "a"]])
+def test_out_by_place_or_by_name(words: list[str]) -> None:
+    def copy(
+        source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, force: bool = False
+    ) -> dict[str, Any]:
+        return {"source": source, "out": out}
+
+    assert arguments.run(copy, words, "groundbass copy") == {"source": "a", "out": Path("b")}
+
+
 def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
     words = by_word()
     for (command, old), new in cli.RENAMED.items():
@@ -156,6 +174,8 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
         (["export", "x", "y.pt2", "--layer"], "--layer"),
         (["similar", "none.parquet", "x.wav"], "There is no table none.parquet"),
         (["data", "scann"], "did you mean `data scan`?"),
+        (["data", "scna"], "did you mean `data scan`?"),
+        (["pretrain", "--from", "none.json", "--run", "x"], "There is no none.json: --from takes the recipe.json"),
         (["dta", "scan"], "did you mean `data scan`"),
     ],
 )
@@ -218,52 +238,58 @@ def test_a_box_becomes_sentences(encoding: str, monkeypatch: pytest.MonkeyPatch)
         arguments.run(weigh, ["1", "--offen"], "groundbass weigh")
 
 
-@pytest.mark.slow
-def test_commands_print_their_figures_as_json(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One after another, each with what the one before wrote."""
+@pytest.fixture
+def asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What a command prints with --json, in a folder with eight labelled tones in `music`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
-    music = tmp_path / "music"
-    music.mkdir()
     rows = ["path,split,height"]
+    Path("music").mkdir()
     for number in range(8):
         clock = np.arange(48_000) / 24_000
         sound = 0.3 * np.sin(2 * np.pi * (200, 1500)[number % 2] * (1 + number / 50) * clock)
-        write(music / f"{number}.wav", sound.astype(np.float32), 24_000)
+        write(Path("music") / f"{number}.wav", sound.astype(np.float32), 24_000)
         rows.append(f"{number}.wav,{('train', 'train', 'valid', 'test')[number // 2]},{('low', 'high')[number % 2]}")
-    (music / "labels.csv").write_text("\n".join(rows) + "\n")
+    Path("music/labels.csv").write_text("\n".join(rows) + "\n")
 
-    def asked(*words: object) -> Any:
+    def ask(*words: object) -> Any:
         with pytest.raises(SystemExit) as left:
             cli.main([*map(str, words), "--json"])
         said = capsys.readouterr().out
         assert left.value.code in (0, None), words
         return json.loads(said)
 
+    return ask
+
+
+def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[..., Any]) -> None:
     one = ["--workers", 1]
-    assert asked("data", "scan", music, "m.parquet", *one)["tracks"] == 8
+    assert asked("data", "scan", "music", "m.parquet", *one)["tracks"] == 8
     assert asked("data", "shard", "m.parquet", "shards", *one)["shards"] == 1
     assert asked("data", "shard", "m.parquet", "shards", "--check")["tracks"] == 8
-    assert asked("data", "degrade", music, "worse", "--chain", "phone", *one)["recordings"] == 8
+    assert asked("data", "synth", "corpus", "--hours", 0.006, *one)["parts"]["music"] >= 1
+    assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
+    assert any(one["what"] == "torch" for one in asked("doctor"))
+
+
+@pytest.mark.soak
+def test_commands_of_models_print_their_figures_as_json(asked: Callable[..., Any]) -> None:
+    """One after another, each with what the one before wrote."""
+    assert asked("data", "degrade", "music", "worse", "--chain", "phone", "--workers", 1)["recordings"] == 8
     sizes = ["--mel-clusters", 4, "--chroma-clusters", 4, "--steps", 1, "--batch-size", 4]
-    assert asked("data", "kmeans", "m.parquet", "k.safetensors", *sizes)["bits_per_frame"] == 4
-    assert asked("data", "synth", "corpus", "--hours", 0.01, *one)["parts"]["music"] >= 1
+    assert asked("data", "kmeans", "music", "k.safetensors", *sizes)["bits_per_frame"] == 4
     assert asked("pretrain", "predictive.cpc_debug", "--dry-run")["parameters"]["encoder"] > 0
-    trained = asked("pretrain", "predictive.cpc_debug", "--data", "m.parquet", "--run", "run", "--steps", 2)
+    trained = asked("pretrain", "predictive.cpc_debug", "--data", "music", "--run", "run", "--steps", 2)
     assert trained["steps"] == 2 and trained["last_loss"]["step"] == 2
-    listed = asked("probe", "run", f"folder:{music}", "--label", "height", "--baselines", "constant", "--random-seeds")
+    listed = asked("probe", "run", "folder:music", "--label", "height", "--baselines", "constant", "--random-seeds")
     assert {row["system"] for row in listed} == {"encoder", "constant"}
     assert len(asked("report", "run")["encoders"][0]["rows"]) == len(listed)
     assert asked("publish", "run", "published")["largest_difference"] < 1e-5
-    assert asked("embed", "published", music, "--out", "v.parquet")["rows"] == 8
-    [[file, hits]] = asked("similar", "v.parquet", music / "2.wav", "--k", 2)
+    assert asked("embed", "published", "music", "--out", "v.parquet")["rows"] == 8
+    [[file, hits]] = asked("similar", "v.parquet", "music/2.wav", "--k", 2)
     assert file.endswith("2.wav") and len(hits) == 2 and hits[0]["similarity"] >= hits[1]["similarity"]
     assert asked("bridge", "hear", "published")["numbers"] == 12
     assert asked("export", "published", "p.pt2")["largest_difference"] < 1e-3
-    assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
-    assert any(one["what"] == "torch" for one in asked("doctor"))
 
 
 def test_answers_are_plain() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,6 +30,16 @@ ROOM_GB = "GROUNDBASS_REMOTE_GB"
 OFTEN = 16  # fetches between looks at how much has gathered
 VERSION = "version"  # the column that tells a file's copies apart
 _fetched = 0
+
+
+def _forget_threads() -> None:
+    """In a forked process fsspec's thread is gone: it begins one of its own. fsspec says so itself from 2025.5 on."""
+    fsspec.asyn.loop[0] = fsspec.asyn.iothread[0] = None
+    fsspec.asyn.reset_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def is_url(address: str | Path) -> bool:

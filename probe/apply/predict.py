@@ -172,6 +172,8 @@ def predict(
         from .predict_page import write_page
 
         write_page(page, results)
+    if not quiet and not json_ and (written_to := [*out, *([] if page is None else [page])]):
+        print(f"Written: {', '.join(map(str, written_to))}.")
     if truth:
         comparison = compare(results, {name: row for name, row in truth.items() if name in results})
         if json_:
