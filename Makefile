@@ -53,16 +53,19 @@ check: develop
 	@mkdir -p $(VENV)/link && ln -sfn "$(CURDIR)" $(VENV)/link/groundbass
 	cd $(VENV)/link && groundbass/$(BIN)/mypy --config-file groundbass/pyproject.toml --cache-dir groundbass/.mypy_cache \
 		-p groundbass.data -p groundbass.models -p groundbass.pretrain -p groundbass.probe \
-		-m groundbass.cli -m groundbass.api -m groundbass.plugins -m groundbass.progress \
+		-m groundbass.cli -m groundbass.arguments -m groundbass.api -m groundbass.plugins -m groundbass.progress \
 		-m groundbass.benchmarks -m groundbass.doctor -m groundbass.quickstart -m groundbass.tiny \
-		-m groundbass.finetuning -m groundbass.efficiency
+		-m groundbass.finetuning -m groundbass.efficiency -m groundbass.publishing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not soak and not gpu"
 
 soak: develop
-	$(BIN)/python -m pytest -m "soak" --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "soak" --durations=15
 
-docs: install
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable ".[docs]"
+	touch $@
+
+docs: $(VENV)/.documented
 	$(BIN)/python docs/site/pages.py build/site
 	$(BIN)/python -m sphinx -W --keep-going -q -b html build/site build/docs
 	@echo "build/docs/index.html"

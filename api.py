@@ -8,6 +8,7 @@ Everything heavy is imported on first use.
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import logging
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from .probe.report.finetuned import Compared
     from .probe.report.result import Result
     from .probe.report.table import Table
+
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # this system's, which can be inherited from in Python 3.11 too
 
 Paths = str | Path | Sequence[str | Path]
 logger = logging.getLogger("groundbass")
@@ -77,7 +83,7 @@ def scan(folder: str | Path, out: str | Path | None = None, *, workers: int | No
     """Decode every recording below a folder and list those that can be used.
 
     Args:
-        folder: audio at any depth; a labels.csv in it (column `path`) gives labels.
+        folder: audio at any depth, on a disk or behind a URL; a labels.csv in it (column `path`) gives labels.
         out: also write the manifest here (.parquet), as `groundbass data scan` does.
         workers: processes that decode; one per core by default.
 
@@ -205,13 +211,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
     sources = (data,) if isinstance(data, (str, Path)) else data
     words = [*_words(overrides), "--data", *map(str, sources), "--run", str(run)]
     words += [word for place in avoid for word in ("--avoid", str(place))]
-    try:
-        address, options = command.chosen(recipe, words)
-    except SystemExit as stop:  # tyro has said what is wrong, on stderr
-        asked = ", ".join(f"{name}={value!r}" for name, value in overrides.items())
-        raise ValueError(
-            f"The recipe doesn't take {asked}: `groundbass pretrain RECIPE --help` lists its fields."
-        ) from stop
+    address, options = command.chosen(recipe, words)
     steps = 0
 
     def whole() -> int:
@@ -300,6 +300,16 @@ def publish(run: str | Path | Run, out: str | Path, **options: Any) -> Path:
 # ---- measuring
 
 
+class Page(_Path):
+    """The path of a page that was written; a notebook shows the page."""
+
+    def _repr_html_(self) -> str | None:
+        if self.suffix != ".html":
+            return None
+        page = html.escape(self.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{page}" sandbox="allow-scripts" width="100%" height="700"></iframe>'
+
+
 @dataclass(frozen=True)
 class Results:
     """What an encoder was asked, a `Result` per task, and the folder that keeps it."""
@@ -334,14 +344,16 @@ class Results:
 
         return long_table.table(self.results).to_pandas()
 
-    def report(self, path: str | Path | None = None, *others: str | Path) -> Path:
-        """Write the page (.html), or .md, .tex; others: folders of results that stand beside. Returns where it is."""
+    def report(self, path: str | Path | None = None, *others: str | Path) -> Page:
+        """Write the page (.html), or .md, .tex; others: folders of results that stand beside. Returns its path, which a
+        notebook shows as the page.
+        """
         from .probe.report.command import report as command
 
         out = Path(path) if path is not None else self.folder / "report.html"
         with _spoken():
             command((self.folder, *map(Path, others)), out=out)
-        return out
+        return Page(out)
 
     def __str__(self) -> str:
         return self.table().markdown(aligned=True)
@@ -365,7 +377,7 @@ def evaluate(
         tasks: synth:PATH, folder:PATH (with `label`), gtzan_genre, my_task.py:TASK:PATH, or several.
         label: columns of a folder's labels.csv: "genre", ["genre", "bpm:number"].
         out: where results are kept; what is there isn't asked again. RUN/probe, or probe/NAME.
-        options: as `groundbass probe --help` has them: protocol, layers, seeds, few_shot, robustness, pooling, …
+        options: as `groundbass probe --help` has them: protocol, layers, random_seeds, few_shot, robustness, pooling, …
 
     Raises:
         ValueError: an unknown task, an encoder that breaks its contract, or options that contradict each other.

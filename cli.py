@@ -71,6 +71,9 @@ COMMANDS = {
     "doctor": Command("doctor:doctor", "versions, devices, decoders; what is missing, and the cure"),
 }
 
+SHARED = {"embed": "--part", "predict": "--part", "data codes": "--part", "probe": "inside", "similar": "inside"}
+"""Commands that several processes launched together do in shares: by --part, or by a division of their own."""
+
 EXAMPLES = """\
 examples:
   groundbass quickstart
@@ -79,7 +82,8 @@ examples:
   groundbass probe runs/first folder:~/labelled --label genre
   groundbass publish runs/first my-encoder
 
-`groundbass COMMAND --help` explains a command; `groundbass --completion bash|zsh|fish` completes them."""
+`groundbass COMMAND --help` explains a command; --json prints its figures alone, --quiet draws no bars.
+`groundbass --completion bash|zsh|fish` completes them."""
 
 
 def help_text() -> str:
@@ -87,7 +91,7 @@ def help_text() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     about = "groundbass: pretrain music foundation models, measure what they learned, publish them."
-    return f"{about}\n\nusage: groundbass [--quiet] COMMAND …\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+    return f"{about}\n\nusage: groundbass COMMAND … [--json] [--quiet]\n\ncommands:\n{rows}\n\n{EXAMPLES}"
 
 
 def resolve(argv: list[str]) -> tuple[str, list[str]]:
@@ -102,20 +106,27 @@ def resolve(argv: list[str]) -> tuple[str, list[str]]:
             return name, argv[words:]
     group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
     if group:
+        second = difflib.get_close_matches(argv[1], [name.split()[1] for name in group], 1) if len(argv) > 1 else []
+        near = [f"{argv[0]} {word}" for word in second]
         asked = f"`{' '.join(argv[:2])}` is no command" if len(argv) > 1 else f"`{argv[0]}` is a group of commands"
-        raise ValueError(f"{asked}: it has {', '.join(f'`{name}`' for name in group)}.")
-    near = nearest(argv[0])
+        hint = f"; did you mean `{near[0]}`? The group" if near else ": it"
+        raise ValueError(f"{asked}{hint} has {', '.join(f'`{name}`' for name in group)}.")
+    near = nearest(argv)
     hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "see the list."
     raise ValueError(f"`{argv[0]}` is no command of groundbass; {hint} `groundbass --help` lists them all.")
 
 
-def nearest(word: str) -> list[str]:
-    """Up to three commands that a word may have meant, by either of their words: scan -> data scan."""
-    found = {
-        name: max(difflib.SequenceMatcher(None, word, part).ratio() for part in {name, *name.split()})
-        for name in COMMANDS
-    }
-    likely = sorted((name for name, ratio in found.items() if ratio >= 0.6), key=lambda name: -found[name])
+def nearest(words: list[str]) -> list[str]:
+    """Up to three commands that words may have meant: `scan`, `dta scan` and `scan data` -> data scan."""
+
+    def alike(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one, other).ratio()
+
+    def likeness(name: str) -> float:
+        both = max(alike(" ".join(words[:2]), name), alike(" ".join(reversed(words[:2])), name))
+        return max(both, *(0.9 * alike(words[0], part) for part in name.split()))
+
+    likely = sorted((name for name in COMMANDS if likeness(name) >= 0.6), key=lambda name: -likeness(name))
     return likely[:3]
 
 
@@ -126,6 +137,7 @@ _groundbass() {{
   case "$COMP_CWORD ${{COMP_WORDS[1]}}" in
     1*) words="{first}" ;;
     "2 data") words="{data}" ;;
+    "2 bridge") words="hear" ;;
     "2 pretrain" | "2 plan") words="{recipes}" ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
@@ -157,7 +169,16 @@ def completion(shell: str) -> str:
     return SHELLS[shell].format(first=" ".join(first), data=" ".join(data), recipes=" ".join(addresses()))
 
 
-RENAMED = {("probe", "--seeds"): "--random-seeds", ("plan", "--from"): "--like"}
+RENAMED = {
+    ("probe", "--seeds"): "--random-seeds",
+    ("probe", "--workers"): "--threads",
+    ("embed", "--workers"): "--threads",
+    ("predict", "--workers"): "--threads",
+    ("predict", "--window"): "--window-seconds",
+    ("efficiency", "--train"): "--finetune",
+    ("efficiency", "--no-train"): "--no-finetune",
+    ("plan", "--from"): "--like",
+}
 """Options of before 0.2 by what they are called now; they go on until 0.4."""
 
 
@@ -176,23 +197,16 @@ def renamed(command: str, words: list[str]) -> list[str]:
     return found
 
 
-def with_names(function: Any) -> Any:
-    """The function, whose positional arguments are shown by their names in --help, not by their types."""
-    import inspect
-    import typing
+def quieted(command: str, words: list[str]) -> list[str]:
+    """The words without --quiet, which every command takes: bars are off. Some have it themselves, and say less too."""
+    own = words[: words.index("--")] if "--" in words else words
+    if "--quiet" not in own:
+        return words
+    os.environ["GROUNDBASS_QUIET"] = "1"
+    return words if command in SILENT else [word for word in own if word != "--quiet"] + words[len(own) :]
 
-    import tyro
 
-    hints = typing.get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        told = getattr(hints.get(name), "__metadata__", ())
-        positional = (
-            typing.get_args(tyro.conf.Positional[int])[1] in told or parameter.kind is parameter.POSITIONAL_ONLY
-        )
-        if positional and not any(hasattr(one, "metavar") for one in told):
-            hints[name] = typing.Annotated[hints[name], tyro.conf.arg(metavar=name.strip("_").upper())]
-    function.__annotations__ = hints
-    return function
+SILENT = ("data degrade", "predict")
 
 
 def run(argv: list[str]) -> int:
@@ -205,13 +219,23 @@ def run(argv: list[str]) -> int:
             resolve(argv)
         print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
         return 0
-    command = COMMANDS[name]
-    rest = renamed(name, rest)
-    if command.argv:
-        return int(command.load()(rest))
-    import tyro
+    rest = quieted(name, renamed(name, rest))
+    if name in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from .data import parallel
 
-    result = tyro.cli(with_names(command.load()), prog=f"groundbass {name}", args=rest)
+        parallel.begin()
+        share = parallel.in_parts if SHARED[name] == "--part" else parallel.by_the_first
+        return share(lambda words: _called(name, words), rest)
+    return _called(name, rest)
+
+
+def _called(name: str, words: list[str]) -> int:
+    command = COMMANDS[name]
+    if command.argv:
+        return int(command.load()(words))
+    from . import arguments
+
+    result = arguments.run(command.load(), words, f"groundbass {name}")
     return result if isinstance(result, int) else 0
 
 
@@ -236,7 +260,9 @@ def main(argv: list[str] | None = None) -> None:
         if argv[:1] == ["--completion"]:
             print(completion(argv[1] if len(argv) > 1 else ""))
             raise SystemExit(0)
-        raise SystemExit(run(argv))
+        code = run(argv)
+        _leave_others(code)
+        raise SystemExit(code)
     except (ValueError, OSError) as error:
         if os.environ.get("GROUNDBASS_TRACEBACK"):
             raise
@@ -244,6 +270,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.stderr.close()
             raise SystemExit(0) from None
         print(f"groundbass: error: {error}", file=sys.stderr)
+        _leave_others(2)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
@@ -251,6 +278,12 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def _leave_others(code: int) -> None:
+    """End at once where other processes were launched with this one: threads of gloo can abort Python's own end."""
+    if "groundbass.data.parallel" in sys.modules:
+        sys.modules["groundbass.data.parallel"].leave(code)
 
 
 def bench(names: list[str] | None = None, /, *, json: bool = False, rehearse: bool = False) -> None:

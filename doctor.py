@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 REQUIRED = (
     "torch", "torchaudio", "transformers", "accelerate", "datasets", "nnAudio", "einops", "numpy", "pyarrow",
@@ -19,6 +19,11 @@ OPTIONAL = {
     "av": ("av", "m4a, AAC, WMA and the sound of videos"),
     "deepspeed": ("deepspeed", "ZeRO training"),
     "onnxruntime": ("onnx", "`groundbass export` to ONNX"),
+    "peft": ("lora", "`groundbass finetune --lora`"),
+    "s3fs": ("remote", "sound at s3://"),
+    "gcsfs": ("remote", "sound at gs://"),
+    "aiohttp": ("remote", "sound at https://"),
+    "wandb": ("wandb", "`--trackers wandb`"),
     "pretty_midi": ("synth", "the embedded corpus (its soundfont)"),
 }
 
@@ -145,15 +150,30 @@ def findings() -> list[Finding]:
     return found
 
 
-def doctor() -> int:
-    """Report versions, devices and decoders, what is missing, and the cure; exit code 1 if anything needed is."""
+def doctor(*, json: bool = False) -> int:
+    """Report versions, devices and decoders, what is missing, and the cure; exit code 1 if anything needed is.
+
+    Args:
+        json: print JSON and nothing else.
+    """
+    if json:
+        return _as_json(findings())
     from rich.console import Console
     from rich.table import Table
 
     found = findings()
-    table = Table("", "found", "cure or note", box=None)
+    table = Table(box=None)
+    for title in ("", "found", "cure or note"):
+        table.add_column(title, overflow="fold")  # a cure is read to its end
     for finding in found:
         colour = "red" if finding.fatal else "yellow" if finding.cure else "green"
         table.add_row(finding.what, f"[{colour}]{finding.value}[/]", finding.cure.replace("[", "\\["))
     Console().print(table)
+    return 1 if any(finding.fatal for finding in found) else 0
+
+
+def _as_json(found: list[Finding]) -> int:
+    import json
+
+    print(json.dumps([asdict(finding) for finding in found], indent=1, ensure_ascii=False))
     return 1 if any(finding.fatal for finding in found) else 0

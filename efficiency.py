@@ -53,7 +53,7 @@ def efficiency(
     per_class: tuple[int, ...] = (1, 5, 20),
     baselines: tuple[str, ...] = ("mfcc", "log_cqt", "all_crafted"),
     draws: int = 1,
-    train: bool = True,
+    finetune: bool = True,
     steps: int = 100,
     batch_size: int = 16,
     lr: float | None = None,
@@ -80,7 +80,7 @@ def efficiency(
         baselines: hand-crafted sets that stand beside it.
         draws: of the recordings, over which scores of heads on frozen and hand-crafted features are averaged; what is
             trained, which takes longest, has the first.
-        train: also fine-tune and train from scratch.
+        finetune: also fine-tune the encoder, and train its network from scratch.
         steps: of each training.
         batch_size: crops per step.
         lr: highest learning rate; by default as `groundbass finetune` takes it.
@@ -97,7 +97,7 @@ def efficiency(
         ValueError: several tasks, a task over time, a number per class or of draws below 1.
     """
     from .finetuning import Way
-    from .models.encoder import load_encoder, weights_hash
+    from .models.encoder import load_encoder, usual_device, weights_hash
     from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, out / "features")
@@ -115,7 +115,7 @@ def efficiency(
         mixup=mixup, spec=spec_augment, seed=seed, workers=workers, precision=precision,
         validate_every=max(1, steps // 2), patience=0,
     )  # fmt: skip
-    loaded = load_encoder(encoder)
+    loaded = load_encoder(encoder, usual_device())
     how = _Trained(encoder, weights_hash(loaded), out, store or out / "features", way)
     points: list[Point] = []
     for shots in (*sorted(per_class), None):
@@ -128,7 +128,7 @@ def efficiency(
             drawn = fewer(tasks[0], shots, seed + draw)
             for method, said in _probed(drawn, shots, draw, loaded, baselines, out, store or out / "features").items():
                 answers.setdefault(method, []).append(said)
-        if train:
+        if finetune:
             answers |= {method: [how.answers(part, shots, method)] for method in TRAINED}
         points += [scored(part, shots, method, said) for method, said in answers.items()]
         write(out, tasks[0].metric, points)
@@ -159,7 +159,7 @@ def _probed(
     task: Any, shots: int | None, draw: int, encoder: Any, baselines: Sequence[str], out: Path, store: Path
 ) -> dict[str, Answers]:
     """Linear heads on the frozen encoder and on hand-crafted features, kept in OUT/answers."""
-    from .models.encoder import weights_hash
+    from .models.encoder import usual_device, weights_hash
     from .probe.evaluation import Settings, TaskProbe
     from .probe.listen.features import FeatureStore
 
@@ -169,7 +169,7 @@ def _probed(
 
     def find() -> dict[str, Answers]:
         settings = Settings(baselines=wanted, seeds=())
-        found = TaskProbe(task, encoder, FeatureStore(store), settings).evaluate()
+        found = TaskProbe(task, encoder, FeatureStore(store, device=usual_device()), settings).evaluate()
         outcomes = {"frozen": found.trained, **{name: each[0] for name, each in found.others.items()}}
         return {name: (outcome.rows, outcome.guess) for name, outcome in outcomes.items()}
 
@@ -277,7 +277,10 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
         axes.errorbar(at, values, yerr=np.nan_to_num(spans), fmt=f"o{style}", capsize=2, markersize=4, label=method)
     ticks = sorted({(point.clips, _name(point.shots)) for point in points})
     axes.set_xscale("log")
-    axes.set_xticks([clips for clips, _ in ticks], [f"{clips}\n({name} per class)" for clips, name in ticks])
+    names = ["(all)" if name == "all" else f"({name} per class)" for _, name in ticks]
+    axes.set_xticks(
+        [clips for clips, _ in ticks], [f"{clips}\n{name}" for (clips, _), name in zip(ticks, names, strict=True)]
+    )
     axes.minorticks_off()
     axes.set_xlabel("training recordings")
     axes.set_ylabel(metric)
@@ -289,7 +292,7 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
 def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
-    head = f"{_name(first.shots)} per class ({first.clips} recordings):"
+    head = f"{'All' if first.shots is None else f'{first.shots} per class'} ({first.clips} recordings):"
     draws = [f", mean of {p.draws} draws (the first: {p.first:.3f})" if p.draws > 1 else "" for p in points]
     scores = [f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points]
     return "\n".join([head, *map("".join, zip(scores, draws, strict=True))])

@@ -148,18 +148,19 @@ class Frozen:
     @cached_property
     def encoder(self) -> Any:
         """Opened when first asked for."""
-        from .models.encoder import load_encoder
+        from .models.encoder import load_encoder, usual_device
 
-        return load_encoder(self.address)
+        return load_encoder(self.address, usual_device())
 
     def probe(self, task: Any) -> Any:
         """What `groundbass probe` finds on a task by default, without baselines."""
+        from .models.encoder import usual_device
         from .probe.evaluation import Settings, TaskProbe
         from .probe.listen.features import FeatureStore
 
         if task.name not in self._found:
-            settings = Settings(baselines=(), seeds=())
-            self._found[task.name] = TaskProbe(task, self.encoder, FeatureStore(self._store), settings).evaluate()
+            settings, store = Settings(baselines=(), seeds=()), FeatureStore(self._store, device=usual_device())
+            self._found[task.name] = TaskProbe(task, self.encoder, store, settings).evaluate()
         return self._found[task.name]
 
     def write_heads(self, tasks: Sequence[Any], folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 `my_recipes.py:tiny` runs that file. A package that is installed offers names by entry points of the groups
 `groundbass.recipes`, `.tasks`, `.corpora` and `.encoders`; names are listed without importing anything, and a package
-is imported when one of its names is asked for. This module knows no other one of groundbass; each of them may ask it.
+is imported when one of its names is asked for. This module knows no other one of groundbass but how `new` writes; each
+of them may ask it.
 """
 
 from __future__ import annotations
@@ -144,12 +145,14 @@ def new(
     Args:
         kind: objective (with recipes), task or corpus.
         name: of the file, and of what is in it: a Python name such as my_task.
-        force: replace a NAME.py that is there already.
+        force: replace NAME.py where it is there.
 
     Raises:
         ValueError: a name that Python or groundbass can't take.
         FileExistsError: the file is there.
     """
+    from .data.writing import write_text
+
     name = name.removesuffix(".py")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"The name {name!r} is none that Python takes: small letters, digits and _, as in my_{kind}.")
@@ -159,5 +162,5 @@ def new(
     template, check = _TEMPLATES[kind]
     title = "".join(word.capitalize() for word in name.split("_"))
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    file.write_text(text.replace("NAME", name).replace("TITLE", title), encoding="utf-8")
+    write_text(file, text.replace("NAME", name).replace("TITLE", title))
     print(f"{file}: written. Next: {check.format(file=file)}")

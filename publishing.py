@@ -20,7 +20,7 @@ def publish(
     private: bool = False,
     shard_size: str = "5GB",
     dry_run: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Turn a run into a Hugging Face folder with a model card, and prove that it loads without this package.
 
     A run that learned from labels, and a heads folder, become a classifier.
@@ -43,10 +43,11 @@ def publish(
     """
     from .models.published import publish as write
 
-    write(
+    difference = write(
         run, out, force=force, license=license, measured=Measurements(run, results), push=push, private=private,
         shard_size=shard_size, dry_run=dry_run,
     )  # fmt: skip
+    return {"out": out, "pushed": None if dry_run else push, "largest_difference": difference}
 
 
 class Measurements:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -24,7 +24,7 @@ def quickstart(
     steps: int | None = None,
     hours: float = HOURS,
     seed: int = SEED,
-) -> None:
+) -> dict[str, Any]:
     """Make the embedded corpus, pretrain on it, probe, publish, and draw report.html.
 
     Args:
@@ -46,7 +46,7 @@ def quickstart(
         "4  publishing": ["publish", f"{run}", f"{encoder}", "--force"],
         "5  the report": ["report", f"{run}", "--out", f"{folder / 'report.html'}"],
     }
-    began = time.monotonic()
+    began, minutes = time.monotonic(), {}
     for title, argv in stages.items():
         print(f"\n── {title}\n$ groundbass {' '.join(argv)}", flush=True)
         try:
@@ -54,7 +54,14 @@ def quickstart(
         except SystemExit as stop:
             if stop.code:
                 raise
-        print(f"   ({(time.monotonic() - began) / 60:.1f} minutes so far)", flush=True)
+        minutes[title.split(maxsplit=1)[1]] = (time.monotonic() - began) / 60
+        print(f"   ({minutes[title.split(maxsplit=1)[1]]:.1f} minutes so far)", flush=True)
     print(f"\nThe page to look at: {folder / 'report.html'}")
     print("The encoder, for anyone with transformers:")
     print(f'  AutoModel.from_pretrained("{encoder}", trust_remote_code=True)')
+    return {
+        "report": folder / "report.html",
+        "encoder": encoder,
+        "results": run / "probe" / "results.json",
+        "minutes_until": minutes,
+    }

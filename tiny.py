@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -35,9 +35,9 @@ def tiny(
     folder: Annotated[Path, tyro.conf.Positional] = Path("groundbass-tiny"),
     *,
     steps: int | None = None,
-    precision: str = "no",
+    precision: Literal["no", "bf16", "fp16"] = "no",
     recordings: Path | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Make `groundbass-tiny` anew: corpus, training, encoder and heads; and compare them with what ships.
 
     With --recordings nothing is made: what ships is scored on them.
@@ -50,8 +50,9 @@ def tiny(
             profiles and librosa's beats (needs librosa), and nothing else.
     """
     if recordings is not None:
-        print("\n".join(judge(recordings)))
-        return
+        table = judge(recordings)
+        print("\n".join(table))
+        return {"recordings": recordings, "table": table}
     from .cli import main as groundbass
 
     corpus, run = folder / "corpus", folder / "run"
@@ -70,6 +71,7 @@ def tiny(
     scores = write_tiny(run, corpus / "manifest.parquet", out)
     print(compared(scores))
     print(f"{out}: encoder and {len(HEADS)} heads.")
+    return {"out": out, "scores": scores}
 
 
 def write_tiny(run: Path, manifest: Path, out: Path) -> dict[str, float]:

@@ -48,6 +48,8 @@ class Batch:
     """[batch] int64, hashes of the keys, where the loader made them already"""
     host: OnHost | None = None
     """what of it was read before it went to a GPU"""
+    changed: bool = False
+    """whether it is augmented already"""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -6,6 +6,8 @@ can't be used is left out) or, with `headers`, taken as their headers say.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,16 +18,19 @@ from . import corpora
 from .audio.files import find_audio
 from .audio.read import SUFFIXES
 from .collections.headers import from_headers
-from .collections.scan import read_labels, scan_files, scan_folder
+from .collections.scan import read_labels, scan_files, scan_folder, scan_remote, told_of
 from .storage.hf_dataset import is_dataset, open_dataset, open_rows
+from .storage.remote import RemoteFiles, RemoteFolder, is_url
 from .storage.shards import Shards, is_sharded
 from .track import Manifest, metadata_of
 
 POSSIBLE = (
-    "an audio file, a folder of audio, a manifest (.parquet, or .csv with a column `path`), a folder or URL of shards, "
-    "a folder with a data set of the library `datasets`, or CORPUS:ROOT (also my_corpus.py:CORPUS:ROOT)"
+    "an audio file, a folder of audio, a manifest (.parquet, or .csv with a column `path`), a folder of shards, a URL "
+    "of one of these (s3://, gs://, https://), a folder with a data set of the library `datasets`, or CORPUS:ROOT "
+    "(also my_corpus.py:CORPUS:ROOT)"
 )
-Kind = Literal["file", "folder", "manifest", "table", "shards", "URL", "data set", "corpus"]
+Kind = Literal["file", "folder", "manifest", "table", "shards", "URL", "remote", "data set", "corpus"]
+"""URL is of shards, or of a manifest; remote, of audio files: those are listed and decoded first."""
 SYNTH = "synth"  # the corpus that is made here has no reader: its folder holds a manifest
 MANIFEST = "manifest.parquet"  # in a folder of audio: what it holds, with labels
 MANY = 1000  # files whose headers take long enough for a bar
@@ -39,10 +44,10 @@ def address_kind(address: str | Path) -> Kind:
         ValueError: a file of another kind.
     """
     path = path_of(address)
-    if "://" in str(address):
-        return "URL"
     if _corpus_in(str(address)):
         return "corpus"
+    if is_url(address):
+        return _kind_behind(str(address))
     if path.is_dir():
         return "shards" if is_sharded(path) else "data set" if _is_data_set(path) else "folder"
     suffix = path.suffix.lower()
@@ -57,6 +62,12 @@ def address_kind(address: str | Path) -> Kind:
     if suffix in SUFFIXES:
         return "file"
     raise ValueError(f"{address} is no sound: give {POSSIBLE}; audio files end in {', '.join(SUFFIXES)}.")
+
+
+def _kind_behind(url: str) -> Kind:
+    if url.lower().endswith(SUFFIXES):
+        return "remote"
+    return "URL" if url.endswith(".parquet") or is_sharded(url) else "remote"
 
 
 def path_of(address: str | Path) -> Path:
@@ -88,8 +99,10 @@ def open_sound(
     """
     path, refused = path_of(address), {} if refused is None else refused
     kind = address_kind(address)
+    if kind == "remote":
+        return _remote(str(address), refused, progress)
     if kind == "URL":
-        return Shards.open_folder(str(address))
+        return _behind(str(address), root)
     if kind == "shards":
         return Shards.open_folder(path)
     if kind == "data set":
@@ -144,7 +157,7 @@ def _scanned(path: Path, kind: Kind, refused: dict[str, str], progress: bool) ->
         manifest, skipped, _ = scan_files(path.parent, list(rows), rows, progress=progress)
     else:
         manifest, skipped, _ = scan_files(path.parent, [path.name], None, progress=False)
-    refused |= {item.path: f"{item.reason}: {item.detail}" if item.detail else item.reason for item in skipped}
+    refused |= told_of(skipped)
     if not len(manifest):
         raise ValueError(f"{path} holds no sound that can be used: {next(iter(refused.values()))}.")
     return manifest
@@ -153,6 +166,8 @@ def _scanned(path: Path, kind: Kind, refused: dict[str, str], progress: bool) ->
 def _stored(path: Path, root: str | Path | None) -> Manifest:
     """A .parquet: of files, or some tracks of shards or of a data set."""
     about = metadata_of(path)
+    if is_url(str(root or about.get("root", "."))):
+        return RemoteFiles.open_stored(path, root)
     if "shards" in about:
         return Shards.open_selection(path, root)
     if "dataset" in about:
@@ -160,9 +175,44 @@ def _stored(path: Path, root: str | Path | None) -> Manifest:
     return Manifest.open(path, root)
 
 
+def _behind(url: str, root: str | Path | None) -> Manifest:
+    """Shards behind a URL, or the manifest that it is, whose audio lies in its folder or below."""
+    if not url.endswith(".parquet"):
+        return Shards.open_folder(url)
+    folder, _, name = url.rpartition("/")
+    place = RemoteFolder(folder)
+    return RemoteFiles.open_stored(place.fetch(name, place.version(name)), root, whence=folder)
+
+
+def _remote(url: str, refused: dict[str, str], progress: bool) -> Manifest:
+    """Audio behind a URL: a file, a folder with a manifest, or one that is scanned; the scan is remembered."""
+    folder, name = (url.rstrip("/"), "") if not url.lower().endswith(SUFFIXES) else tuple(url.rsplit("/", 1))
+    place = RemoteFolder(folder)
+    there = {name: place.version(name)} if name else place.files()
+    if MANIFEST in there:
+        return RemoteFiles.open_stored(place.fetch(MANIFEST, there[MANIFEST]), whence=folder)
+    digest = hashlib.blake2b(json.dumps(there).encode(), digest_size=8).hexdigest()
+    remembered = place.copies("scans") / f"{digest}.parquet"
+    if remembered.is_file() and not name:
+        return RemoteFiles.open_stored(remembered)
+    manifest, skipped = scan_remote(place, there, progress=progress)
+    refused |= told_of(skipped)
+    if not len(manifest):
+        raise ValueError(f"{url} holds no sound that can be used: {next(iter(refused.values()))}.")
+    manifest.write(remembered)
+    return manifest
+
+
 def _corpus(address: str, progress: bool) -> Manifest:
     """By the manifest or the shards in its folder, else by the corpus's reader."""
     name, place = corpora.split_address(address)
+    if is_url(place or ""):
+        if name == SYNTH or address_kind(str(place)) == "URL":
+            return open_sound(str(place), progress=progress)
+        raise ValueError(
+            f"{address}: the reader of {name} wants its folder on a disk of this machine; copy or mount it, or give a "
+            "manifest or shards of it."
+        )
     root = path_of(place) if place else corpora.place_of(name)
     if root.is_file() or root.suffix == ".parquet":
         return _stored(root, None)

@@ -45,7 +45,7 @@ def holds_classifier(place: Path) -> bool:
 def publish_classifier(
     place: Path, out: Path, *, force: bool, license: str | None, measured: Measured | None, push: str | None,
     private: bool, dry_run: bool,
-) -> None:  # fmt: skip
+) -> float | None:  # fmt: skip
     """See `published.publish`."""
     model = _opened(place)
     check_out(out, force)
@@ -64,13 +64,14 @@ def publish_classifier(
             for file in sorted(part.rglob("*")):
                 print(f"{file.stat().st_size:>14,} bytes  {file.relative_to(part)}")
             print(f"They would go to {out}; nothing was written.")
-            return
+            return None
         write_classifier(model, out, card)
         if pictured:
             (out / PICTURE).write_bytes((Path(folder) / PICTURE).read_bytes())
     print(f"{out}: published; with torch and transformers alone it answers alike, to {difference:.1e}.")
     if push is not None:
         print(hub.push(out, push, private))
+    return difference
 
 
 def _opened(place: Path) -> AudioClassifier:

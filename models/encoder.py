@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -282,9 +283,17 @@ def _module(encoder: Encoder) -> nn.Module | None:
     return model if isinstance(model, nn.Module) else None
 
 
-def usual_device() -> str:
-    """Where commands compute unless told: a GPU where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def usual_device(asked: str | None = None) -> str:
+    """Where a command computes: as asked, else on a GPU where there is one.
+
+    Of processes that were launched together (LOCAL_RANK) each has a GPU of its own, unless one is asked for by number.
+    """
+    if asked not in (None, "cuda"):
+        return asked
+    if asked is None and (not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"):
+        return "cpu"
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    return f"cuda:{own % max(1, torch.cuda.device_count())}" if own else "cuda"
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -49,7 +49,7 @@ def export(
     *,
     layer: int | None = None,
     force: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Write an encoder as a torch.export program or ONNX model, and check that it answers as the encoder does.
 
     Input: waveform, float32 [batch, samples], mono, in [-1, 1], at the encoder's rate. Output: hidden_states, float32
@@ -58,8 +58,8 @@ def export(
     Args:
         encoder: a run, or a published or imported folder of groundbass.
         out: X.pt2 (torch.export.load), or X.onnx (onnxruntime; needs `pip install 'groundbass[onnx]'`).
-        layer: only this layer: [batch, frames, dim]; negative ones count from the end.
-        force: replace OUT where it exists.
+        layer: only this layer, 0 being the front end, as [batch, frames, dim]; negative numbers count from the end.
+        force: replace OUT where it is there.
 
     Raises:
         FileExistsError: OUT exists.
@@ -92,6 +92,7 @@ def export(
         f"{out}: {size:.1f} MB, for any batch and {about['min_samples']} samples or more; on shapes that weren't "
         f"traced it differs by at most {difference:.1e}."
     )
+    return about | {"out": out, "bytes": out.stat().st_size, "largest_difference": difference}
 
 
 def _program(module: nn.Module, sound: Tensor, path: Path, about: dict[str, Any]) -> Callable[[Tensor], Tensor]:

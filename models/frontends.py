@@ -423,11 +423,32 @@ def normalise_inside(norm: nn.Module, image: Tensor, inside: Tensor | None) -> T
     if inside is None or not norm.training:
         found: Tensor = norm(image)
         return found
+    if image.is_cuda and type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d):  # not what is synchronised over ranks
+        return _normalise_by_sums(norm, image, inside)  # type: ignore[arg-type]
     chosen = image.transpose(1, 2)[inside]  # [n, channels, …]
     normalised = norm(chosen.unsqueeze(2)).squeeze(2) if chosen.dim() > 2 else norm(chosen)
     steps = torch.zeros_like(image.transpose(1, 2), dtype=normalised.dtype)
     steps[inside] = normalised
     return steps.transpose(1, 2)
+
+
+def _normalise_by_sums(norm: nn.BatchNorm1d | nn.BatchNorm2d, image: Tensor, inside: Tensor) -> Tensor:
+    """`normalise_inside` by sums under the mask: to gather the steps, the host would wait for a GPU to count them."""
+    axes, shape = [0, *range(2, image.dim())], (1, -1, *(1,) * (image.dim() - 2))
+    outside = ~inside.view(len(inside), 1, -1, *(1,) * (image.dim() - 3))
+    count = inside.sum() * math.prod(image.shape[3:])
+    mean = image.float().masked_fill(outside, 0.0).sum(axes) / count.clamp(min=1)
+    centred = (image.float() - mean.view(shape)).masked_fill(outside, 0.0)
+    variance = centred.square().sum(axes) / count.clamp(min=1)
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            moved = 1.0 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, moved)
+            norm.running_var.lerp_(variance * count / (count - 1).clamp(min=1), moved)
+    scale = torch.rsqrt(variance + norm.eps) * (1.0 if norm.weight is None else norm.weight.float())
+    shift = 0.0 if norm.bias is None else norm.bias.float().view(shape)
+    return (centred * scale.view(shape) + shift).masked_fill(outside, 0.0).to(image.dtype)
 
 
 def _zero_outside(image: Tensor, inside: Tensor | None) -> Tensor:

@@ -65,7 +65,7 @@ def import_checkpoint(
     network: str | None = None,
     license: Annotated[str | None, tyro.conf.arg(metavar="SPDX")] = None,
     force: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Turn an official checkpoint (CLMR, MERT, BEATs, a tagger) into a folder for `load_encoder` and transformers.
 
     Args:
@@ -78,7 +78,7 @@ def import_checkpoint(
             file with a name per line; by default the usual ones of its family (music taggers': mtat).
         network: Cnn14_DecisionLevelMax or Cnn14_DecisionLevelAvg, whose weights can't be told from Cnn14's.
         license: of the weights; the published one by default (MERT's is non-commercial).
-        force: replace a folder that is there.
+        force: replace OUT where it is there.
     """
     check_out(out, force)
     found = read_checkpoint(source, sample_rate, labels, network)
@@ -107,6 +107,11 @@ def import_checkpoint(
         print(f"Dropped, as no hidden state needs them: {len(found.dropped)} weights ({shown}).")
     kind = f"Classifier of {found.model.config.classes} labels, and encoder" if tagger else "Encoder"
     print(f"{kind}: {out}. Next: groundbass probe {out} folder:PATH --label COLUMN")
+    return {
+        "out": out, "family": found.family, "parameters": parameters, "sample_rate": encoder.sample_rate,
+        "frame_rate": encoder.frame_rate, "layers": encoder.layers, "dim": encoder.dim, "licence": license,
+        "dropped": found.dropped,
+    }  # fmt: skip
 
 
 def read_checkpoint(

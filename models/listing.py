@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import json as text
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ def _shipped(folder: Path) -> Known:
     name = folder.name.replace("_", "-")
     heads, licences, scores = [], set(), []
     for file in sorted(folder.glob("*.json")):
-        facts = json.loads(file.read_text(encoding="utf-8")).get("facts")
+        facts = text.loads(file.read_text(encoding="utf-8")).get("facts")
         if facts:
             heads.append(file.stem)
             licences.add(facts["licence"])
@@ -82,17 +82,17 @@ def _shipped(folder: Path) -> Known:
     return Known(name, f"{size:.1f} MB; heads {', '.join(heads)}", f"load_encoder({name!r})", ", ".join(licences), said)
 
 
-def models(*, json_: bool = False) -> None:
+def models(*, json: bool = False) -> None:
     """List the encoders that ship, those of installed packages, and the published ones that can be read.
 
     Nothing is loaded or looked up elsewhere.
 
     Args:
-        json_: print JSON and nothing else.
+        json: print JSON and nothing else.
     """
     found = list(known())
-    if json_:
-        print(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+    if json:
+        print(text.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
         return
     for one in found:
         print(f"{one.name}\n    {one.what}; licence {one.licence}\n    {one.how}")

@@ -93,8 +93,11 @@ def publish(
     private: bool = False,
     shard_size: str = "5GB",
     dry_run: bool = False,
-) -> None:
+) -> float | None:
     """See `groundbass.publishing.publish`, the command. measured: what the card says of measurements; None: nothing.
+
+    Returns:
+        By how much the reloaded model differs at most; None where nothing was written anew.
 
     Raises:
         FileExistsError: OUT is in use.
@@ -102,15 +105,14 @@ def publish(
         ValueError: the run's encoder is none of ours, or the reloaded model answers differently.
     """
     if holds_classifier(run):
-        publish_classifier(
+        return publish_classifier(
             run, out, force=force, license=license, measured=measured, push=push, private=private, dry_run=dry_run
         )
-        return
     encoder = load_encoder(run)
     if not isinstance(encoder, ModelEncoder):
         model = getattr(encoder, "model", encoder)
         raise ValueError(f"{run} holds a {type(model).__name__}, which is no model of groundbass; publish a run.")
-    done = push is not None and not force and _is_published(out, encoder)
+    done, difference = push is not None and not force and _is_published(out, encoder), None
     if not done:
         check_out(out, force)
     if push is not None and not dry_run:
@@ -127,18 +129,19 @@ def publish(
             _write(encoder.model, part, card, shard_size)
             if dry_run:
                 _list(part, out, push, private)
-                return
+                return None
             difference = verify(encoder, part)
             replace_folder(out, part)
         print(f"{out}: published; reloaded with torch and transformers alone, it differs by at most {difference:.1e}.")
     elif dry_run:
         _list(out, out, push, private)
-        return
+        return None
     else:
         _rename(out / "README.md", out.resolve().name, str(push))
         print(f"{out} holds these very weights already; it is uploaded as it is (--force writes it anew).")
     if push is not None:
         print(hub.push(out, push, private))
+    return difference
 
 
 def _is_published(out: Path, encoder: ModelEncoder) -> bool:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from .. import plugins
+from .. import arguments, plugins
 from . import distributed
 from .contract import check
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .run.heard import avoiding, mixture_of
+from .run.record import last_loss, read_record
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -32,9 +32,9 @@ USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run 
 ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns a Recipe.
 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
-On several GPUs: accelerate launch --config_file pretrain/launch/ddp.yaml -m groundbass.pretrain ADDRESS ..."""
+On several GPUs: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …"""
 
-PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--dry-run")
+PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--dry-run", "--json")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Options:
     gtzan:~/data/gtzan (or gtzan, in $GROUNDBASS_DATA); may be given several times"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """print JSON and nothing else"""
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +70,6 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: an option or a file is wrong.
         OSError: a file can't be read or written.
-        SystemExit: tyro ends with 2 on unknown or malformed overrides.
     """
     if "--list" in argv:
         return _list()
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
         print(USAGE)
         return 0 if argv else 2
     if argv[0] == "check":
-        tyro.cli(check, args=argv[1:], prog="groundbass pretrain check")
+        arguments.run(check, argv[1:], "groundbass pretrain check")
         return 0
     argv = _repeated(argv) if argv[0] == "--from" else argv
     address, words = argv[0], argv[1:]
@@ -84,7 +85,10 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"The recipe's address comes first, before {address}; `groundbass pretrain --list` shows all.")
     options = chosen(address, words)[1]
     if options.dry_run:
-        print(_plan(address, options.recipe))
+        if options.json:
+            arguments.say({"recipe": address, **figures(options.recipe)})
+        else:
+            print(_plan(address, options.recipe))
         return 0
     run = options.run
     if not options.data or run is None:
@@ -97,12 +101,11 @@ def chosen(recipe: str | Recipe, words: list[str]) -> tuple[str | None, Options]
     """The recipe's address (None: it was made in Python) and what the words make of it.
 
     Raises:
-        ValueError: there is no such recipe.
-        SystemExit: tyro ends with 2 on unknown or malformed words.
+        ValueError: there is no such recipe, or a word isn't understood.
     """
     address = recipe if isinstance(recipe, str) else None
     begin = find(recipe) if isinstance(recipe, str) else recipe
-    return address, tyro.cli(Options, args=words, default=Options(begin), prog=f"groundbass pretrain {address or ''}")
+    return address, arguments.read(Options, words, f"groundbass pretrain {address or ''}".rstrip(), Options(begin))
 
 
 def pretrain(options: Options, address: str | None, words: list[str]) -> int:
@@ -121,10 +124,13 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
 
 
 def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
-    steps = pretrain(options, address, words)
+    with arguments.aside(options.json):
+        steps = pretrain(options, address, words)
     if steps < options.recipe.steps:
         return STOPPED
-    if distributed.rank() == 0:
+    if distributed.rank() == 0 and options.json:
+        arguments.say({"run": run, "steps": steps, "encoder": run / "encoder", "last_loss": last_loss(run)})
+    elif distributed.rank() == 0:
         print(
             f"Done: {steps} steps. Encoder: {run / 'encoder'}; losses: {run / 'loss.jsonl'}.\n"
             f"Next: groundbass probe {shlex.quote(str(run))} folder:PATH --label COLUMN   "
@@ -147,7 +153,12 @@ def _repeated(argv: list[str]) -> list[str]:
     if len(argv) < 2:
         raise ValueError("--from needs a file: groundbass pretrain --from RUN/recipe.json --run NEW.")
     path = Path(argv[1])
-    record = json.loads(path.read_text(encoding="utf-8"))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: --from takes the recipe.json of a run.")
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no recipe.json of a run, or a damaged one: {error}") from error
     if not record.get("address"):
         raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
     return [record["address"], *record["overrides"], "--data", record["manifest"]["path"], *argv[2:]]
@@ -163,18 +174,34 @@ def _overrides(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def _plan(address: str, recipe: Recipe) -> str:
+def figures(recipe: Recipe) -> dict[str, Any]:
     """Parameters, counted on the meta device (nothing is allocated), and the numbers derived from the recipe."""
     with torch.device("meta"):
         objective: Objective = recipe.objective.build()
     encoder = sum(parameter.numel() for parameter in objective.encoder.parameters())
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     rest = sum(parameter.numel() for parameter in objective.parameters()) - encoder
+    return {
+        "parameters": {"encoder": encoder, "rest": rest, "trained": trained},
+        "crop_seconds": recipe.crop_seconds,
+        "views": recipe.crops.views,
+        "sample_rate": recipe.crops.sample_rate,
+        "batch_size": recipe.batch_size,
+        "audio_seconds_per_step": recipe.seconds_per_step,
+        "steps": recipe.steps,
+        "audio_hours": recipe.total_hours,
+        "precision": recipe.precision,
+    }
+
+
+def _plan(address: str, recipe: Recipe) -> str:
+    """`figures` and the optimiser, for people."""
+    known = figures(recipe)
     later = "".join(f"; from step {one.begin:,} {one.optim.name}, lr {one.optim.lr:g}" for one in recipe.phases)
     lines = {
-        "encoder": f"{encoder:,} parameters",
-        "heads and the rest": f"{rest:,} parameters",
-        "trained": f"{trained:,} parameters",
+        "encoder": f"{known['parameters']['encoder']:,} parameters",
+        "heads and the rest": f"{known['parameters']['rest']:,} parameters",
+        "trained": f"{known['parameters']['trained']:,} parameters",
         "crop": f"{recipe.crop_seconds:.3f} s × {recipe.crops.views} view(s) at {recipe.crops.sample_rate} Hz",
         "step": f"{recipe.batch_size} crops = {recipe.seconds_per_step:.1f} s of audio",
         "run": f"{recipe.steps:,} steps = {recipe.total_hours:,.1f} h of audio",

@@ -94,6 +94,21 @@ def forget_strategy() -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+def sending(model: Any) -> dict[str, float]:
+    """How long gradients were on their way in DDP's last measured step, and the share of it that the backward pass hid.
+
+    DDP measures its first ten steps and then every hundredth. Empty without DDP, and before it has measured.
+    """
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return {}
+    told = model._get_ddp_logging_data()
+    took = told.get("backward_comm_time", 0)
+    if not took:
+        return {}
+    hidden = told["backward_compute_comm_overlap_time"] / took
+    return {"gradients_sent_seconds": took / 1e9, "gradients_sent_hidden": min(1.0, hidden)}
+
+
 def among_others() -> bool:
     """Whether this process was launched as one of several ranks."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

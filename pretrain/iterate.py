@@ -10,18 +10,19 @@ from typing import Literal
 
 import tyro
 
+from .. import arguments
 from ..models.writing import beside, replace_folder
 from . import distributed
 from .distributed import STOPPED
 from .recipe import Recipe, find
 from .run.heard import kept_manifest
-from .run.record import read_record
+from .run.record import last_loss, read_record
 from .train import train
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 0, or 75 where a SIGTERM ended a stage after its checkpoint."""
-    return distributed.to_an_end(lambda: tyro.cli(iterate, args=argv, prog="groundbass iterate"))
+    return distributed.to_an_end(arguments.read(iterate, argv, "groundbass iterate"))
 
 
 def iterate(
@@ -34,6 +35,7 @@ def iterate(
     encoder_steps: int | None = None,
     tokenizer_steps: int | None = None,
     seed: int = 0,
+    json: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Pretrain BEATs for several iterations; the same command goes on wherever it stopped.
 
@@ -50,12 +52,17 @@ def iterate(
         encoder_steps: of each encoder; the recipe's by default.
         tokenizer_steps: of each tokenizer; the recipe's by default.
         seed: of weights, crops and masks.
+        json: print JSON and nothing else.
     """
     if iterations < 1:
         raise ValueError(f"--iterations is {iterations}, but there is at least one.")
     say = print if distributed.join().is_main_process else _silent
-    with distributed.alone(run):
-        return _iterate(size, data, run, iterations, root, encoder_steps, tokenizer_steps, seed, say)
+    with distributed.alone(run), arguments.aside(json):
+        code = _iterate(size, data, run, iterations, root, encoder_steps, tokenizer_steps, seed, say)
+    if json and distributed.rank() == 0:
+        stages = {path.name: last_loss(path) for path in sorted(run.iterdir()) if (path / "recipe.json").is_file()}
+        arguments.say({"run": run, "encoder": run / "encoder", "last_losses": stages})
+    return code
 
 
 def _iterate(

@@ -101,6 +101,14 @@ class Objective(nn.Module):
     def place(self, device: torch.device) -> None:
         """Move what is no state (frozen teachers) to `device`. Called once, after `prepare`."""
 
+    def ahead(self, batch: Batch) -> Batch:
+        """The batch as `forward` would change it first, whatever it learns: augmentation, while another is trained on.
+
+        Called on a GPU, in a stream of its own (`--prefetch`); `forward` does it where it hasn't been done
+        (`Batch.changed`).
+        """
+        return batch
+
     def after_step(self, step: int) -> None:
         """Follow the weights after the optimiser's step (EMA teachers, codebooks); no gradient is recorded.
 

@@ -109,7 +109,7 @@ class Recipe:
     probe_tasks: tuple[str, ...] = ()
     """what those probes ask, as `groundbass probe` takes it: synth:PATH, folder:PATH, gtzan_genre, …"""
     workers: int = 2
-    """loader processes per rank"""
+    """processes that read audio, per rank"""
     bucket_mb: float = 25.0
     """MB of gradients that DDP sends at once: larger ones suit fast networks, smaller ones overlap earlier"""
     prefetch: bool = True
@@ -199,6 +199,8 @@ FREE = frozenset(
 )
 """What may differ when a run folder goes on: how long, how it is logged, where it runs."""
 
+_OBJECTIVES = Path(__file__).parent / "objectives"
+
 
 def find(address: str) -> Recipe:
     """The recipe at `address`, e.g. ``contrastive.clmr_tiny``, `my_recipes.py:tiny`, or what a package offers.
@@ -209,16 +211,16 @@ def find(address: str) -> Recipe:
     """
     if (own := plugins.named(address)) is not None:
         return _made(own.load(), address)
-    known = addresses()
-    if address not in known:
+    file, _, name = address.rpartition(".")
+    if name not in _recipes_in(file):
         offered = plugins.installed("recipes")
         if address in offered:
             return _made(plugins.load_installed("recipes", address), address)
+        known = addresses()
         near = difflib.get_close_matches(address, [*known, *offered], n=3, cutoff=0.3) or list(known)[:3]
         raise ValueError(
             f"There is no recipe {address!r}. Nearest: {', '.join(near)}. `groundbass pretrain --list` shows all."
         )
-    file, _, name = address.rpartition(".")
     module = importlib.import_module(f"{__package__}.objectives.{file}")
     recipe: Recipe = getattr(module, name)()
     return recipe
@@ -243,12 +245,18 @@ def _made(function: Any, address: str) -> Recipe:
 @functools.cache
 def addresses() -> dict[str, str]:
     """Every recipe's address and the first line of its docstring, read from the sources without importing them."""
-    found: dict[str, str] = {}
-    for file in sorted((Path(__file__).parent / "objectives").glob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and _is_recipe(node):
-                found[f"{file.stem}.{node.name}"] = (ast.get_docstring(node) or "").partition("\n")[0]
-    return found
+    files = sorted(_OBJECTIVES.glob("*.py"))
+    return {f"{file.stem}.{name}": said for file in files for name, said in _recipes_in(file.stem).items()}
+
+
+@functools.cache
+def _recipes_in(objective: str) -> dict[str, str]:
+    """The recipes in one file of objectives; {} where there is no such file."""
+    file = _OBJECTIVES / f"{objective}.py"
+    if not objective.isidentifier() or not file.is_file():
+        return {}
+    nodes = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in nodes if _is_recipe(node)}
 
 
 def _is_recipe(node: ast.FunctionDef) -> bool:

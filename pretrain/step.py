@@ -21,6 +21,7 @@ from .clock import section
 from .objective import Loss, Objective, TrainingStopped
 from .optim import schedule
 from .recipe import Recipe
+from .run.prefetch import Ahead
 
 KEYS_SHOWN = 8
 
@@ -100,6 +101,11 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
                 reference = (tallies[0][1] * accumulation).clamp(min=1e-12)
             with section("backward"):
                 _backward(training, loss.value * (loss.weight * accelerator.num_processes / reference).float(), last)
+        if isinstance(batches, Ahead):  # while the device computes
+            began = time.perf_counter()
+            with section("data"):
+                batches.begin()
+            wait += time.perf_counter() - began
         losses.append(Loss(loss.value.detach(), loss.weight.detach().float(), loss.metrics))
 
     tally = torch.stack(tallies).sum(0)

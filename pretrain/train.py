@@ -217,6 +217,7 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
         find_unused_parameters=objective.leaves_unused,
         gradient_as_bucket_view=True,  # gradients lie where they are sent from: no second copy
         bucket_cap_mb=recipe.bucket_mb,
+        static_graph=_same_graph(recipe, objective),
     )
     sharded = distributed.told("DEEPSPEED") or distributed.told("FSDP")
     if sharded and recipe.precision == "fp16":
@@ -234,6 +235,15 @@ def _accelerator(recipe: Recipe, run: Path, objective: Objective) -> Accelerator
         # else transformers shards every model that it loads from now on, frozen teachers among them
         unset_hf_deepspeed_config()
     return accelerator
+
+
+def _same_graph(recipe: Recipe, objective: Objective) -> bool:
+    """Whether every step's backward pass meets the same parameters in the same order: DDP needn't look then.
+
+    Not with several micro-batches, the first of which isn't sent: DDP learns the order from the first backward pass.
+    """
+    ranks = distributed.ranks()
+    return recipe.accumulation(ranks) == 1 and len(recipe.phases) <= 1 and not objective.leaves_unused
 
 
 def _checkpoint_activations(objective: Objective) -> None:
@@ -276,7 +286,7 @@ def _batches(training: Training, crops: Crops, first: int) -> Iterator[tuple[Ite
         pin=accelerator.device.type == "cuda", max_bad_share=recipe.max_bad_share,
     )  # fmt: skip
     try:
-        yield on_device(batches, accelerator.device, ahead=recipe.prefetch), batches.bad
+        yield on_device(batches, accelerator.device, recipe.prefetch, training.objective.ahead), batches.bad
     finally:
         batches.close()
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from .. import arguments
+from ..data import parallel
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder, usual_device
 from .addresses import available, find_tasks, listed, question_at
+from .apply.embedding import chosen_layers
 from .contract import attributes, problems, question_problems, task_problems
 from .curves.robustness import kinds_of
 from .evaluation import BASELINES, AskedPooling, Baseline, Damage, Settings
 from .fit import Protocol
 from .listen.features import FeatureStore
+from .report import long_table
 from .report.naming import distinct
 from .report.result import Result
 from .session import Session, say
@@ -44,8 +49,9 @@ class Options:
         protocol: linear (convex heads, one path of strengths), marble (MARBLE's constrained track: networks with 512
             hidden units, six learning rates, every layer and their weighted sum), knn (nearest neighbours), gmm
             (Gaussian mixtures per class), svm or forest. Frame tasks are always linear.
-        layers: the layers that may be chosen; all by default.
-        seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this baseline out.
+        layers: which layers may be chosen, 0 being the front end; negative numbers count from the end; all.
+        random_seeds: one random copy of the encoder per seed; their scores are averaged. None at all leaves this
+            baseline out.
         head_seeds: of the heads of the marble protocol; the score is the mean over seeds.
         few_shot: also learn from this many tracks per class (tracks in all, for frames), for example 1 5 10 20: a
             curve of five draws each.
@@ -60,18 +66,19 @@ class Options:
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
-        workers: threads that decode.
+        threads: threads that decode.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
+        json: print JSON and nothing else.
     """
 
-    encoder: tyro.conf.Positional[str]
+    encoder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENCODER")]
     addresses: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TASK…")] = ()
     tasks: tuple[str, ...] = ()
     label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:KIND]"), tyro.conf.UseAppendAction] = ()
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     protocol: Protocol = "linear"
-    layers: tuple[int, ...] = ()
-    seeds: Annotated[tuple[int, ...], tyro.conf.arg(name="random-seeds")] = (0, 1, 2)
+    layers: tuple[int, ...] | Literal["all"] = "all"
+    random_seeds: tuple[int, ...] = (0, 1, 2)
     head_seeds: tuple[int, ...] = (0, 1, 2)
     few_shot: tuple[int, ...] = ()
     robustness: tuple[Damage, ...] = ()
@@ -80,13 +87,14 @@ class Options:
     pooling: AskedPooling = "auto"
     window_seconds: float = 10.0
     heads: bool = True
-    store: Path | None = None
-    device: str | None = None
-    workers: int = 2
+    store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    device: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    threads: int = 2
     trust_remote_code: bool = False
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def settings(self) -> Settings:
-        """How to ask.
+        """How to ask; which layers, the encoder must be known for.
 
         Raises:
             ValueError: options that contradict each other or mean nothing.
@@ -100,7 +108,7 @@ class Options:
         if not self.head_seeds:
             raise ValueError("--head-seeds needs at least one seed.")
         return Settings(
-            self.layers, self.seeds, pooling, self.protocol, self.head_seeds, self.baselines,
+            (), self.random_seeds, pooling, self.protocol, self.head_seeds, self.baselines,
             tuple(sorted(set(self.few_shot))), kinds_of(self.robustness), self.units,
         )  # fmt: skip
 
@@ -108,9 +116,9 @@ class Options:
         """Where features are kept, and how they are made."""
         if self.window_seconds <= 0:
             raise ValueError(f"--window-seconds must be above 0, not {self.window_seconds}.")
-        device = self.device or usual_device()
+        device = usual_device(self.device)
         root = self.store or cache_folder() / "features"
-        return FeatureStore(root, self.window_seconds, workers=self.workers, device=device)
+        return FeatureStore(root, self.window_seconds, workers=self.threads, device=device)
 
 
 def main(argv: list[str]) -> int:
@@ -118,9 +126,13 @@ def main(argv: list[str]) -> int:
     if argv == ["--list"]:
         print("\n".join(listed()))
     elif argv[:1] == ["check"]:
-        tyro.cli(check, args=argv[1:], prog="groundbass probe check")
+        arguments.run(check, argv[1:], "groundbass probe check")
     else:
-        probe(tyro.cli(Options, args=argv, prog="groundbass probe"))
+        options: Options = arguments.read(Options, argv, "groundbass probe")
+        with arguments.aside(options.json):
+            found = probe(options)
+        if options.json:
+            arguments.say([row for result in found for row in long_table.rows(result)])
     return 0
 
 
@@ -135,11 +147,20 @@ def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
     if not addresses:
         raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
     encoder = _checked(encoder or _load(options, store.device), options)
+    if options.layers not in ("all", ()):
+        settings = replace(settings, layers=chosen_layers(encoder, options.layers))
     tasks, broken = _find(addresses, here, options.label, store.root)
     folder = options.out or default_out(options.encoder)
     try:
         session = Session(encoder, options.encoder, folder, store, settings, heads=options.heads)
-        return session.run(distinct(tasks, folder))
+        chosen = distinct(tasks, folder)
+        parts = session.listen_in_shares(chosen)
+        if not parallel.place().first:
+            return []
+        results = session.run(chosen)
+        for part in parts:
+            shutil.rmtree(part, ignore_errors=True)
+        return results
     finally:
         for sentence in [*missing, *broken]:
             say(f"not probed: {sentence}")
@@ -153,13 +174,10 @@ def _checked(encoder: Encoder, options: Options) -> Encoder:
     """The encoder.
 
     Raises:
-        ValueError: it breaks the contract, or lacks layers that are asked for.
+        ValueError: it breaks the contract.
     """
     if wrong := attributes(encoder).failed:
         raise ValueError(f"{options.encoder} breaks the encoder's contract: {'; '.join(wrong)}.")
-    if any(not 0 <= layer < encoder.layers for layer in options.layers):
-        asked = " ".join(map(str, options.layers))
-        raise ValueError(f"--layers {asked}: the encoder has the layers 0 to {encoder.layers - 1}.")
     return encoder
 
 
@@ -208,6 +226,6 @@ def check(
             found.passed, found.failed = [*found.passed, *met.passed], met.failed
         found.tell(encoder, "a task's contract")
         return
-    device = device or usual_device()
+    device = usual_device(device)
     loaded = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
     problems(loaded, device).tell(encoder, "the encoder's contract")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ..data import parallel
 from ..data.labels.splits import Fold
+from ..data.parallel import Place
 from ..models.encoder import Encoder
 from .baselines import simple
 from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
@@ -145,6 +147,35 @@ class TaskProbe:
         )
         shown = next(iter(features.poolings()))[1].array if isinstance(features, Features) else None
         return Evaluation(trained, others, shown, shots, damaged, units, used, tuple(self._notes), kept)
+
+    def listen(self, place: Place) -> None:
+        """Store features of the share of the tracks that falls to one of several processes: the encoder's, its random
+        copies', those of hand-crafted sets. Curves and what else is compared are heard by the first alone.
+        """
+        task, settings = self.task, self.settings
+        for name, encoder, layers in self._listeners():
+            title = f"{name} for {task.name}, {place}"
+            if task.unit == "frame":
+                chosen = frame_layers(task, encoder, self.store, layers, title) if place.first else ()
+                kept = parallel.told(chosen)
+                if few := task.rows[place.number :: place.count]:
+                    self.store.frames(encoder, task.manifest, few, kept, title)
+            elif len(rows := np.arange(place.number, len(task.manifest), place.count)):
+                features_of(task, encoder, self.store, settings.pooling, title, rows)
+
+    def _listeners(self) -> Iterator[tuple[str, Encoder, Sequence[int]]]:
+        """Who listens, with the layers that are read."""
+        asked = self.settings.baselines
+        yield "encoder", self.encoder, self.layers
+        for seed in self.settings.seeds if "random" in asked else ():
+            try:
+                yield f"random copy {seed}", self.copies.of(self.task, seed), self.layers
+            except ValueError:  # said where it is missed
+                break
+        crafted = CRAFTED if "all_crafted" in asked and self.task.unit != "frame" else {}
+        crafted |= {name: make for name, make in (CRAFTED | ALONE).items() if name in asked}
+        for name, make in crafted.items():
+            yield name, make(), [0]
 
     @property
     def _has_units(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..data import parallel
 from ..models.encoder import Encoder
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
@@ -68,13 +69,33 @@ class Session:
             raise ValueError(f"{len(failed)} of {len(tasks)} tasks could not be probed:\n" + "\n".join(failed))
         return results
 
+    def listen_in_shares(self, tasks: Sequence[Task]) -> list[Path]:
+        """Of processes that were launched together each stores the features of its share of every task's tracks.
+
+        Returns the stores of the shares, which aren't needed when the first has put them together; none where this
+        process is alone.
+        """
+        place = parallel.place()
+        if place.alone:
+            return []
+        for task in tasks:
+            settings = self.settings.on(task)
+            if self._done(task, settings) is None and self.encoder.frame_rate >= task.label_kind.slowest:
+                TaskProbe(task, self.encoder, self.store, settings, self.copies).listen(place)
+        return [folder for made in parallel.gathered(self.store.made) for folder in made]
+
+    def _done(self, task: Task, settings: Settings) -> Result | None:
+        """The result of these very questions, where it is on the disk."""
+        old = result.read(self.folder / f"{result.file_name(task.name, settings.protocol)}.json")
+        return old if old is not None and old.key == self._key(task, settings) else None
+
     def probe(self, task: Task) -> Result | None:
         """A task's result, from the disk where it is whole; None where the encoder is too slow for the task."""
         settings = self.settings.on(task)
         path = self.folder / f"{result.file_name(task.name, settings.protocol)}.json"
         key = self._key(task, settings)
-        old = result.read(path)
-        if old is not None and old.key == key:
+        old = self._done(task, settings)
+        if old is not None:
             shots, damages, units = curves_of(old)
             if self._is_whole(path, settings) and _has(settings, shots, damages, units):
                 say(f"{task.name}: already done, see {path}")

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import runpy
+import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -30,13 +33,15 @@ from typing import Any, NoReturn
 TESTS = Path(__file__).parent
 # What most commands import sooner or later. Nothing here may start threads or touch autograd: forks would hang.
 WARM = (
-    "accelerate", "matplotlib", "scipy.signal", "sklearn.linear_model", "tensorboard", "transformers",
-    "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "transformers.models.auto.modeling_auto",
+    "accelerate", "matplotlib", "pyarrow.dataset", "scipy.signal", "sklearn.linear_model", "tensorboard",
+    "transformers", "transformers.models.auto.modeling_auto", "typeguard",
+    "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict",
     "groundbass.cli", "groundbass.data.storage.sharding", "groundbass.data.collections.scan",
     "groundbass.models.published", "groundbass.pretrain.command", "groundbass.pretrain.iterate",
     "groundbass.probe.apply.embed", "groundbass.probe.apply.similar", "groundbass.probe.command",
     "groundbass.probe.report.command",
     *(f"groundbass.pretrain.objectives.{file.stem}" for file in TESTS.parent.glob("pretrain/objectives/[a-z]*.py")),
+    *(["deepspeed"] if importlib.util.find_spec("deepspeed") else []),  # which transformers imports where it saves
 )  # fmt: skip
 
 # Accelerate shards by FSDP on accelerators only, PyTorch on CPUs too: begins the code of a rank.
@@ -74,12 +79,12 @@ def launched(count: int, **more: str) -> list[dict[str, str]]:
 class Warm:
     """A process that has imported everything and forks it again and again, one command at a time."""
 
-    def __init__(self, imported: Sequence[str], **environment: str) -> None:
-        """imported: names of modules. environment: that stands before any import."""
+    def __init__(self, imported: Sequence[str]) -> None:
+        """imported: names of modules."""
         told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
-        told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *imported], env=os.environ | told | environment, stdin=subprocess.PIPE,
+            [sys.executable, __file__, *imported], env=os.environ | told, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -93,16 +98,19 @@ class Warm:
         grace: float = 400,
         kill: int | None = None,
         told: Path | None = None,
+        kept: tuple[Path, Path] | None = None,
     ) -> Ended:
         """Run `python LINE` once for each of `ranks`, their variables; wait for all.
 
         folder: to run in, else this process's. seconds: before what still runs is killed. grace: the same, from the end
-        of rank 0. kill, told: rank 0 is killed after that many renames, which are told there (see sitecustomize).
+        of rank 0. kill, told: rank 0 is killed after that many renames, which are told there (see sitecustomize). kept:
+        a folder, and another that gets a copy of it as 1, 2, … after every rename of rank 0, which stands still then.
         """  # fmt: skip
         with tempfile.TemporaryDirectory() as place:
             files = [f"{place}/{rank}" for rank in range(len(ranks))]
             asked = {"line": list(map(str, line)), "ranks": list(ranks), "folder": str(folder or Path.cwd())}
             asked |= {"seconds": seconds, "grace": grace, "kill": kill, "told": str(told or ""), "said": files}
+            asked |= {"kept": list(map(str, kept or ()))}
             assert self._process.stdin is not None and self._process.stdout is not None
             print(json.dumps(asked), file=self._process.stdin, flush=True)
             codes = json.loads(self._process.stdout.readline())
@@ -116,10 +124,9 @@ class Warm:
 
 
 @functools.cache
-def warm(*imported: str) -> Warm:
-    """The tests' own, with everything and `imported` besides. It ends with them, as its stdin does."""
-    extra = {"DS_ACCELERATOR": "cpu"} if "deepspeed" in imported else {}
-    return Warm([*WARM, *imported], **extra)
+def warm() -> Warm:
+    """The tests' own, with everything. It ends with them, as its stdin does."""
+    return Warm(WARM)
 
 
 SHIM = """#!{python} -SE
@@ -167,7 +174,7 @@ def _child(asked: dict[str, Any], rank: int) -> NoReturn:
     if asked["kill"] is not None and rank == 0:
         import sitecustomize
 
-        sitecustomize.arm(asked["kill"], asked["told"] or None)
+        sitecustomize.arm(asked["kill"], asked["told"] or None, stop=bool(asked["kept"]))
     code = 1
     try:
         _run(asked["line"])
@@ -208,12 +215,13 @@ def _starved(processes: list[int]) -> dict[int, float]:
     return waited
 
 
-def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
+def _wait(children: list[int], seconds: float, grace: float, kept: list[str]) -> list[int | str]:
     """Codes of the children; those that run for too long, or when the tests have ended, are killed.
 
-    Time for which they had no processor isn't counted: a busy machine makes nothing late.
+    Time for which they had no processor isn't counted: a busy machine makes nothing late. kept: a folder of which a
+    copy is put into another each time a child stops; it goes on then.
     """
-    parent, end = os.getppid(), time.monotonic() + seconds
+    parent, end, stops = os.getppid(), time.monotonic() + seconds, 0
     looked, starved = time.monotonic(), _starved(children)
     codes: dict[int, int | str] = {}
     while len(codes) < len(children):
@@ -223,8 +231,12 @@ def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
             end += min(max(lost, 0.0), now - looked)
             looked, starved = now, waited
         for child in set(children) - codes.keys():
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
+            done, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if done and os.WIFSTOPPED(status):
+                stops += 1
+                shutil.copytree(kept[0], Path(kept[1]) / str(stops), symlinks=True)
+                os.kill(child, signal.SIGCONT)
+            elif done:
                 codes[child] = os.waitstatus_to_exitcode(status)
                 if child == children[0]:
                     end = min(end, time.monotonic() + grace)
@@ -235,6 +247,14 @@ def _wait(children: list[int], seconds: float, grace: float) -> list[int | str]:
                 codes[child] = "hangs"
         time.sleep(0.005)
     return [codes[child] for child in children]
+
+
+def _look_up(line: list[str]) -> None:
+    """What a command finds out about the recipe that it names, from sources and docstrings: forks keep it."""
+    from groundbass.pretrain import command, recipe
+
+    for address in set(line) & recipe.addresses().keys():
+        command.chosen(address, [])
 
 
 def _serve() -> None:
@@ -249,13 +269,14 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         asked = json.loads(line)
+        _look_up(asked["line"])
         children = []
         for rank in range(len(asked["ranks"])):
             child = os.fork()
             if not child:
                 _child(asked, rank)
             children.append(child)
-        print(json.dumps(_wait(children, asked["seconds"], asked["grace"])), file=answers, flush=True)
+        print(json.dumps(_wait(children, asked["seconds"], asked["grace"], asked["kept"])), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -133,17 +133,19 @@ def test_from_recordings_to_a_published_encoder(
     run = groundbass.train("predictive.cpc_debug", manifest, "run", steps=4, optim={"lr": 1e-3})
     assert run.steps == 4 and len(run.losses) == 4
     assert list(run.to_pandas()["step"]) == [1, 2, 3, 4]
-    with pytest.raises(ValueError, match="doesn't take stepz=3"):
+    with pytest.raises(ValueError, match="Unrecognized options: --stepz"):
         groundbass.train("predictive.cpc_debug", manifest, "other", stepz=3)
     results = groundbass.evaluate(
-        run, f"folder:{music}", label="height", seeds=[0], baselines=["constant"], pooling="mean", workers=1
+        run, f"folder:{music}", label="height", random_seeds=[0], baselines=["constant"], pooling="mean", threads=1
     )
     assert len(results) == 1 and results[0].score.value == 1.0  # 200 or 1500 Hz
     assert results.folder == Path("run/probe")
     assert "height" in str(results) and "<table" in results._repr_html_()
     assert (results.to_pandas()["value"] == 1.0).any()
-    assert results.report().read_text().startswith("<!")
-    vectors = groundbass.embed(run, music, out="v.parquet", layers="all", workers=1)
+    page = results.report()
+    assert page.read_text().startswith("<!") and "<iframe srcdoc" in (page._repr_html_() or "")
+    assert results.report("scores.md")._repr_html_() is None
+    vectors = groundbass.embed(run, music, out="v.parquet", layers="all", threads=1)
     assert vectors.numpy().shape == (20, 12) and list(vectors.to_pandas()["path"])
     near = groundbass.similar("v.parquet", music / "2.wav", k=3)
     [hits] = near.values()
@@ -185,12 +187,22 @@ def test_shells_complete_commands_and_recipes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("scan", "data scan"), ("verfy", "data verify"), ("pretain", "pretrain"), ("synth", "data synth")],
+    [
+        ("scan", "data scan"),
+        ("verfy", "data verify"),
+        ("pretain", "pretrain"),
+        ("synth", "data synth"),
+        ("dta scna", "data scan"),
+        ("scan data", "data scan"),
+        ("data scann", "data scan"),
+        ("hear", "bridge hear"),
+        ("bridge heer", "bridge hear"),
+    ],
 )
 def test_the_nearest_name_is_looked_for_in_both_words(typed: str, meant: str) -> None:
-    assert meant in cli.nearest(typed)
+    assert meant in cli.nearest(typed.split())
     with pytest.raises(ValueError, match=f"`{meant}`"):
-        cli.resolve([typed])
+        cli.resolve(typed.split())
 
 
 def test_launch_starts_the_files_of_the_package() -> None:

@@ -300,10 +300,11 @@ FUZZED = ("test_data_hostile.py", "test_probe_hostile.py", "test_models_hostile.
 
 
 @pytest.mark.soak
-def test_two_thousand_more_cases() -> None:
-    """The fuzz tests of all files with 400 cases each: what they find is recorded above."""
-    files = [str(Path(__file__).with_name(name)) for name in FUZZED]
-    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files, "-k", "any or damaged"]
+@pytest.mark.parametrize("name", FUZZED)
+def test_two_thousand_more_cases(name: str) -> None:
+    """The fuzz tests of a file with 400 cases each: what they find is recorded above."""
+    file = str(Path(__file__).with_name(name))
+    words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", file, "-k", "any or damaged"]
     done = subprocess.run(words, env=os.environ | {"GROUNDBASS_FUZZ": "400"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
 

@@ -29,7 +29,7 @@ from groundbass.pretrain.train import train
 
 RATE, COUNT = 24_000, 12
 GTZAN = (29, 47, 30, 48, 0, 2, 1, 3, 12, 73, 13, 74)  # of blues and jazz in turn: train, validation, test
-KINDS = ["file", "folder", "manifest", "table", "shards", "data set", "corpus", "URL"]
+KINDS = ["file", "folder", "manifest", "table", "shards", "data set", "corpus", "URL", "remote"]
 BANDS = '''
 import torch
 
@@ -88,6 +88,7 @@ def address(place: Path, kind: str) -> str:
         "file": f"{place}/music/00.wav", "folder": f"{place}/music", "manifest": f"{place}/music.parquet",
         "table": f"{place}/music/labels.csv", "shards": f"{place}/shards", "data set": f"{place}/set",
         "corpus": f"gtzan:{place}/gtzan", "URL": f"file://{place}/shards",
+        "remote": f"file://{place}/music",
     }[kind]  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_the_same_sound_comes_through_every_door(place: Path, kind: str, headers
     number = 0 if kind == "file" else COUNT - 1
     whole = door.open_sound(place / "music")
     np.testing.assert_allclose(found.read(row, RATE, 1000, 500), whole.read(number, RATE, 1000, 500), atol=2**-14)
-    assert found.has_files == (kind not in ("shards", "data set", "URL"))
+    assert found.has_files == (kind not in ("shards", "data set", "URL", "remote"))
 
 
 @pytest.mark.parametrize("headers", [False, True])

@@ -303,7 +303,7 @@ def test_over_fsspec(sharded, tmp_path):
     memory.rm("/corpus/shard-00000.parquet")
     with pytest.raises(FileNotFoundError, match=r"memory://corpus/shard-00000\.parquet is missing"):
         open_sound("memory://corpus")
-    with pytest.raises(FileNotFoundError, match="memory://nothing holds no shards"):
+    with pytest.raises(FileNotFoundError, match="There is nothing in memory://nothing"):
         open_sound("memory://nothing")
     with pytest.raises(ValueError, match=r"elsewhere://corpus can't be opened"):
         open_sound("elsewhere://corpus")

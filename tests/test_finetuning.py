@@ -225,7 +225,7 @@ def test_the_curve_over_the_number_of_labels(
     ]  # fmt: skip
     assert all(p.low <= p.value <= p.high for p in points)
     monkeypatch.setattr(finetuning, "finetune_on", lambda *_: pytest.fail("it was trained before"))
-    drawn = efficiency.efficiency(encoder, **(asked | {"draws": 2, "train": False}))
+    drawn = efficiency.efficiency(encoder, **(asked | {"draws": 2, "finetune": False}))
     assert [(p.method, p.shots, p.draws) for p in drawn] == [
         ("frozen", 2, 2), ("mfcc", 2, 2), ("frozen", None, 1), ("mfcc", None, 1)
     ]  # fmt: skip

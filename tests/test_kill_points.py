@@ -3,19 +3,25 @@
 Alike means byte for byte what an undisturbed start leaves, with nothing beside it; or a sentence that says what to do.
 A few points of some commands here; all points of all commands in `make soak`, whose table is in pretrain/RESULTS.md.
 A command is one row of COMMANDS.
+
+Of one process, one start shows all points of the soak: it stops after each rename with all its threads, and what lies
+on the disk is copied, as a kill there would leave it (a test compares the two). Ranks are killed, as the others go on.
+`efficiency`, whose trainings repeat one another, is tried where an event follows another for the first time.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import json
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +30,8 @@ import pytest
 from forks import FSDP_ON_CPU, Ended, launched, warm
 
 from groundbass.data.audio.read import write
+from groundbass.data.collections.scan import scan_folder
+from groundbass.data.track import Manifest
 from groundbass.pretrain.launch import environment as launch_environment
 
 RATE = 24_000
@@ -36,7 +44,8 @@ class Row:
     """A command whose every kill point is tried.
 
     words: of the command; `+` stands between several. ranks, strategy: how it is launched. said: parts of sentences
-    that may be the answer of the next start, in place of an equal result. passing: files that may differ.
+    that may be the answer of the next start, in place of an equal result. passing: files that may differ. code: Python
+    in place of a command. points: those that the soak tries, as in `chosen`.
     """
 
     words: str
@@ -44,11 +53,51 @@ class Row:
     strategy: str = "ddp"
     said: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
+    code: str = ""
+    points: str = "all"
+
+    @property
+    def line(self) -> list[str]:
+        """As `python` takes it."""
+        words = shlex.split(self.words)
+        if self.code:
+            return ["-c", self.code]
+        if self.strategy == "fsdp2":
+            return ["-c", FSDP2, *words]
+        return ["-c", SEVERAL, *words] if "+" in words else ["-m", "groundbass.cli", *words]
 
 
-def pretrain(address: str, *more: str) -> str:
-    return " ".join(["pretrain", address, "--data", "music.parquet", "--run", "made", *DEBUG, *more])
+def pretrain(address: str, *more: str, data: str = "music.parquet") -> str:
+    return " ".join(["pretrain", address, "--data", data, "--run", "made", *DEBUG, *more])
 
+
+def in_parts(words: str) -> str:
+    """A command as two jobs of an array and the one that joins what they made."""
+    return f"{words} --part 1/2 + {words} --part 2/2 + {words}"
+
+
+SEVERAL = """
+import itertools, sys
+from groundbass.cli import main
+for between, words in itertools.groupby(sys.argv[1:], "+".__eq__):
+    try:
+        between or main([*words])
+    except SystemExit as stop:
+        if stop.code: raise
+"""
+# The encoder that ships, from a run to its folder; `groundbass tiny` makes corpus and run before, by two other rows.
+TINY = """
+from pathlib import Path
+from groundbass import cli, tiny
+tiny.RECIPE = "labelled.synth_debug"
+del tiny.HEADS["key"]
+words = "labelled.synth_debug --data labelled.parquet --run made --steps 2 --workers 0 --trackers"
+try:
+    cli.main(["pretrain", *words.split()])
+except SystemExit as stop:
+    if stop.code: raise
+tiny.write_tiny(Path("made"), Path("labelled.parquet"), Path("tiny"))
+"""
 
 COMMANDS = {
     "scan": Row("data scan music out.parquet --workers 1"),
@@ -62,6 +111,12 @@ COMMANDS = {
     "mel_rvq": Row(pretrain("tokenizer.mel_rvq_debug")),
     "beats_tokenizer": Row(pretrain("tokenizer.beats_tokenizer_debug", "--objective.teacher teacher")),
     "beats_iter1": Row(pretrain("tokens.beats_iter1_debug")),
+    "labelled": Row(pretrain("labelled.finetune_debug", data="labelled.parquet")),
+    "predictive": Row(pretrain("predictive.cpc_debug")),
+    "tagging": Row(pretrain("tagging.ast_debug", data="labelled.parquet")),
+    "joint": Row(pretrain("joint.pase_myna_debug")),
+    "descriptors": Row(pretrain("descriptors.pase_debug")),
+    "muq": Row(pretrain("masked.muq_debug", "--objective.rvq.steps 2")),
     "avoid": Row(pretrain("contrastive.clmr_debug", "--avoid more.parquet")),
     "mixture": Row(
         "pretrain contrastive.clmr_debug --data music.parquet=2 more.parquet=1 --run made " + " ".join(DEBUG)
@@ -88,9 +143,24 @@ COMMANDS = {
         "finetune run --data folder:music --label kind --run made --steps 4 --batch-size 4 --crop-seconds 2.7 "
         "--validate-every 2 --workers 0 --store store"
     ),
+    "efficiency": Row(
+        "efficiency run --data folder:music --label kind --out curve --per-class 1 --steps 2 --batch-size 4 "
+        "--crop-seconds 2.7 --baselines mfcc --workers 0",
+        points="new",
+    ),
+    "tiny": Row("", code=TINY),
     "predict": Row("predict music --out said.json --out said.csv --page page.html --workers 1"),
     "export": Row("export run program.pt2", said=("exists; choose another name, or replace it",)),
     "report": Row("report probed_before --out page.html"),
+    "similar": Row("embed run music --out table.parquet + similar table.parquet music/0.wav --page page.html"),
+    "bridge_hear": Row("bridge hear run --out adapter.py", said=("adapter.py is there already",)),
+    "new": Row("new task mine", said=("mine.py is there already",)),
+    "synth": Row("data synth corpus --hours 0.005 --workers 1"),
+    "scan_parts": Row(in_parts("data scan music out.parquet --workers 1")),
+    "shard_parts": Row(in_parts("data shard music.parquet shards --shard-mb 1 --workers 1")),
+    "overlap_parts": Row(in_parts("data overlap music.parquet more.parquet --out hits.parquet --workers 1")),
+    "codes_parts": Row(in_parts("data codes music.parquet codes --codec encodec --codebooks 2")),
+    "embed_parts": Row(in_parts("embed run music --out table.parquet --device cpu")),
     "two_ranks": Row(pretrain("contrastive.clmr_debug"), ranks=2),
     "two_ranks_mert": Row(pretrain("masked.mert_debug", "--objective.rvq.steps 2"), ranks=2),
     "fsdp2": Row(pretrain("latent.eat_debug"), ranks=2, strategy="fsdp2"),
@@ -120,23 +190,29 @@ FSDP2 = FSDP_ON_CPU + "from groundbass.cli import main\nmain()"
 class Runner:
     """Runs commands of groundbass in the folder `place`/work, with temporary files of their own beside it."""
 
-    def __init__(self, place: Path, row: Row) -> None:
-        self.place, self.work, self.row = place, place / "work", row
+    def __init__(self, place: Path) -> None:
+        self.place, self.work = place, place / "work"
         (place / "tmp").mkdir(parents=True, exist_ok=True)
 
-    def __call__(self, words: str, kill: int | None = None, told: Path | None = None) -> Ended:
-        """kill: of rank 0, None counts nothing. told: a file for its kill points."""
-        row, zero = self.row, self.row.strategy.startswith("zero")
+    def __call__(
+        self, row: Row, kill: int | None = None, told: Path | None = None, states: Path | None = None
+    ) -> Ended:
+        """kill: of rank 0, None counts nothing. told: a file for its kill points. states: a folder for what `place`
+        holds at each of them, as 1, 2, …
+        """
+        zero = row.strategy.startswith("zero")
         own = {"TMPDIR": str(self.place / "tmp"), "GROUNDBASS_CACHE": str(self.work / "cache")}
         own |= {"GIT_DIR": str(self.place / "none")}  # recipe.json tells the commit, which may change meanwhile
         if row.ranks > 1:
             own |= launch_environment(row.strategy) | {"ACCELERATE_USE_CPU": str(not zero).lower()}
-        line = ["-c", FSDP2] if row.strategy == "fsdp2" else ["-m", "groundbass.cli"]
-        server = warm("deepspeed") if zero else warm()
         ranks = launched(row.ranks, **own) if row.ranks > 1 else [own]
-        return server(
-            [*line, *shlex.split(words)], ranks=ranks, folder=self.work, seconds=600, grace=60, kill=kill, told=told
-        )
+        kept = None if states is None else (self.place, states)
+        return warm()(row.line, ranks=ranks, folder=self.work, seconds=600, grace=60, kill=kill, told=told, kept=kept)
+
+    def put(self, state: Path) -> None:
+        """Begin with what `place` held once; `state` is used up."""
+        shutil.rmtree(self.place)
+        state.rename(self.place)
 
 
 def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
@@ -148,7 +224,7 @@ def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     """What commands begin with: music, manifests, a run, what was published and probed of it."""
     place = tmp_path_factory.mktemp("template")
     music = place / "work" / "music"
@@ -171,7 +247,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(
             more / f"{number}.wav", (0.1 * np.random.default_rng(number).standard_normal(len(time_))).astype("f4"), RATE
         )
-    run = Runner(place, Row(""))
+    tracks = [replace(track, labels=labels_of(n, 5.5)) for n, track in enumerate(scan_folder(music, 1, False)[0])]
+    Manifest.from_tracks(tracks, music).write(place / "work" / "labelled.parquet")
+    run = Runner(place)
     for words in (
         "data scan music music.parquet --workers 1",
         "data scan more more.parquet --workers 1",
@@ -180,7 +258,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "publish run run_published",
         "probe run folder:music --label kind --out probed_before --store store_before --baselines constant",
     ):
-        done = run(words)
+        done = run(Row(words))
         assert done.codes == [0], done.said
     made = warm()(["-c", STRANGERS], folder=run.work)
     assert made.codes == [0], made.said
@@ -194,9 +272,14 @@ def begin(template: Path, work: Path) -> None:
 
 def chosen(events: Sequence[str], asked: str) -> list[int]:
     """Kill points, from 1. asked: `all`; a number of them, evenly spread; `near`: first, last, and those that stand
-    before, at and after what a resumed command looks at: marks, checkpoints, encoders; or the points, as `3,7`."""
+    before, at and after what a resumed command looks at: marks, checkpoints, encoders; `new`: first, last, and those
+    between two events that, without their numbers, haven't followed one another before; or the points, as `3,7`."""
     if asked == "all":
         return list(range(1, len(events) + 1))
+    if asked == "new":
+        kinds = [re.sub(r"[0-9a-f]{8,}|\d+", "N", event.partition(" ")[2]) for event in events]
+        pairs = list(itertools.pairwise([*kinds, ""]))
+        return [k for k, pair in enumerate(pairs, 1) if pair not in pairs[: k - 1]]
     if asked == "near":
         decisive = [k for k, event in enumerate(events, 1) if any(word in event for word in DECISIVE)]
         around = {k + step for k in decisive for step in (-1, 0, 1)} | {1, len(events)}
@@ -207,27 +290,42 @@ def chosen(events: Sequence[str], asked: str) -> list[int]:
     return sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)})
 
 
-def sweep(name: str, template: Path, place: Path, asked: str = "all") -> Iterator[dict[str, Any]]:
-    """Kill points of a command (see `chosen`): what was killed, and how the next start ended."""
+def sweep(name: str, template: Path, place: Path, asked: str = "", killed: bool = False) -> Iterator[dict[str, Any]]:
+    """Kill points of a command, the row's unless asked (see `chosen`): where it ended, and how the next start did.
+
+    killed: a start for each, which is killed, also where one that stops shows them all.
+    """
     row = COMMANDS[name]
     passing = [*TIMES, *row.passing, *(SHARDED if row.strategy != "ddp" else ())]
-    run = Runner(place, row)
+    run, states = Runner(place / "here"), place / "states"
+    stopped = row.ranks == 1 and not killed
     begin(template, run.work)
-    quiet = run(row.words, 0, place / "told")
+    quiet = run(row, 0, place / "told", states if stopped else None)
     assert quiet.codes == [0] * row.ranks, quiet.said
     events = (place / "told").read_text().splitlines()
     expected = state(run.work, passing)
-    for point in chosen(events, asked):
-        begin(template, run.work)
-        killed = run(row.words, point, place / "again")
+    for point in chosen(events, asked or row.points):
         about = {"row": name, "kill": point, "of": len(events), "event": events[point - 1]}
-        if killed.codes[0] != -9:
-            yield about | {"outcome": "not reached", "fine": False, "said": killed.said}
-            continue
-        left = len(list((place / "tmp").iterdir()))
-        yield about | {"left": left, **judged(run(row.words), run.work, expected, passing, row)}
-        for path in (place / "tmp").iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if stopped:
+            run.put(states / f"{point}")
+        else:
+            begin(template, run.work)
+            ended = run(row, point, place / "again")
+            if ended.codes[0] != -9:
+                yield about | {"outcome": "not reached", "fine": False, "said": ended.said}
+                continue
+        left = len(list((run.place / "tmp").iterdir()))
+        yield about | {"left": left, **judged(run(row), run.work, expected, passing, row)}
+        shutil.rmtree(run.place)
+        (run.place / "tmp").mkdir(parents=True)
+    shutil.rmtree(states, ignore_errors=True)
+
+
+def summed(name: str, lines: Sequence[dict[str, Any]], seconds: float) -> str:
+    """A row's line of the table: points tried of all, equal, answered by a sentence, failed."""
+    bad, equal = sum(not line["fine"] for line in lines), sum(line["outcome"] == "equal" for line in lines)
+    counts = f"{len(lines)} of {lines[0]['of']} | {equal} | {len(lines) - equal - bad} | {bad}"
+    return f"| {name} | {counts} | {seconds:.0f} s |"
 
 
 def judged(again: Ended, work: Path, expected: dict[str, str], passing: Sequence[str], row: Row) -> dict[str, Any]:
@@ -248,8 +346,21 @@ def judged(again: Ended, work: Path, expected: dict[str, str], passing: Sequence
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(FEW))
 def test_a_start_after_a_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
-    found = list(sweep(name, template, tmp_path, FEW[name]))
+    found = list(sweep(name, template, tmp_path, FEW[name], killed=True))
     assert found and [line for line in found if not line["fine"]] == []
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_shows_what_a_killed_one_leaves(template: Path, tmp_path: Path) -> None:
+    row, run = COMMANDS["embed"], Runner(tmp_path / "here")
+    begin(template, run.work)
+    assert run(row, 0, states=tmp_path / "states").codes == [0]
+    shown = [state(tmp_path / "states" / f"{point}" / "work", TIMES) for point in range(1, 6)]
+    for point in (2, 4):
+        begin(template, run.work)
+        assert run(row, point).codes == [-9]
+        assert state(run.work, TIMES) == shown[point - 1]
+    assert len({tuple(one.items()) for one in shown}) == len(shown), "no two points are alike"
 
 
 @pytest.mark.soak
@@ -257,12 +368,16 @@ def test_a_start_after_a_kill_ends_alike(template: Path, tmp_path: Path, name: s
 def test_a_start_after_any_kill_ends_alike(template: Path, tmp_path: Path, name: str) -> None:
     if COMMANDS[name].strategy.startswith("zero"):
         pytest.importorskip("deepspeed")
+    began = time.monotonic()
     found = list(sweep(name, template, tmp_path))
+    print("\n" + summed(name, found, time.monotonic() - began))
     assert found and [line for line in found if not line["fine"]] == []
 
 
 if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME | NAME=POINTS …], points as in `chosen`
     import tempfile
+
+    from conftest import invent_labels
 
     with tempfile.TemporaryDirectory() as folder:
 
@@ -271,14 +386,11 @@ if __name__ == "__main__":  # the table: python tests/test_kill_points.py [NAME 
                 (Path(folder) / name).mkdir()
                 return Path(folder) / name
 
-        start = template.__wrapped__(_Factory())  # type: ignore[attr-defined]
+        start = template.__wrapped__(_Factory(), invent_labels)  # type: ignore[attr-defined]
         for row_name, _, points in (word.partition("=") for word in sys.argv[1:] or COMMANDS):
             began, lines = time.monotonic(), []
-            for line in sweep(row_name, start, Path(folder) / row_name, points or "all"):
+            for line in sweep(row_name, start, Path(folder) / row_name, points):
                 lines.append(line)
                 print("   ", json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
-            bad = sum(not line["fine"] for line in lines)
-            equal = sum(line["outcome"] == "equal" for line in lines)
-            print(f"| {row_name} | {len(lines)} of {lines[0]['of']} | {equal} | {len(lines) - equal - bad} | {bad} | "
-                  f"{time.monotonic() - began:.0f} s |", flush=True)  # fmt: skip
+            print(summed(row_name, lines, time.monotonic() - began), flush=True)
             shutil.rmtree(Path(folder) / row_name)

@@ -19,7 +19,9 @@ from groundbass.models.frontends import (
     MelFrontEnd,
     TimeGroupNorm,
     TrainedLogMel,
+    _normalise_by_sums,
     mel_filterbank,
+    normalise_inside,
     normalize_waveform,
 )
 
@@ -175,3 +177,25 @@ def test_normalised_clips_have_zero_mean_and_unit_variance_over_the_valid_part()
         assert found[item, count:].eq(0).all()
     assert found[2].eq(0).all()
     torch.testing.assert_close(normalize_waveform(waveform)[0], found[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_by_sums_is_batch_norm_of_the_steps_inside(kind, momentum):
+    """What a GPU does, where gathering would wait: values, gradients and running statistics."""
+    torch.manual_seed(0)
+    shape = (3, 4, 7) if kind is nn.BatchNorm1d else (3, 4, 7, 5)
+    image = (2 * torch.randn(shape) + 1).requires_grad_()
+    inside = torch.arange(7) < torch.tensor([7, 3, 5])[:, None]
+    norm = kind(4, momentum=momentum)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    other = copy.deepcopy(norm)
+    for _ in range(2):
+        expected, found = normalise_inside(norm, image, inside), _normalise_by_sums(other, image, inside)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    theirs = torch.autograd.grad(expected, [image, norm.weight, norm.bias], weight)
+    for ours, wanted in zip(torch.autograd.grad(found, [image, other.weight, other.bias], weight), theirs):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+    for name, buffer in norm.named_buffers():
+        torch.testing.assert_close(dict(other.named_buffers())[name], buffer)

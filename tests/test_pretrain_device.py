@@ -5,7 +5,8 @@ lacks, loss and gradient are the CPU's, and no step waits for the device more of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest, Track
+from groundbass.models.frontends import ConvFrontEnd
+from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gated_attention_flex
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
 from groundbass.pretrain.cost.pretended_run import Steps, of_size, on_cpu, on_pretended_gpu
+from groundbass.pretrain.cost.roofline import fused
 from groundbass.pretrain.cost.waits import over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
@@ -47,7 +51,7 @@ def both(
     address: str, precision: str, share: float, manifest: Manifest, run: Path, steps: int = 2
 ) -> tuple[Steps, Steps]:
     recipe = of_size(find(address), CROPS, precision)
-    return on_cpu(recipe, manifest, run, steps, share), on_pretended_gpu(recipe, manifest, run, steps, share)
+    return on_cpu(recipe, manifest, run, 1, share), on_pretended_gpu(recipe, manifest, run, steps, share)
 
 
 def check(address: str, precision: str, share: float, manifest: Manifest, run: Path) -> None:
@@ -74,6 +78,37 @@ def test_every_objective_on_a_gpu(
     address: str, precision: str, share: float, manifest: Manifest, tmp_path: Path
 ) -> None:
     check(address, precision, share, manifest, tmp_path)
+
+
+@pytest.mark.slow
+def test_augmented_ahead_is_augmented_alike(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CLMR's chain runs in a stream of its own, for the next batch when this one's backward pass is on its way."""
+    told: list[str] = []
+
+    class Stream:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def wait_stream(self, other: Stream) -> None:
+            told.append("waits" if self is main and other is not main else "the other way round")
+
+    @contextmanager
+    def inside(stream: Stream) -> Iterator[None]:
+        told.append("begins" if stream is not main else "in the main stream")
+        yield
+
+    main, recipe = Stream(), of_size(find("contrastive.clmr_debug"), CROPS, "no")
+    plain = on_pretended_gpu(recipe, manifest, tmp_path, 3)
+    monkeypatch.setattr("torch.cuda.Stream", Stream)
+    monkeypatch.setattr("torch.cuda.stream", inside)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda *_: main)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+    ahead = on_pretended_gpu(recipe, manifest, tmp_path, 3, ahead=True)
+    assert (ahead.losses, ahead.norms) == (plain.losses, plain.norms)
+    assert told == ["begins", "waits", "begins", "waits", "begins", "waits", "begins"]
+    assert over("contrastive.clmr_debug", ahead.waits()) == {}
 
 
 def test_a_teacher_left_on_the_cpu_is_noticed(
@@ -138,6 +173,20 @@ def test_more_waits_than_allowed_are_told_by_file(manifest: Manifest, tmp_path: 
     assert over("masked.bestrq_debug", waits) == {"item · pretrain/objectives/masked.py": 1}
 
 
+def test_what_would_be_compiled_says_so(manifest: Manifest, tmp_path: Path) -> None:
+    """BEATs compiles its blocks: their kernels are marked and become fewer, those of losses and draws stay."""
+    recipe = of_size(find("tokens.beats_iter1_debug"), 2, "no")
+    kernels = on_pretended_gpu(recipe, manifest, tmp_path, 1, multiplies=False).kernels[-1]
+    marked = [kernel for kernel in kernels if kernel.compiled]
+    assert marked and {kernel.place.split(":")[0] for kernel in marked} <= {"models/beats.py"}
+    left = fused(kernels)
+    assert sum("fused" in kernel.name for kernel in left) > 5 and len(left) < len(kernels) - 50
+    assert sum(kernel.flops for kernel in left) == sum(kernel.flops for kernel in kernels)
+    assert [k.name for k in left if k.place.startswith("pretrain/")] == [
+        k.name for k in kernels if k.place.startswith("pretrain/")
+    ]
+
+
 def test_kernels_carry_flops_and_bytes() -> None:
     with PretendedGpu() as gpu:
         a = torch.ones(8, 16).to(DEVICE)
@@ -151,9 +200,10 @@ def test_kernels_carry_flops_and_bytes() -> None:
 @pytest.mark.slow
 def test_first_contact_is_rehearsed() -> None:
     """`groundbass bench gpu --rehearse`: every part of it runs, none fails."""
-    from groundbass.pretrain.bench import gpu
+    from groundbass.pretrain.bench.gpu import _debug_sizes
+    from groundbass.pretrain.bench.gpu import rows as rehearse
 
-    rows = {row["what"]: row for row in gpu(rehearse=True)}
+    rows = {row["what"]: row for row in rehearse(rehearse=True, roofs=_debug_sizes())}
     assert [name for name in rows if name.endswith("_failed")] == []
     assert rows["tokens.beats_iter1_debug_loss_no"]["ratio"] == pytest.approx(1, abs=1e-4)
     eager, compiled = (rows[f"roofline_beats_debug{how}_kernels"]["value"] for how in ("", "_compiled"))
@@ -192,3 +242,25 @@ def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.Mo
     with torch._dynamo.config.patch(error_on_recompile=True):
         objective(next(batches), 1).value.backward()
     torch._dynamo.reset()
+
+
+def test_kernels_that_a_card_chooses_between_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BEATs' gated bias by `flex_attention`, and wav2vec 2.0's front end with channels last: values and gradients."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)  # refuses gradients
+    torch.manual_seed(0)
+    heads = [torch.randn(2, 3, 12, 8, requires_grad=True) for _ in range(3)]
+    gate = torch.rand(2, 3, 12, 1, requires_grad=True)
+    for items in (1, 2):
+        bias = torch.randn(items, 3, 12, 12, requires_grad=True)
+        ours, flex = (how(*heads, gate, bias) for how in (gated_attention, gated_attention_flex))
+        torch.testing.assert_close(flex, ours)
+        weight = torch.randn_like(ours)
+        for theirs, own in zip(*(torch.autograd.grad(y, [*heads, gate, bias], weight) for y in (flex, ours))):
+            torch.testing.assert_close(theirs, own, rtol=1e-4, atol=1e-5)
+    front = ConvFrontEnd((8,) * 3, (10, 3, 2), (5, 2, 2))
+    sound = torch.randn(2, 2000, requires_grad=True)
+    torch.testing.assert_close(front_end_2d(front, sound), front(sound))
+    gradients = [torch.autograd.grad(how().square().sum(), [sound, *front.parameters()])
+                 for how in (lambda: front(sound), lambda: front_end_2d(front, sound))]  # fmt: skip
+    for theirs, own in zip(*gradients, strict=True):
+        torch.testing.assert_close(theirs, own, rtol=1e-4, atol=1e-4)

@@ -92,8 +92,7 @@ dist.destroy_process_group()
 
 def launch(command: list[str], world: int = 2, seconds: int = 400, **extra: str) -> list[str]:
     """Run `command` as `world` ranks; returns what they printed."""
-    server = warm("deepspeed") if "DS_ACCELERATOR" in extra else warm()
-    ended = server(command, ranks=launched(world, **extra), seconds=seconds)
+    ended = warm()(command, ranks=launched(world, **extra), seconds=seconds)
     assert ended.codes == [0] * world, "\n".join(ended.said)
     return ended.said
 
@@ -249,6 +248,13 @@ def test_a_run_on_two_ranks_learns_what_one_rank_learns(tmp_path: Path) -> None:
     assert "2 process(es)" in outputs[0]
     assert "Done" not in outputs[1], "only rank 0 speaks"
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-3)
+    timing, alone = (
+        json.loads((tmp_path / run / "timing.jsonl").read_text().splitlines()[-1]) for run in ("two", "one")
+    )
+    assert (
+        0 < timing["gradients_sent_seconds"] < timing["seconds_per_step"] * 4 and "gradients_sent_seconds" not in alone
+    )
+    assert 0 <= timing["gradients_sent_hidden"] <= 1
     states = [load_file(tmp_path / run / "checkpoints/step_4/weights.safetensors") for run in ("two", "one")]
     for name, tensor in states[0].items():
         if not name.endswith(".0.bias"):  # before a batch norm: their gradient is rounding noise, which Adam scales up
@@ -403,21 +409,34 @@ HALF = [
 ]
 
 
+@pytest.fixture(scope="module")
+def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The run of an objective on two ranks under a strategy, made when first asked for."""
+    folder = tmp_path_factory.mktemp("bf16")
+    write_tones(folder, short=1)
+
+    def run(address: str, kind: str) -> Path:
+        place = folder / f"{address}_{kind}"
+        if not place.exists():
+            command = [*parity_command(address, folder), "--precision", "bf16", "--run", str(place)]
+            outputs = launch(on(kind, command), **environment(kind))
+            assert f"precision bf16, {NAMES[kind]}" in outputs[0]
+        return place
+
+    return run
+
+
 @pytest.mark.parametrize("address, strategy", HALF)
 def test_bf16_is_the_same_under_every_strategy(
-    tmp_path: Path, one_rank: Callable[[str], Path], address: str, strategy: str
+    in_bf16: Callable[[str, str], Path], address: str, strategy: str
 ) -> None:
     """Autocast as under DDP: nothing that is kept between steps (weights, EMA teachers, codebooks) has 16 bits."""
-    alone = one_rank(address)  # for its manifest
-    for kind in ("ddp", strategy):
-        command = [*parity_command(address, alone.parent), "--precision", "bf16", "--run", str(tmp_path / kind)]
-        outputs = launch(on(kind, command), **environment(kind))
-        assert f"precision bf16, {NAMES[kind]}" in outputs[0]
-    runs = [lines(tmp_path / kind) for kind in (strategy, "ddp")]
+    places = [in_bf16(address, kind) for kind in (strategy, "ddp")]
+    runs = [lines(place) for place in places]
     for ours, theirs in zip(*runs, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=2e-2)
-    states = [load_file(tmp_path / kind / "checkpoints/step_4/weights.safetensors") for kind in (strategy, "ddp")]
+    states = [load_file(place / "checkpoints/step_4/weights.safetensors") for place in places]
     assert {tensor.dtype for tensor in states[0].values()} <= {torch.float32, torch.int64}
     for name, tensor in states[0].items():
         if not name.endswith("k_proj.bias"):  # attention doesn't depend on it: its gradient is rounding noise

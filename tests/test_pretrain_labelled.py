@@ -40,6 +40,7 @@ from groundbass.pretrain.objectives.parts.label_targets import (
     LabelTask,
     meet,
 )
+from groundbass.pretrain.objectives.parts.weight_averages import MeanOfWeights
 from groundbass.pretrain.optim import build
 from groundbass.pretrain.recipe import find
 from groundbass.pretrain.train import train
@@ -293,6 +294,24 @@ def test_averaged_weights_are_what_is_published(manifest: Path) -> None:
     published = objective.published_state(objective.state_dict())
     assert torch.allclose(published[name], expected) and not any("averaged" in key for key in published)
     assert torch.allclose(objective.classifier().heads[0].first.weight, expected)
+
+
+def test_the_plain_mean_of_epochs_is_what_is_published(manifest: Path) -> None:
+    objective = make(manifest, average=0.0, mean=MeanOfWeights(every=2, first=3, last=7))
+    name = "heads.0.first.weight"
+    begin = objective.state_dict()[name].clone()
+    for step in range(10):  # after step k the weights are begin + k + 1
+        with torch.no_grad():
+            objective.heads[0].first.weight.copy_(begin + step + 1)
+        objective.after_step(step)
+        counted = [taken for taken in (3, 5, 7) if taken <= step + 1] or [step + 1]
+        published = objective.published_state(objective.state_dict())
+        assert torch.allclose(published[name], begin + sum(counted) / len(counted), atol=1e-5)
+    assert not any("averaged" in key for key in published)
+    with pytest.raises(ValueError, match="one of them gets published"):
+        make(manifest, average=0.5, mean=MeanOfWeights(every=2))
+    with pytest.raises(ValueError, match="isn't before the first"):
+        MeanOfWeights(every=1, first=5, last=4)
 
 
 def test_metrics_of_validation_are_those_of_the_libraries() -> None:

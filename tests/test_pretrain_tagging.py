@@ -87,6 +87,24 @@ def test_mixed_tags_are_mixed_targets(manifest: Path) -> None:
     torch.testing.assert_close(found.value, functional.binary_cross_entropy_with_logits(logits, mixed))
 
 
+def test_clips_are_mixed_two_by_two(manifest: Path) -> None:
+    """Five clips make three, the last one alone; the loss is that of the mixed targets, computed apart."""
+    made = objective(manifest, labels=("tags:tags",), mixup=Mixup(1.0, 1.0), mixed="pairs").train()
+    features = torch.randn(5, 1, 3, 2, generator=torch.Generator().manual_seed(2))
+    mixed, own, partner, share = made._paired(features, torch.arange(5))
+    assert own is not None and partner is not None
+    assert own.tolist() == [0, 2, 4] and partner.tolist() == [1, 3, 4] and 0 < share.min() < share.max() < 1
+    for row, (a, b) in enumerate(((0, 1), (2, 3))):
+        torch.testing.assert_close(mixed[row], share[row] * features[a] + (1 - share[row]) * features[b])
+    torch.testing.assert_close(mixed[2], features[4])
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    targets = torch.eye(5)[:, :4]
+    wanted = share[:, None] * targets[own] + (1 - share[:, None]) * targets[partner]
+    found = made._judged(logits, targets, partner, share, None, own)
+    torch.testing.assert_close(found.value, functional.binary_cross_entropy_with_logits(logits, wanted))
+    assert float(found.weight) == 3
+
+
 def test_stripes_are_zero_and_each_clips_own() -> None:
     features = torch.rand(3, 1, 40, 100) + 1  # [clips, 1, bins, steps]
     seeds = torch.tensor([5, 6, 5])

@@ -192,11 +192,43 @@ def test_the_truth_is_compared(tmp_path: Path) -> None:
     assert first.low < accuracy_score(truth, chosen) < first.high and "strange" in genre.notes[0]
     assert sum(map(sum, genre.confusion)) == 39
     assert mood.scores["ROC-AUC, macro"].known and mood.scores["F at the thresholds"].value > 0
+    unnamed = {path: {"classifier": found["folder_genre"]} for path, found in results.items()}
+    (by_values,) = compare(unnamed, read_truth(tmp_path / "labels.csv", list(results))).verdicts
+    assert by_values.scores == genre.scores and by_values.head == "classifier"
     with pytest.raises(ValueError, match="no head is called like one"):
         compare(results, {"/x/1.wav": {"colour": "red"}})
     (tmp_path / "labels.csv").write_text("path,genre\n/y/1.wav,a\n")
-    with pytest.raises(ValueError, match="is a recording that was heard"):
+    with pytest.raises(ValueError, match="is a recording that is heard"):
         read_truth(tmp_path / "labels.csv", list(results))
+
+
+def test_what_is_heard_over_time_is_compared(tmp_path: Path) -> None:
+    """Beats and downbeats with a file of positions; events with a row per onset, a chord with a `.lab`; by hand."""
+    one = np.zeros(1)
+    beats = Prediction(
+        "beats", ("beat", "downbeat"), one, one + 6, times=np.arange(0.5, 6.5), positions=np.array([1, 2, 3, 4, 1, 2])
+    )
+    chords = Prediction("chords", ("C:maj", "A:min"), one, one + 4, segments=[(0.0, 4.0, "C:maj")])
+    heard = {"/x/a.wav": {"beats+downbeats": beats, "lab": chords}}
+    lines = [f"{time}\t{1 + place % 3}\n" for place, time in enumerate(np.arange(0.5, 6.5))]  # a bar of three
+    (tmp_path / "a.beats").write_text("".join(lines))
+    (tmp_path / "a.lab").write_text("0 1 C:maj\n1 4 A:min\n")
+    (tmp_path / "labels.csv").write_text("path,beats,lab\n/x/a.wav,a.beats,a.lab\n")
+    time, bar, lab = compare(heard, read_truth(tmp_path / "labels.csv", list(heard))).verdicts
+    assert time.scores["beat F, 70 ms"].value == 1.0 and "downbeats" in bar.head
+    assert bar.scores["beat F, 70 ms"].value == 0.5  # bars are heard at 0.5 and 4.5 s, and begin at 0.5 and 3.5 s
+    assert lab.scores["chord majmin"].value == pytest.approx(0.25)
+
+    events = Prediction("events", ("voice", "drum"), one, one + 4, segments=[(0.0, 1.0, "voice"), (2.0, 4.0, "drum")])
+    heard = {"/x/a.wav": {"folder_label": events}, "/x/b.wav": {"folder_label": events}}
+    rows = "/x/a.wav,0,2,voice\n/x/a.wav,2,4,drum\n/x/b.wav,0,1,voice\n/x/b.wav,2,4,drum\n"
+    (tmp_path / "labels.csv").write_text("path,onset,offset,label\n" + rows)
+    (verdict,) = compare(heard, read_truth(tmp_path / "labels.csv", list(heard))).verdicts
+    assert verdict.tracks == 2
+    assert verdict.scores["event F, by time"].value == pytest.approx((2 * 3 / (3 + 4) + 1) / 2)
+    (tmp_path / "labels.csv").write_text("path,beats\n/x/a.wav,lost.beats\n")
+    with pytest.raises(FileNotFoundError, match=r"lost\.beats"):
+        read_truth(tmp_path / "labels.csv", list(heard))
 
 
 def test_the_page_has_a_lane_for_what_was_heard(place: Path, tmp_path: Path) -> None:
@@ -289,6 +321,11 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pyte
             command.predict(tuple(word for word in words if not word.startswith("--") and word not in ("1.5", "x.xml")),
                             threshold=1.5 if "--threshold" in words else None,
                             out=(Path("x.xml"),) if "--out" in words else ())  # fmt: skip
+    (tmp_path / "labels.csv").write_text("path,genre\nelsewhere.wav,rock\n")
+    with monkeypatch.context() as deaf:
+        deaf.setattr(Classifier, "hear", None)  # labels are looked at before hours of listening
+        with pytest.raises(ValueError, match="is a recording that is heard"):
+            command.predict((model, song), labels=(str(tmp_path / "labels.csv"),), quiet=True)
     monkeypatch.setattr(command, "shipped", lambda: place / "classifier")
     command.predict((song,), quiet=True)
     with pytest.raises(ValueError, match="None of the 1 recordings could be heard"):

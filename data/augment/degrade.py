@@ -21,6 +21,7 @@ from ..batch import key_id
 from ..draws import draw_seed
 from ..open import open_sound
 from ..parallel import in_order
+from ..storage.remote import RemoteFiles, RemoteFolder, is_url
 from ..track import Manifest, Track, file_hash
 from ..writing import write_text
 from .degradations import SILENT, DegradationChain, find_chain
@@ -45,7 +46,7 @@ class Done:
 
 
 def degrade(
-    sound: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    sound: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
     out: Annotated[Path, tyro.conf.Positional],
     *,
     chain: str,
@@ -53,18 +54,18 @@ def degrade(
     workers: int | None = None,
     force: bool = False,
     quiet: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Damage recordings by a chain of degradations; labels of a manifest move along with the sound.
 
     Args:
-        sound: an audio file, a folder of audio, or a manifest (.parquet, .csv).
+        sound: an audio file, a folder of audio, a manifest (.parquet, .csv), or a URL of one of these.
         out: an audio file for a file, else a folder: audio under the same paths, and manifest.parquet.
         chain: live, phone, phone_speaker, radio, strong_mp3, vinyl, or a JSON file, for example
             [{"name": "noise", "snr": [10, 30]}, {"name": "mp3", "bitrate": 64}].
         seed: of what is drawn; each recording draws its own.
         workers: processes; one per core by default.
-        force: replace OUT.
-        quiet: say nothing but errors.
+        force: replace OUT where it is there.
+        quiet: no bars and no words, only errors.
 
     Raises:
         ValueError: no such chain, an unwritable format, or a recording that nothing would be left of.
@@ -72,18 +73,26 @@ def degrade(
         FileNotFoundError: no such recording.
     """
     found = find_chain(chain)
-    if not sound.exists():
+    place = Path(sound)
+    if not is_url(sound) and not place.exists():
         raise FileNotFoundError(f"There is no {sound}: give an audio file, a folder of audio, or a manifest.")
     if out.exists() and not force and (out.is_file() or any(out.iterdir())):
         raise FileExistsError(f"{out} is in use; choose another place, or say --force.")
-    if out.exists() and sound.resolve() in (out.resolve(), *out.resolve().parents):
+    if out.exists() and place.resolve() in (out.resolve(), *out.resolve().parents):
         raise FileExistsError(f"{out} lies in {sound}, which is to be read; choose another place.")
-    if sound.is_file() and sound.suffix not in (".parquet", ".csv"):
-        done = [_one_file(sound, out, found, seed)]
+    if place.is_file() and place.suffix not in (".parquet", ".csv"):
+        done = [_one_file(place, out, found, seed)]
     else:
         done = _many(sound, out, found, seed, workers, quiet)
     if not quiet:
         print(summary(done, found, out))
+    return {
+        "out": out,
+        "recordings": len(done),
+        "labels_cut": sum(item.cut for item in done),
+        "clipped": sum(item.clipped for item in done),
+        "silent": sum(item.silent for item in done),
+    }
 
 
 def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done:
@@ -95,14 +104,15 @@ def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done
     return _degraded(track, file, out, chain, seed)
 
 
-def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool) -> list[Done]:
+def _many(place: str, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool) -> list[Done]:
     manifest = open_sound(place, progress=not quiet)
-    if not manifest.has_files:
+    remote = manifest.place if isinstance(manifest, RemoteFiles) else None
+    if not manifest.has_files and remote is None:
         raise ValueError(f"{place} holds sound that isn't in files of its own: give files, a folder or a manifest.")
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    work = partial(_item, root=manifest.root, out=out, chain=chain, seed=seed)
+    work = partial(_item, root=remote or manifest.root, out=out, chain=chain, seed=seed)
     done = list(
         tqdm(in_order(work, manifest, workers), total=len(manifest), unit="file", desc="degrade", disable=quiet)
     )
@@ -113,15 +123,17 @@ def _many(place: Path, out: Path, chain: DegradationChain, seed: int, workers: i
     return done
 
 
-def _item(track: Track, root: Path, out: Path, chain: DegradationChain, seed: int) -> Done:
+def _item(track: Track, root: Path | RemoteFolder, out: Path, chain: DegradationChain, seed: int) -> Done:
     path = Path(track.path)
     if path.suffix.lower() not in audio.WRITTEN:
         path = path.with_suffix(".flac")
+    if isinstance(root, RemoteFolder):
+        source = root.fetch(track.path, root.version(track.path))
+    else:
+        source = root / track.path
     target = out / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    return _degraded(
-        dataclasses.replace(track, path=path.as_posix()), root / track.path, target, chain, seed, listed=True
-    )
+    return _degraded(dataclasses.replace(track, path=path.as_posix()), source, target, chain, seed, listed=True)
 
 
 def _degraded(

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -27,6 +27,7 @@ from ..audio.read import LOUDEST, SUFFIXES, blocks, open_audio, to_mono
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import Part, cores, in_order
+from ..storage.remote import RemoteFiles, RemoteFolder, is_url
 from ..track import Manifest, Track, file_hash
 from ..writing import write_text, written
 
@@ -58,13 +59,13 @@ class LabelRows:
 
 
 def scan(
-    folder: tyro.conf.Positional[Path],
+    folder: tyro.conf.Positional[str],
     out: tyro.conf.Positional[Path],
     *,
     workers: int | None = None,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
-) -> None:
-    """Write a manifest of all audio below a folder.
+) -> dict[str, Any]:
+    """Write a manifest of all audio below a folder; returns the figures that it prints.
 
     Files that are unreadable, truncated, silent, under 0.1 s, not a number or duplicates are left out and listed with
     the reason in OUT.skipped.csv. A labels.csv in the folder (column `path`; `split` and `artist` if you have them;
@@ -72,7 +73,7 @@ def scan(
 
     Args:
         folder: folder with WAV, FLAC, OGG, Opus, MP3, AIFF or AU files at any depth (with PyAV also m4a, AAC, WMA, the
-            sound of videos); hidden files are ignored.
+            sound of videos), or its URL (s3://, gs://, https://); hidden files are ignored.
         out: the Parquet manifest to write.
         workers: processes that decode; one per CPU core by default.
         part: read a share of the files only, for job arrays; afterwards the same command without it writes OUT.
@@ -80,10 +81,11 @@ def scan(
     _check_out(out)
     share, beside = Part.of(part), out.with_name(f".{out.name}.parts")
     if share is not None:
-        _scan_part(Path(folder), share, beside, workers)
+        _scan_part(source_of(folder), share, beside, workers)
         print(share.told(out))
-        return
-    manifest, skipped, rows = _scan(folder, workers, progress=True, known=_known_parts(Path(folder), beside))
+        return {"out": out, "part": str(share)}
+    source = source_of(folder)
+    manifest, skipped, rows = _scan(source, workers, progress=True, known=_known_parts(source, beside))
     listed = out.with_suffix(".skipped.csv")
     _write_skipped(skipped, listed)
     if not len(manifest):
@@ -91,9 +93,12 @@ def scan(
     manifest.write(out)
     shutil.rmtree(beside, ignore_errors=True)
     print("\n".join(_summary(manifest, skipped, rows, out, listed)))
-    if others := not_read(folder):
+    if others := Counter() if is_url(folder) else not_read(Path(folder)):
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         print(f'not read: {told} (they need PyAV: pip install "groundbass[av]")')
+    reasons = Counter(item.reason for item in skipped)
+    hours = float(manifest.seconds().sum()) / 3600
+    return {"out": out, "tracks": len(manifest), "hours": hours, "skipped": reasons, "not_read": others}
 
 
 def not_read(folder: Path) -> Counter[str]:
@@ -114,8 +119,25 @@ def scan_folder(
         NotADirectoryError: it is a file.
         ValueError: it holds no audio or its labels.csv can't be understood.
     """
-    manifest, skipped, _ = _scan(Path(folder), workers, progress)
+    manifest, skipped, _ = _scan(source_of(folder), workers, progress)
     return manifest, skipped
+
+
+def scan_remote(
+    place: RemoteFolder, files: dict[str, str], workers: int | None = None, progress: bool = True
+) -> tuple[Manifest, list[Skipped]]:
+    """Of what was listed below a URL ({path: version}), all tracks, and what was left out.
+
+    Raises:
+        ValueError: it holds no audio, or its labels.csv can't be understood.
+    """
+    manifest, skipped, _ = _scan(_Remote(place, files), workers, progress)
+    return manifest, skipped
+
+
+def told_of(skipped: Sequence[Skipped]) -> dict[str, str]:
+    """{path: why it was left out}."""
+    return {item.path: f"{item.reason}: {item.detail}" if item.detail else item.reason for item in skipped}
 
 
 def examine(root: Path, path: str) -> Track | Skipped:
@@ -160,32 +182,107 @@ def is_text(name: str) -> bool:
 Known = dict[str, Track | Skipped]
 
 
+@dataclass(frozen=True)
+class _Local:
+    """A folder of this machine."""
+
+    folder: Path
+
+    def paths(self) -> list[str]:
+        return find_audio(self.folder)
+
+    def labels(self) -> Path:
+        return self.folder / LABELS
+
+    def state(self, path: str) -> list[int]:
+        return _state(self.folder / path)
+
+    def examined(self, paths: Sequence[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
+        return _examine_all(partial(examine, self.folder), paths, workers, progress)
+
+    def manifest(self, tracks: list[Track]) -> Manifest:
+        return Manifest.from_tracks(tracks, self.folder)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A folder behind a URL, as it was listed: {path: version}."""
+
+    folder: RemoteFolder
+    files: dict[str, str]
+
+    def paths(self) -> list[str]:
+        found = [path for path in self.files if path.lower().endswith(SUFFIXES)]
+        if not found:
+            raise ValueError(f"There is no audio in {self.folder.url}: files that end in {', '.join(SUFFIXES)}.")
+        return found
+
+    def labels(self) -> Path:
+        there = LABELS in self.files
+        return self.folder.fetch(LABELS, self.files[LABELS]) if there else self.folder.copies() / LABELS
+
+    def state(self, path: str) -> list[str]:
+        return [self.files.get(path, "")]
+
+    def examined(self, paths: Sequence[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
+        items = [(path, self.files[path]) for path in paths]
+        return _examine_all(partial(examine_remote, self.folder), items, workers, progress)
+
+    def manifest(self, tracks: list[Track]) -> Manifest:
+        return RemoteFiles.of(tracks, self.folder, self.files)
+
+
+Source = _Local | _Remote
+
+
+def source_of(folder: str | Path) -> Source:
+    """A folder, or what lies behind a URL: then the server is asked for a list.
+
+    Raises:
+        FileNotFoundError: a URL that leads nowhere.
+    """
+    if not is_url(folder):
+        return _Local(Path(folder))
+    place = RemoteFolder(str(folder).rstrip("/"))
+    return _Remote(place, place.files())
+
+
+def examine_remote(place: RemoteFolder, item: tuple[str, str]) -> Track | Skipped:
+    """Fetch a file, (path, version), and decode it to its end."""
+    path, version = item
+    try:
+        place.fetch(path, version)
+    except (OSError, ValueError) as error:
+        return Skipped(path, "unreadable", str(error))
+    return examine(place.copies(version), path)
+
+
 def _scan(
-    folder: Path, workers: int | None, progress: bool, known: Known | None = None
+    source: Source, workers: int | None, progress: bool, known: Known | None = None
 ) -> tuple[Manifest, list[Skipped], LabelRows | None]:
-    paths = find_audio(folder)
-    table = read_labels(folder / LABELS)  # a mistake in it shows at once
-    return scan_files(folder, paths, table, workers, progress, known or {})
+    paths = source.paths()
+    table = read_labels(source.labels())  # a mistake in it shows at once
+    return _gathered(source, paths, table, workers, progress, known or {})
 
 
-def _scan_part(folder: Path, share: Part, beside: Path, workers: int | None) -> None:
-    """Examine a share of the files and keep in `beside` what was found: a line of JSON per file, with size and time."""
-    paths = find_audio(folder)
+def _scan_part(source: Source, share: Part, beside: Path, workers: int | None) -> None:
+    """Examine a share of the files and keep in `beside` what was found: a line of JSON per file, with its state."""
+    paths = source.paths()
     mine = [paths[row] for row in share.rows(len(paths))]
     lines = [
-        json.dumps([_state(folder / path), type(found).__name__, asdict(found)])
-        for path, found in zip(mine, _examine_all(folder, mine, workers, progress=True), strict=True)
+        json.dumps([source.state(path), type(found).__name__, asdict(found)])
+        for path, found in zip(mine, source.examined(mine, workers, progress=True), strict=True)
     ]
     write_text(beside / f"{share}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _known_parts(folder: Path, beside: Path) -> Known:
+def _known_parts(source: Source, beside: Path) -> Known:
     """What parts have found of files that are still as they were."""
     known: Known = {}
     for file in sorted(beside.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
             state, kind, fields = json.loads(line)
-            if state == _state(folder / fields["path"]):
+            if state == source.state(fields["path"]):
                 known[fields["path"]] = Track(**fields) if kind == "Track" else Skipped(**fields)
     return known
 
@@ -210,8 +307,14 @@ def scan_files(
 
     known: what was found of some of them before.
     """
-    known = known or {}
-    rest = _examine_all(root, [path for path in paths if path not in known], workers, progress)
+    return _gathered(_Local(root), paths, table, workers, progress, known or {})
+
+
+def _gathered(
+    source: Source, paths: Sequence[str], table: dict[str, dict[str, Any]] | None, workers: int | None, progress: bool,
+    known: Known,
+) -> tuple[Manifest, list[Skipped], LabelRows | None]:  # fmt: skip
+    rest = source.examined([path for path in paths if path not in known], workers, progress)
     tracks: list[Track] = []
     skipped: list[Skipped] = []
     first: dict[str, str] = {}
@@ -224,18 +327,21 @@ def scan_files(
         else:
             first[result.hash] = result.path
             tracks.append(result)
+    next(rest, None)  # its bar ends
     rows = None
     if table is not None:
         tracks, rows = _label(tracks, table)
-    return Manifest.from_tracks(tracks, root), skipped, rows
+    return source.manifest(tracks), skipped, rows
 
 
-def _examine_all(folder: Path, paths: Sequence[str], workers: int | None, progress: bool) -> Iterator[Track | Skipped]:
-    """Results in the order of `paths`. Processes, since decoders hold their locks longer than threads like."""
-    workers = max(1, min(workers or cores(), len(paths)))
-    at_once = max(1, min(16, len(paths) // (4 * workers)))
-    bar = partial(tqdm, total=len(paths), desc="scan", unit="file", disable=not progress)
-    yield from bar(in_order(partial(examine, folder), paths, workers, at_once))
+def _examine_all(
+    look: Callable[[Any], Track | Skipped], items: Sequence[Any], workers: int | None, progress: bool
+) -> Iterator[Track | Skipped]:
+    """Results in the order of the files. Processes, since decoders hold their locks longer than threads like."""
+    workers = max(1, min(workers or cores(), len(items)))
+    at_once = max(1, min(16, len(items) // (4 * workers)))
+    bar = partial(tqdm, total=len(items), desc="scan", unit="file", disable=not progress)
+    yield from bar(in_order(look, items, workers, at_once))
 
 
 def _decode(file: Path) -> tuple[int, float, bool, str]:

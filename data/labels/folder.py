@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from ..audio.read import SUFFIXES
 from ..collections.scan import scan_folder
 from ..open import MANIFEST, address_kind, open_sound, path_of
+from ..storage.remote import RemoteFiles
 from ..track import Manifest
 from .annotations import SUFFIXES as ANNOTATIONS
 from .annotations import read_annotation
@@ -97,20 +98,22 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
     for row, track in enumerate(manifest):
         for name, value in track.labels.items():
             columns.setdefault(name, [None] * len(manifest))[row] = None if value == "" else value
+    if isinstance(manifest, RemoteFiles):
+        columns = {name: _opened(values, manifest.place.fetch) for name, values in columns.items()}
     if not scanned:
         return LabelledFolder(path, manifest, columns)
-    columns = {name: _opened(values, path) for name, values in columns.items()}
+    columns = {name: _opened(values, path.joinpath) for name, values in columns.items()}
     for suffix in ANNOTATIONS:
         _beside(manifest, path, suffix, columns)
     return LabelledFolder(path, manifest, columns, tuple(_unmatched(path, manifest, bool(columns))))
 
 
-def _opened(values: list[Any], folder: Path) -> list[Any]:
-    """Where a column names annotation files, what is in them."""
+def _opened(values: list[Any], file_of: Callable[[str], Path]) -> list[Any]:
+    """Where a column names annotation files, what is in them. file_of: where one lies on this machine."""
     named = [isinstance(v, str) and Path(v).suffix.lower() in ANNOTATIONS for v in values if v is not None]
     if not named or not all(named):
         return values
-    return [None if value is None else read_annotation(folder / value) for value in values]
+    return [None if value is None else read_annotation(file_of(value)) for value in values]
 
 
 def _beside(manifest: Manifest, folder: Path, suffix: str, columns: dict[str, list[Any]]) -> None:

@@ -238,6 +238,12 @@ class OverTime(Kind):
     def said(self, settings: Settings) -> str:
         """A decoder in words."""
 
+    def answered(self, heard: Timed) -> Any:
+        """What was heard as `decode` would give it; None where it hasn't been."""
+        if heard.segments is None:
+            return None
+        return [{"start": start, "end": end, "label": label} for start, end, label in heard.segments]
+
     @abstractmethod
     def score(self, label: Any, answer: Any) -> tuple[float, ...]:
         """The measures of one track. answer: as `decode` gives it."""

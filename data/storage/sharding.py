@@ -46,7 +46,7 @@ def shard(
     workers: int | None = None,
     check: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
-) -> None:
+) -> dict[str, Any]:
     """Pack a manifest's audio into Parquet shards of FLAC chunks, mono at one rate.
 
     `groundbass pretrain … --data OUT` trains on them: the same crops as on the files, to half a step of 16 bits; and
@@ -68,7 +68,7 @@ def shard(
     if check:
         found = Shards.open_folder(out, check=True)
         print(f"{out}: {len(found.files)} shards with {len(found)} tracks are as they were written.")
-        return
+        return _figures(out, found)
     if not 0 < chunk_seconds <= CHUNK_SECONDS:
         raise ValueError(f"--chunk-seconds {chunk_seconds} must be above 0 and at most {CHUNK_SECONDS:g}.")
     if sample_rate < 1000 or shard_mb < 1:
@@ -76,6 +76,13 @@ def shard(
     sound = open_sound(manifest, root)
     told = write_shards(sound, out, sample_rate, chunk_seconds, shard_mb, workers, part=Part.of(part))
     print("\n".join(told))
+    return {"out": out, "part": part} if part is not None else _figures(out, Shards.open_folder(out))
+
+
+def _figures(out: Path, found: Shards) -> dict[str, Any]:
+    hours = float(found.seconds().sum()) / 3600
+    size = sum(file.stat().st_size for file in out.glob("shard-*.parquet"))
+    return {"out": out, "shards": len(found.files), "tracks": len(found), "hours": hours, "bytes": size}
 
 
 def write_shards(

@@ -17,11 +17,11 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -30,6 +30,7 @@ import soundfile as sf
 
 from ..audio import read as audio
 from ..track import METADATA, Manifest, metadata_of, place_from
+from .remote import filesystem_of
 
 OURS = "__groundbass__"  # `datasets` leaves out folders whose names begin so
 INDEX = f"{OURS}/index.parquet"
@@ -217,20 +218,9 @@ class Shards(Manifest):
 def is_sharded(folder: str | Path) -> bool:
     """Whether a folder or URL holds shards, finished or not."""
     filesystem, path = filesystem_of(str(folder))
-    return bool(filesystem.exists(f"{path}/{INDEX}") or filesystem.glob(f"{path}/shard-*.parquet"))
-
-
-def filesystem_of(folder: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path in it.
-
-    Raises:
-        ValueError: a package is missing.
-    """
-    try:
-        filesystem, path = fsspec.core.url_to_fs(folder)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{folder} can't be opened: {error}") from error
-    return filesystem, path
+    with suppress(FileNotFoundError, NotImplementedError):  # servers that list nothing
+        return bool(filesystem.exists(f"{path}/{INDEX}") or filesystem.glob(f"{path}/shard-*.parquet"))
+    return False
 
 
 def checksum_of(data: Any, scale: float) -> int:

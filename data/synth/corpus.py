@@ -127,22 +127,22 @@ def synth(
     variety: float = 0.0,
     music: float = SHARES["music"],
     train: float = SPLITS["train"],
-) -> None:
+) -> dict[str, Any]:
     """Render the embedded corpus: music in twelve styles, single notes and playing techniques, with exact labels.
 
     Writes OUT/audio/*.flac (24 kHz, mono) and OUT/manifest.parquet. The same seed gives the same bytes, for any number
     of workers. A corpus that is already there is left alone.
 
     Args:
-        out: The folder to make.
-        hours: Hours of audio: 60 % music, 18 % single notes, 22 % techniques.
-        seed: Seed of everything.
-        workers: Processes; all cores if not given.
-        clip_seconds: Length of a music clip.
-        variety: Share of the bands that keep to no style: wider tempo, harmony, rhythm, orchestration, tuning, room,
+        out: the folder to make.
+        hours: hours of audio: 60 % music, 18 % single notes, 22 % techniques.
+        seed: of everything.
+        workers: processes; one per core by default.
+        clip_seconds: length of a music clip.
+        variety: share of the bands that keep to no style: wider tempo, harmony, rhythm, orchestration, tuning, room,
             a tempo that wanders. For learning from labels that shall hold on recordings; their clips have no `style`.
-        music: Share of the hours that is music.
-        train: Share of the clips that is for training.
+        music: share of the hours that is music.
+        train: share of the clips that is for training.
     """
     _check(hours, seed, workers, clip_seconds, {"variety": variety, "music": music, "train": train})
     out = Path(os.path.abspath(out))
@@ -152,11 +152,18 @@ def synth(
     recipe |= {name: value for name, value in asked.items() if value != usual[name]}
     if _is_made(out, recipe):
         print(f"{out} already holds this corpus ({hours} h, seed {seed}): left as it is.", file=sys.stderr)
-        return
+        return figures(list(Manifest.open(out / MANIFEST)), out)
     soundfont_path()
     with alone(out.with_name(f".{out.name}.lock"), str(out)):
         tracks = _make(out, recipe, plan_clips(hours, seed, clip_seconds, music, train), variety, workers)
     print(summary(tracks, out), file=sys.stderr)
+    return figures(tracks, out)
+
+
+def figures(tracks: list[Track], out: Path) -> dict[str, Any]:
+    """What is in a corpus: hours, and clips of each part."""
+    hours = sum(track.seconds for track in tracks) / 3600
+    return {"out": out, "clips": len(tracks), "hours": hours, "parts": Counter(t.labels["part"] for t in tracks)}
 
 
 def _make(out: Path, recipe: dict[str, Any], clips: list[Clip], variety: float, workers: int | None) -> list[Track]:

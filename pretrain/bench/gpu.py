@@ -20,9 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._pytree import tree_map_only
 
-from ...data.track import Manifest
+from ...data.track import Manifest, Track
+from ...models.adapters import ModelEncoder
+from ...models.heads import moments
+from ...models.mert import MertConfig, MertModel
 from .. import optim
 from ..clock import Clock, running
 from ..cost.pretended_run import Machine, made, of_size
@@ -35,13 +38,19 @@ from ..run.hardware import choose_arithmetic, peak_flops
 from ..run.trial_step import random_batches
 from ..step import Training, train_step
 from ..targets.target import NOISE
+from . import kernels
 from .parts import Row, peak_memory, row
 
 SECONDS = 480.0  # a card lent for a quarter of an hour leaves time for a second try
 PACKAGE = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 WORKERS = 16
-SHAPES = {"mert": (374, False), "mert_padded": (374, True), "beats_bias": (124, True)}  # tokens, mask or bias
+FIRST = (
+    "masked.mert_debug", "tokens.beats_iter1_debug", "latent.eat_debug", "contrastive.clmr_debug", "masked.muq_debug",
+)  # fmt: skip
+"""Recipes that are checked before anything is timed."""
+LABELLED = ("labelled", "tagging")
+ESTIMATED = ("mert_95m", "beats_base", "eat_base", "clmr_base")
 
 
 class Found:
@@ -76,8 +85,10 @@ class Found:
             torch.cuda.empty_cache()
 
 
-def rows(rehearse: bool = False, seconds: float = SECONDS) -> list[Row]:
+def rows(rehearse: bool = False, seconds: float = SECONDS, roofs: dict[str, Recipe] | None = None) -> list[Row]:
     """Measure; see `groundbass bench gpu`.
+
+    roofs: whose roofline a rehearsal estimates; None: those of `ESTIMATED`.
 
     Raises:
         ValueError: there is no GPU, and it isn't a rehearsal.
@@ -85,13 +96,18 @@ def rows(rehearse: bool = False, seconds: float = SECONDS) -> list[Row]:
     if not rehearse and not torch.cuda.is_available():
         raise ValueError("There is no GPU here; `groundbass bench gpu --rehearse` runs the same code on a CPU.")
     device = CPU if rehearse else torch.device("cuda", 0)
-    found = Found(seconds)
+    found = Found(float("inf") if rehearse else seconds)
     print(choose_arithmetic(device, tf32=True).strip() or "a rehearsal on a CPU", file=sys.stderr)
-    sizes = _debug_sizes() if rehearse else _full_sizes()
     with tempfile.TemporaryDirectory() as scratch:
         folder, noise = Path(scratch), Manifest.from_tracks([NOISE], ".")
+        full = _full_sizes(folder) if roofs is None or not rehearse else roofs
+        sizes = _debug_sizes() if rehearse else full
         for name, needs, work in _sections(found, device, noise, folder, sizes, rehearse):
             found.section(name, needs, work)
+        for name, recipe in full.items() if rehearse else ():
+            if roofs is None and name not in ESTIMATED:
+                continue
+            found.section(f"roofline_{name}", 0, partial(roofline, found, name, recipe, noise, folder / f"roof_{name}"))
     return found.rows
 
 
@@ -102,101 +118,98 @@ def _sections(
     found: Found, device: torch.device, noise: Manifest, folder: Path, sizes: dict[str, Recipe], rehearse: bool
 ) -> Iterator[Section]:
     """What is measured, in the order of its worth: name, seconds that it needs on a GPU, the work."""
+    first, *others = sizes
+
+    def sped(name: str, recipe: Recipe, compiled: bool = False) -> Section:
+        place = folder / name
+        work = partial(speed, found, name, recipe, device, noise, place, compiled and not rehearse)
+        return name, 45 if compiled else 12, work
+
+    def checked(address: str) -> Section:
+        heard = _labelled_noise() if address.startswith(LABELLED) else noise
+        return f"right_{address}", 5, partial(right, found, address, device, heard, folder / address)
+
     yield "ceilings", 10, partial(ceilings, found, device)
-    for address in ["tokens.beats_iter1_debug"] if rehearse else _alone():
-        yield f"right_{address}", 6, partial(right, found, address, device, noise, folder / address)
-    for name, recipe in sizes.items():
-        yield name, 20, partial(speed, found, name, recipe, device, noise, folder / name)
-    first = next(iter(sizes))
+    yield "attention", 10, partial(kernels.attention, found, device)
+    alone = ["tokens.beats_iter1_debug", "labelled.finetune_debug"] if rehearse else _alone()
+    yield from (checked(address) for address in alone if address in FIRST)
+    yield sped(first, sizes[first])
+    yield sped(f"{first}_compiled", sizes[first], compiled=True)
+    for name in others:
+        yield sped(name, sizes[name])
+    yield "data", 40, partial(data, found, first, 1 if rehearse else WORKERS)
+    yield "listening", 15, partial(listening, found, device)
+    yield from (checked(address) for address in alone if address not in FIRST)
     for micro in () if rehearse else (16, 128):
-        name, recipe = f"{first}_{micro}", of_size(sizes[first], micro, "bf16")
-        yield name, 20, partial(speed, found, name, recipe, device, noise, folder / name)
-    for name, recipe in sizes.items():
-        name, compiled = f"{name}_compiled", not rehearse
-        yield name, 60, partial(speed, found, name, recipe, device, noise, folder / name, compiled)
-    yield "data", 60, partial(data, found, first, sizes[first], 1 if rehearse else WORKERS)
-    if rehearse:
-        yield "roofline", 20, partial(roofline, found, first, sizes[first], noise, folder / "roofline")
+        yield sped(f"{first}_{micro}", of_size(sizes[first], micro, "bf16"))
+    for name in others:
+        yield sped(f"{name}_compiled", sizes[name], compiled=True)
+    yield "front_end", 10, partial(kernels.front_end, found, device)
+    yield "beats_attention", 30, partial(kernels.beats, found, device)
 
 
 def _alone() -> list[str]:
     """The debug recipes that need no other run."""
     named = [address for address in addresses() if address.endswith("_debug")]
-    return [a for a in named if getattr(find(a).objective, "tokenizer", None) != "" and not a.startswith("labelled")]
+    return [address for address in named if getattr(find(address).objective, "tokenizer", None) != ""]
+
+
+def _labelled_noise() -> Manifest:
+    """Four tracks of noise for those who learn from labels: three with some of every kind, one without."""
+    beats = [0.1 + 0.4 * beat for beat in range(14)]
+    chords = [{"start": 0.0, "end": 3.0, "label": "C:maj"}, {"start": 3.0, "end": 6.0, "label": "A:min7"}]
+    tracks = []
+    for number in range(4):
+        labels = {"genre": "ab"[number % 2], "tempo": 120.0 + number, "tags": ["x", "yz"[number % 2]], "chords": chords}
+        labels |= {"beats": beats, "downbeats": beats[::4]}
+        tracks.append(Track(f"{number}", f"{number}", 144_000, 24_000, 1, f"{number:032x}", None, None, labels))
+    tracks[3] = dataclasses.replace(tracks[3], labels={})
+    return Manifest.from_tracks(tracks, ".")
 
 
 def _debug_sizes() -> dict[str, Recipe]:
     return {"beats_debug": of_size(tokens.beats_iter1_debug(), 2, "bf16")}
 
 
-def _full_sizes() -> dict[str, Recipe]:
-    from .train import _free_of_downloads as without_codec
-
+def _full_sizes(folder: Path) -> dict[str, Recipe]:
+    """What is trained on GPUs, with a micro-batch that fits; MERT's codes are read from a store, as is advised."""
     sizes = {
-        "mert_95m": (without_codec(masked.mert_95m(), rvq=False), 64),
+        "mert_95m": (masked.mert_95m(), 64),
         "beats_base": (tokens.beats_iter1(), 35),
         "clmr_base": (contrastive.clmr_base(), 48),
         "eat_base": (latent.eat_base(), 12),
-        "mert_330m": (without_codec(masked.mert_330m(), rvq=False), 16),
+        "mert_330m": (masked.mert_330m(), 16),
         "muq_large": (masked.muq_large(), 8),
     }
-    return {name: of_size(recipe, micro, recipe.precision) for name, (recipe, micro) in sizes.items()}
+    return {
+        name: of_size(_with_stored_codes(recipe, folder / f"{name}_codes"), micro, recipe.precision)
+        for name, (recipe, micro) in sizes.items()
+    }
+
+
+def _with_stored_codes(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with a store of random codes of the noise, where it predicts a codec's."""
+    codec = getattr(recipe.objective, "codec", None)
+    if codec is None or codec.weight == 0:
+        return recipe
+    folder.mkdir(parents=True)
+    asked = dataclasses.replace(recipe.objective, codec=dataclasses.replace(codec, store=str(folder)))
+    stored, _ = asked.stand_in(folder, recipe.crops.crop_samples)
+    return dataclasses.replace(recipe, objective=stored)
 
 
 # ---- what the card can
 
 
 def ceilings(found: Found, device: torch.device) -> None:
-    """Products and copies, and which kernel attends in three shapes that we train with."""
+    """Products and copies."""
     size = 8192 if device.type == "cuda" else 256
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    found.add("product_bf16", 2 * size**3 / _seconds(lambda: a @ b) / 1e12, "TFLOP/s")
+    found.add("product_bf16", 2 * size**3 / kernels.seconds(lambda: a @ b) / 1e12, "TFLOP/s")
     source = torch.empty(2**28 if device.type == "cuda" else 2**20, device=device)
     target = torch.empty_like(source)
-    found.add("copy", 8 * source.numel() / _seconds(lambda: target.copy_(source)) / 1e12, "TB/s read and written")
-    for name, (count, masked_out) in SHAPES.items():
-        _attention(found, name, count if device.type == "cuda" else 16, masked_out, device)
-
-
-def _attention(found: Found, name: str, count: int, masked_out: bool, device: torch.device) -> None:
-    biased = name.endswith("bias")
-    heads = torch.randn(16, 12, count, 64, device=device, dtype=torch.bfloat16, requires_grad=True)
-    bias: Tensor | None = None
-    if biased:
-        bias = torch.zeros(16, 12, count, count, device=device, dtype=torch.bfloat16, requires_grad=True)
-    elif masked_out:
-        bias = torch.ones(16, 1, 1, count, device=device, dtype=torch.bool)
-
-    def both() -> None:
-        scaled_dot_product_attention(heads, heads, heads, attn_mask=bias).sum().backward()
-
-    began = time.perf_counter()
-    both()
-    _wait()
-    first = time.perf_counter() - began
-    kind = ""
-    if device.type == "cuda":
-        from torch.nn.attention import SDPBackend
-
-        kind = f" by {SDPBackend(torch._fused_sdp_choice(heads, heads, heads, bias)).name.lower()}"
-    found.add(f"attention_{name}", 1e3 * _seconds(both), f"ms forward and backward{kind}")
-    found.add(f"attention_{name}_first", 1e3 * first, "ms, the first time in this shape")
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _seconds(work: Callable[[], Any], rounds: int = 10) -> float:
-    for _ in range(3):
-        work()
-    _wait()
-    began = time.perf_counter()
-    for _ in range(rounds):
-        work()
-    _wait()
-    return (time.perf_counter() - began) / rounds
+    copied = kernels.seconds(lambda: target.copy_(source))
+    found.add("copy", 8 * source.numel() / copied / 1e12, "TB/s read and written")
 
 
 # ---- whether it is right
@@ -277,7 +290,7 @@ def speed(
     began = time.perf_counter()
     for _ in range(3):
         stepper()
-    _wait()
+    kernels.wait()
     if compiled:
         found.add(f"{name}_warm", time.perf_counter() - began, "s until it is compiled")
     if device.type == "cuda":
@@ -287,7 +300,7 @@ def speed(
         for _ in range(rounds):
             began = time.perf_counter()
             stepper()
-            _wait()
+            kernels.wait()
             took.append(time.perf_counter() - began)
         parts = clock.take()
     step = median(took)
@@ -302,13 +315,35 @@ def speed(
             found.add(f"{name}_{part}", parts[part] / (rounds * step), "of the step")
 
 
-def data(found: Found, name: str, recipe: Recipe, workers: int) -> None:
-    """What a step waits for its batch, read from FLAC files by so many processes."""
-    from .train import _music, _our_steps
+def data(found: Found, name: str, workers: int) -> None:
+    """What a step of MERT waits for its batch, read from FLAC files by so many processes."""
+    from .train import _free_of_downloads, _music, _our_steps
 
+    recipe = masked.mert_debug() if workers == 1 else of_size(masked.mert_95m(), 64, "bf16")
+    recipe = dataclasses.replace(_free_of_downloads(recipe, rvq=False), workers=workers, trackers=())
     with _music(recipe.crops) as manifest, tempfile.TemporaryDirectory() as run:
-        lines = _our_steps(dataclasses.replace(recipe, workers=workers, trackers=()), manifest, Path(run) / "run")
+        lines = _our_steps(recipe, manifest, Path(run) / "run")
     found.add(f"{name}_data_wait", median(line["data_wait_share"] for line in lines), f"of a step, {workers} workers")
+
+
+def listening(found: Found, device: torch.device) -> None:
+    """What `embed` and `probe` do on a card: all hidden states of windows of 10 s, and their moments brought back."""
+    cuda = device.type == "cuda"
+    small = MertConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7
+    )
+    for precision in ("float32", "bfloat16"):
+        model: Any = MertModel(MertConfig() if cuda else small)
+        encoder = ModelEncoder(model.to(device, getattr(torch, precision)).eval())
+        sound = 0.1 * torch.randn(16 if cuda else 2, 240_000 if cuda else 24_000, device=device)
+
+        def hear(encoder: Any = encoder, sound: Tensor = sound) -> None:
+            with torch.inference_mode():
+                for states in encoder.hidden_states(sound):
+                    tree_map_only(Tensor, Tensor.cpu, moments(states))
+
+        took = kernels.seconds(hear, 5)
+        found.add(f"listening_{precision}", sound.numel() / 24_000 / took, "s of audio/s of all layers, pooled")
 
 
 def roofline(found: Found, name: str, recipe: Recipe, noise: Manifest, run: Path) -> None:
@@ -318,7 +353,7 @@ def roofline(found: Found, name: str, recipe: Recipe, noise: Manifest, run: Path
     kernels, waits = counted(recipe, micro, noise, run)
     for how, launched in (("", kernels), ("_compiled", fused(kernels))):
         told = estimate(recipe, launched, waits, micro)
-        found.add(f"roofline_{name}{how}", told.utilisation, "of 989 TFLOP/s, an estimate")
+        found.add(f"roofline_{name}{how}", told.utilisation, f"of 989 TFLOP/s, an estimate, {micro} crops")
         found.add(f"roofline_{name}{how}_kernels", told.kernels, f"per step, {told.waits} waits")
         found.add(f"roofline_{name}{how}_device", 1e3 * told.device_seconds, "ms")
         found.add(f"roofline_{name}{how}_host", 1e3 * told.host_seconds, "ms")

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ... import arguments
 from ...data.track import Manifest
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
@@ -79,23 +80,22 @@ class Options:
     kernels: tyro.conf.FlagCreatePairsOff[bool] = False
     """count a step's kernels and waits too, and say whether the host can launch them as fast as the GPU computes"""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """print one JSON object and nothing else"""
+    """print JSON and nothing else"""
 
 
 def main(argv: list[str]) -> int:
     """Run the command.
 
     Raises:
-        ValueError: an option or a file is wrong.
+        ValueError: an option or a file is wrong, or a word isn't understood.
         OSError: a file can't be read.
-        SystemExit: tyro ends with 2 on unknown or malformed overrides.
     """
     if not argv or argv[0].startswith("-"):
         print("usage: groundbass plan RECIPE --gpus N [--gpu H100] [--strategy ddp] [any field of the recipe] [--json]")
         print("       groundbass plan RECIPE --help      every option; `groundbass pretrain --list` shows the recipes")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     address = argv[0]
-    options = tyro.cli(Options, args=argv[1:], default=Options(find(address)), prog=f"groundbass plan {address}")
+    options = arguments.read(Options, argv[1:], f"groundbass plan {address}", Options(find(address)))
     found = {"recipe": address, **plan(options)}
     if options.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
@@ -170,6 +170,7 @@ def _launched(recipe: Recipe, micro: int, accumulation: int, compute: float) -> 
         config, _ = recipe.objective.stand_in(Path(folder), recipe.crops.crop_samples)
         small = replace(recipe, objective=config)
         kernels, waits = roofline.counted(small, micro, Manifest.from_tracks([NOISE], "."), Path(folder) / "run")
+        kernels = roofline.fused(kernels) if recipe.compile else kernels
     seconds = accumulation * len(kernels) * roofline.LAUNCH
     return {
         "per_micro_batch": len(kernels),

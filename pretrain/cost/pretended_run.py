@@ -20,6 +20,7 @@ from ...data.track import Manifest
 from .. import optim
 from ..objective import Objective
 from ..recipe import Recipe
+from ..run.prefetch import on_device
 from ..run.trial_step import random_batches
 from ..step import Training, train_step
 from . import pretended_backward
@@ -126,9 +127,17 @@ def on_cpu(recipe: Recipe, manifest: Manifest, run: Path, steps: int, share: flo
 
 
 def on_pretended_gpu(
-    recipe: Recipe, manifest: Manifest, run: Path, steps: int, share: float = 1.0, multiplies: bool = True
+    recipe: Recipe,
+    manifest: Manifest,
+    run: Path,
+    steps: int,
+    share: float = 1.0,
+    multiplies: bool = True,
+    ahead: bool = False,
 ) -> Steps:
     """The same on a pretended GPU; without `multiplies` (see there) nothing is fitted either: kernels are counted.
+
+    ahead: the next batch is copied and augmented while one is trained on; streams have to be pretended, too.
 
     Raises:
         RuntimeError: what CUDA too would refuse.
@@ -138,8 +147,9 @@ def on_pretended_gpu(
     with PretendedGpu(multiplies) as gpu:
         objective.to(DEVICE)
         objective.place(DEVICE)
+        gpu.would_compile(objective)
         training = _training(recipe, Machine(DEVICE, gpu), objective, "cuda")
-        batches = (batch.to(DEVICE) for batch in _noise(recipe, manifest, share))
+        batches = on_device(_noise(recipe, manifest, share), DEVICE, ahead, objective.ahead)
         for step in range(steps):
             gpu.events.clear()
             gpu.kernels.clear()

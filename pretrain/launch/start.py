@@ -9,29 +9,34 @@ from typing import Annotated
 
 import tyro
 
+from ... import arguments
 from . import FOLDER, names
 
-USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- pretrain …
+USAGE = """usage: groundbass launch STRATEGY [--gpus N] [--machines M --machine-rank K --main HOST:PORT] -- COMMAND …
        groundbass launch --list      the strategies
        groundbass launch --where     the folder with their files and slurm.sh
 
-Start a rank per GPU by Accelerate. What comes after -- is the command as it would be given for one GPU. Under Slurm:
+Start a rank per GPU by Accelerate. What comes after -- is the command as it would be given for one GPU: pretrain, or
+embed, predict, data codes, probe or similar, of which each process does its share and the first joins all. Under Slurm:
 sbatch --nodes 4 --gpus-per-node 8 --ntasks-per-node 8 $(groundbass launch --where)/slurm.sh ddp ADDRESS …"""
+
+
+LAUNCHED = (("pretrain",), ("embed",), ("predict",), ("data", "codes"), ("probe",), ("similar",))
 
 
 @dataclass(frozen=True)
 class Options:
     """Start a rank per GPU."""
 
-    strategy: Annotated[str, tyro.conf.Positional]
+    strategy: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STRATEGY")]
     """ddp, fsdp2, zero1, zero2, zero3, zero2_offload, zero3_offload, one_gpu, or cpu"""
-    gpus: int | None = None
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """ranks in all, one per GPU; None: as the file says"""
     machines: int = 1
     """that take part"""
     machine_rank: int = 0
     """the number of this one"""
-    main: str | None = None
+    main: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """HOST:PORT of machine 0"""
 
 
@@ -40,7 +45,6 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValueError: an unknown strategy, or nothing to start.
-        SystemExit: tyro ends with 2 on unknown or malformed words.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -64,11 +68,14 @@ def command(argv: list[str]) -> list[str]:
     own, dash, started = argv[: argv.index("--")] if "--" in argv else argv, "--" in argv, []
     if dash:
         started = argv[len(own) + 1 :]
-    options = tyro.cli(Options, args=own, prog="groundbass launch")
+    options = arguments.read(Options, own, "groundbass launch")
     if options.strategy not in names():
         raise ValueError(f"There is no strategy {options.strategy!r} to launch by; there are {', '.join(names())}.")
-    if started[:1] != ["pretrain"] or len(started) < 2:
-        raise ValueError("What shall be launched? For example: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …")
+    if not any(started[: len(name)] == list(name) and len(started) > len(name) for name in LAUNCHED):
+        raise ValueError(
+            "What shall be launched? For example: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …, or one of "
+            f"{', '.join(' '.join(name) for name in LAUNCHED[1:])}."
+        )
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{FOLDER / options.strategy}.yaml"]
     words += [] if options.gpus is None else ["--num_processes", str(options.gpus)]
     if options.machines > 1:
@@ -77,4 +84,6 @@ def command(argv: list[str]) -> list[str]:
             raise ValueError(f"--machines {options.machines} need --main HOST:PORT, where machine 0 is reached.")
         words += ["--num_machines", str(options.machines), "--machine_rank", str(options.machine_rank)]
         words += ["--main_process_ip", host, "--main_process_port", port]
-    return [*words, "-m", "groundbass.pretrain", *started[1:]]
+    if started[0] == "pretrain":
+        return [*words, "-m", "groundbass.pretrain", *started[1:]]
+    return [*words, "-m", "groundbass.cli", *started]

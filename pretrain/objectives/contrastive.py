@@ -182,9 +182,8 @@ class Contrastive(Objective):
                 "set crops.views to 2."
             )
         keys = None if self.config.same_track_negatives else batch.key_ids()
-        together = self.augment is not None and self.config.chunk is None and batch.waveform.device.type != "cpu"
-        heard = self._change_together(batch) if together else batch  # on a CPU, less at a time stays in the cache
-        (h_a, z_a), (h_b, z_b) = (self._embed(heard, view, together) for view in range(2))
+        heard = batch if batch.changed else self.ahead(batch)
+        (h_a, z_a), (h_b, z_b) = (self._embed(heard, view) for view in range(2))
         with torch.autocast(batch.waveform.device.type, enabled=False):
             z_a, z_b = F.normalize(z_a.float(), dim=-1), F.normalize(z_b.float(), dim=-1)
             everyone = None if keys is None else gather(keys)
@@ -195,11 +194,15 @@ class Contrastive(Objective):
         metrics = self._metrics(value, z_a, z_b, all_a, all_b, torch.cat([h_a, h_b])) if self.logs else {}
         return Loss(value, torch.full_like(value, float(len(z_a))).detach(), metrics)
 
-    def _change_together(self, batch: Batch) -> Batch:
-        """The batch with both views augmented in one go: half as many kernels for a GPU."""
+    def ahead(self, batch: Batch) -> Batch:
+        """On a GPU both views are augmented in one go: half as many kernels. On a CPU, less at a time stays in the
+        cache, and with `chunk` in memory: there each view is augmented when it is heard.
+        """
+        if self.augment is None or self.config.chunk is not None or batch.waveform.device.type == "cpu":
+            return batch
         seeds = [draw_seeds(self.seed, batch.on_host().index, stream=view) for view in range(2)]
         changed = self._change(torch.cat(batch.waveform.unbind(1)), torch.cat(seeds))
-        return replace(batch, waveform=torch.stack(changed.chunk(2), 1))
+        return replace(batch, waveform=torch.stack(changed.chunk(2), 1), changed=True)
 
     def _change(self, waveform: Tensor, seeds: Tensor) -> Tensor:
         assert self.augment is not None
@@ -207,14 +210,14 @@ class Contrastive(Objective):
             changed: Tensor = self.augment(waveform, seeds)
         return changed
 
-    def _embed(self, batch: Batch, view: int, changed: bool = False) -> tuple[Tensor, Tensor]:
-        """One view -> embeddings [batch, dim] and projections [batch, projection]; changed: it is augmented already."""
+    def _embed(self, batch: Batch, view: int) -> tuple[Tensor, Tensor]:
+        """One view -> embeddings [batch, dim] and projections [batch, projection]."""
         host = batch.on_host()
         size = self.config.chunk or len(batch)
         valid = host.valid[:, view]
         padded = [bool((part < batch.waveform.shape[2]).any()) for part in valid.split(size)]
         waveforms = batch.waveform[:, view].split(size)
-        if self.augment is not None and not changed:
+        if self.augment is not None and not batch.changed:
             seeds = draw_seeds(self.seed, host.index, stream=view).split(size)
             waveforms = tuple(self._change(*pair) for pair in zip(waveforms, seeds, strict=True))
         parts = zip(waveforms, batch.valid[:, view].split(size), padded, strict=True)

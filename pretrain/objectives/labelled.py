@@ -48,13 +48,13 @@ from ...models.head_files import HeadFacts, head_names, read_head
 from ...models.heads import Head, HeadConfig
 from ...models.transformer import time_mask
 from ..clock import section
-from ..distributed import whole
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change, moves, played
+from .parts.weight_averages import MeanOfWeights, averaged, begin_averages, follow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -146,6 +146,8 @@ class LabelledConfig(ObjectiveConfig):
     """what is best: the tasks' mean metric (accuracy, ROC-AUC, R²; over time: of frames), or the lowest loss"""
     average: float = 0.0
     """share of the averaged weights that a step keeps (EMA), which are what gets published; 0: no averaging"""
+    mean: MeanOfWeights = field(default_factory=MeanOfWeights)
+    """in its place, the plain mean of the weights after some steps"""
     augment: Literal["none", "clmr"] = "none"
     """CLMR's chain on each clip, without its pitch shift"""
     transpose: int = 0
@@ -165,10 +167,17 @@ class LabelledConfig(ObjectiveConfig):
             raise ValueError(f"lora_rank is {self.lora_rank} and lora_alpha {self.lora_alpha}: at least 0, above 0.")
         if not 0 <= self.average < 1:
             raise ValueError(f"average is {self.average}: a share from 0 to below 1.")
+        if self.average and self.mean.every:
+            raise ValueError(f"average is {self.average}, and {self.mean} is asked too: one of them gets published.")
         if self.pictures.on and self.network is None:
             raise ValueError("pictures change what a log-CQT network sees: give `network`, or leave them at 0.")
         if not 0 <= self.transpose <= 12:
             raise ValueError(f"transpose is {self.transpose}: at most an octave, 12 semitones.")
+
+    @property
+    def averages(self) -> bool:
+        """Whether averages of the weights are what gets published."""
+        return bool(self.average or self.mean.every)
 
     @property
     def questions(self) -> tuple[LabelTask, ...]:
@@ -337,10 +346,8 @@ class Labelled(Objective):
         if self.config.heads:
             self._begin_with(Path(self.config.heads))
         self._freeze()
-        if self.config.average:
-            for name, parameter in self.named_parameters():
-                if parameter.requires_grad:
-                    self.register_buffer(_averaged_name(name), parameter.detach().clone())
+        if self.config.averages:
+            begin_averages(self)
         self.train(self.training)
 
     def _begin_with(self, folder: Path) -> None:
@@ -494,32 +501,31 @@ class Labelled(Objective):
 
     def _mixed(self, waveform: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Mixup: the mixture, each clip's partner (None: nothing was mixed), and each clip's share [batch]."""
-        config, clips = self.config.mixup, len(waveform)
+        clips = len(waveform)
         whole = torch.ones(clips, device=waveform.device)
-        if not self.training or config.probability <= 0 or clips < 2:
+        if not self.training or self.config.mixup.probability <= 0 or clips < 2:
             return waveform, None, whole
         partner = torch.roll(torch.arange(clips, device=waveform.device), 1)
-        shares = [_share(int(seed), config) for seed in draw_seeds(self.seed, index, SHARE)]
-        share = sent(torch.tensor(shares), waveform.device)
+        share = self._mixup_shares(index, waveform.device)
         return share[:, None] * waveform + (1 - share[:, None]) * waveform[partner], partner, share
+
+    def _mixup_shares(self, index: Tensor, device: torch.device) -> Tensor:
+        """What is left of each clip [clips], on the device; index: on the CPU."""
+        seeds = draw_seeds(self.seed, index, SHARE)
+        return sent(torch.tensor([_share(int(seed), self.config.mixup) for seed in seeds]), device)
 
     # ---- validation, averages, publishing
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """The averaged weights follow."""
-        keep = self.config.average
-        for name, parameter in self.named_parameters() if keep else ():
-            if parameter.requires_grad:
-                average = self.get_buffer(_averaged_name(name))
-                with whole(parameter):
-                    average.lerp_(parameter.to(average.dtype), 1 - keep if step else 1.0)
+        if self.config.mean.every:
+            follow(self, self.config.mean.share(step + 1))
+        elif self.config.average:
+            follow(self, 1 - self.config.average if step else 1.0)
 
     def published_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The averages in the place of what they are averages of, and low-rank additions in what they add to."""
-        if self.config.average:
-            pairs = {name: state.get(_averaged_name(name), value) for name, value in state.items()}
-            state = {name: value for name, value in pairs.items() if not name.startswith(AVERAGED)}
+        state = averaged(state) if self.config.averages else state
         return merged(state, self.config.lora_rank, self.config.lora_alpha) if self.config.lora_rank else state
 
     def publish_more(self, state: dict[str, Tensor], run: Path) -> None:
@@ -578,14 +584,6 @@ class Labelled(Objective):
         """Hashes of the encoder that it began with, and of the labels."""
         found = {"encoder": self._origin, "labels": self._labels_hash}
         return found | {"heads": _told(self._windows, self._heads())} if self._windows else found
-
-
-AVERAGED = "averaged_"
-
-
-def _averaged_name(name: str) -> str:
-    """Of the buffer with a parameter's average; names of buffers have no dots."""
-    return AVERAGED + name.replace(".", "__")
 
 
 def _facts(head: Any, answers: Answers, seconds: float, fitted: HeadFacts | None) -> HeadFacts:

@@ -38,9 +38,10 @@ from ...models.tagging_transformer import TaggingTransformerConfig, TaggingTrans
 from ..clock import section
 from ..objective import Loss, Objective
 from ..recipe import Optim, Phase, Recipe
-from .labelled import VALID_SECONDS, Labelled, LabelledConfig, Mixup, _averaged_name, judged
+from .labelled import VALID_SECONDS, Labelled, LabelledConfig, Mixup, judged
 from .parts.label_targets import Answers, Clips, LabelTask
 from .parts.noisy_student import UNTRAINED, Teacher, check_names, load_teacher, taught_losses, with_unlabelled
+from .parts.weight_averages import MeanOfWeights, begin_averages
 
 if TYPE_CHECKING:
     from ...data.batch import Batch
@@ -81,8 +82,8 @@ class TaggingConfig(LabelledConfig):
     msd: bool = False
     """MusiCNN as large as for the Million Song Dataset"""
     stripes: Stripes = field(default_factory=Stripes)
-    mixed: Literal["waveform", "spectrogram"] = "waveform"
-    """what mixup mixes"""
+    mixed: Literal["waveform", "spectrogram", "pairs"] = "waveform"
+    """what mixup mixes: waveforms, standardised spectrograms, or these two by two, so that half as many are heard"""
     channels: int | None = None
     """of mtt's convolutions; None: 128 × width. The published student's are as many as its teacher's"""
     teacher: str | None = None
@@ -225,8 +226,8 @@ class Tagging(Labelled):
         fresh.config.problem_type = self._judges[0].problem
         self.encoder = fresh.train(self.training)
         self._check_teacher(answers)
-        for name, parameter in self.named_parameters() if self.config.average else ():
-            self.register_buffer(_averaged_name(name), parameter.detach().clone())
+        if self.config.averages:
+            begin_averages(self)
 
     def _check_teacher(self, answers: Answers) -> None:
         """Draw the untrained one; refuse one that answers other questions."""
@@ -275,6 +276,7 @@ class Tagging(Labelled):
         (waveform, valid), host = batch.by_view(), batch.on_host()
         host_valid, index = host.by_view()
         keys = [key for key in batch.keys for _ in range(views)]
+        own: Tensor | None = None
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)
         taught = self._taught(waveform, valid, keys)
@@ -287,14 +289,30 @@ class Tagging(Labelled):
         features = network.features(padded, valid)
         if self.training:
             features = striped(features, network.axes, self.config.stripes, draw_seeds(self.seed, index, STRIPES))
-        if self.config.mixed == "spectrogram":
+        if self.config.mixed == "pairs":
+            features, own, partner, share = self._paired(features, index)
+        elif self.config.mixed == "spectrogram":
             flat, partner, share = self._mixed(features.flatten(1), index)
             features = flat.view_as(features)
         logits = network.hear(features).logits
         clips = Clips(host.starts.flatten().double() / rate, 1, 1.0, torch.ones_like(host_valid), semitones)
         with section("targets"):
             wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
-        return self._judged(logits, wanted[0], partner, share, taught)
+        return self._judged(logits, wanted[0], partner, share, taught, own)
+
+    def _paired(self, features: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Clips 2i and 2i + 1 mixed: the mixtures, whose they are, and the shares of the first, as PANNs were trained.
+
+        A last clip without another stays as it is.
+        """
+        clips, device = len(features), features.device
+        if not self.training or self.config.mixup.probability <= 0:
+            return features, None, None, torch.ones(clips, device=device)
+        own = torch.arange(0, clips, 2)
+        share = self._mixup_shares(index[own], device)
+        own, partner = sent(own, device), sent((own + 1).clamp(max=clips - 1), device)
+        wide = share.view(-1, *[1] * (features.ndim - 1))
+        return wide * features[own] + (1 - wide) * features[partner], own, partner, share
 
     @torch.no_grad()
     def _taught(self, waveform: Tensor, valid: Tensor, keys: Sequence[str]) -> Taught | None:
@@ -340,13 +358,23 @@ class Tagging(Labelled):
         return {"score": score, f"{answers.task.name}/loss": loss, f"{answers.task.name}/metric": metric}
 
     def _judged(
-        self, logits: Tensor, targets: Tensor, partner: Tensor | None, share: Tensor, taught: Taught | None = None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        partner: Tensor | None,
+        share: Tensor,
+        taught: Taught | None = None,
+        own: Tensor | None = None,
     ) -> Loss:
+        """own, partner: of which clips an answer is (None: of all in their order, of nobody else), with share."""
         (judge,), (answers,), (known,) = self._judges, self.answers, self.shares
+        of_partner = None if partner is None else targets[partner]
+        theirs = None if taught is None or partner is None else taught.of(partner)
+        if own is not None:
+            targets, taught = targets[own], None if taught is None else taught.of(own)
         each, labelled = self._each(logits, targets, taught)
-        if partner is not None and self.config.mixup.labels:
-            theirs = None if taught is None else Taught(taught.rows[partner], taught.answers[partner])
-            other, _ = self._each(logits, targets[partner], theirs)
+        if of_partner is not None and self.config.mixup.labels:
+            other, _ = self._each(logits, of_partner, theirs)
             each = share * each + (1 - share) * other
         metrics: dict[str, Tensor | float] = {f"{answers.task.name}/labelled": labelled.detach().mean()}
         if taught is not None:
@@ -377,6 +405,10 @@ class Taught(NamedTuple):
 
     rows: Tensor
     answers: Tensor
+
+    def of(self, clips: Tensor) -> Taught:
+        """Of some clips."""
+        return Taught(self.rows[clips], self.answers[clips])
 
 
 def _named(answers: Answers) -> list[str]:
@@ -507,7 +539,7 @@ def mtt_student_msd() -> Recipe:
 def cnn14_audioset() -> Recipe:
     """PANNs' CNN14 on AudioSet: amsgrad, balanced, mixup and SpecAugment on the log-mel · published mAP .431."""
     return _recipe(
-        "Cnn14", 10, 1e-3, 600_000, 32, sample_rate=32_000, balance=True, balance_by="each", mixed="spectrogram",
+        "Cnn14", 10, 1e-3, 600_000, 64, sample_rate=32_000, balance=True, balance_by="each", mixed="pairs",
         mixup=Mixup(1.0, 1.0), stripes=Stripes(2, 64, 2, 8), optim={"amsgrad": True},
     )  # fmt: skip
 
@@ -517,11 +549,11 @@ HTSAT_EPOCH = 15_100  # steps: 1,934,000 clips, 128 at a time
 
 
 def ast_audioset() -> Recipe:
-    """AST on AudioSet's two million clips: Adam 1e-5, halved each epoch, mixup of waveforms, wide masks · mAP .459."""
+    """AST on AudioSet's two million clips: Adam 1e-5, halved by epoch, waveforms mixed, mean of epochs · mAP .459."""
     halved = tuple((epoch * AST_EPOCH, 0.5 ** (epoch - 1)) for epoch in (2, 3, 4))
     return _recipe(
         "ast", 10, 1e-5, 5 * AST_EPOCH, 12, balance=True, balance_by="each", mixup=Mixup(0.5, 10.0),
-        stripes=Stripes(1, 192, 1, 48),
+        stripes=Stripes(1, 192, 1, 48), mean=MeanOfWeights(AST_EPOCH, first=AST_EPOCH),
         optim={"betas": (0.95, 0.999), "weight_decay": 5e-7, "decay_all": True, "warmup_steps": 1000,
                "factors": halved},
     )  # fmt: skip

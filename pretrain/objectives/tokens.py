@@ -114,7 +114,7 @@ class LabelPredictor(nn.Module):
         self.logits = nn.Linear(config.hidden_size, codes)
         self.apply(init_weights)
 
-    def forward(self, kept: Tensor, positions: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+    def forward(self, kept: Tensor, positions: Tensor, mask: Tensor, inside: Tensor, whole: bool = False) -> Tensor:
         """What the blocks say of every patch, [batch, tokens, dim]; `logits` follows where it is needed.
 
         Args:
@@ -122,13 +122,14 @@ class LabelPredictor(nn.Module):
             positions: int64 [batch, kept], their places.
             mask: bool [batch, kept], False where a row has fewer kept patches than the longest.
             inside: bool [batch, tokens], the patches that are sound.
+            whole: all are: attention needs no mask.
         """
         batch, total = inside.shape
         projected = self.project(kept)
         grid = self.hidden_embedding.to(projected.dtype).expand(batch, total + 1, -1)
         where = positions.masked_fill(~mask, total)[..., None].expand_as(projected)  # padding goes behind the end
         grid = grid.scatter(1, where, projected)[:, :total]
-        found: Tensor = self.norm(self.transformer(grid, mask=inside)[-1])
+        found: Tensor = self.norm(self.transformer(grid, mask=None if whole else inside)[-1])
         return found
 
 
@@ -170,7 +171,8 @@ class Tokens(Objective):
             self.counts.observe(taken(labels, sent(true_places(sound), device))[:, None])
         tokens = take(self.encoder.embed_patches(fbank), positions)
         heard = self.encode_kept(tokens, positions, None if kept.even else mask, total)
-        logits = self.predictor.logits(taken(self.predictor(heard, positions, mask, inside), kept.hidden)).float()
+        predicted = self.predictor(heard, positions, mask, inside, bool(sound.all()))
+        logits = self.predictor.logits(taken(predicted, kept.hidden)).float()
         wanted = taken(labels, kept.hidden)
         count = torch.full((), len(kept.hidden), device=device)
         loss = functional.cross_entropy(logits, wanted, reduction="sum", label_smoothing=self.config.label_smoothing)

@@ -65,4 +65,5 @@ def choose_arithmetic(device: torch.device, tf32: bool) -> str:
         "cuDNN": torch.backends.cuda.cudnn_sdp_enabled(),
     }
     said = ", ".join(name for name, on in kinds.items() if on)
-    return f"\n  kernels attention by {said}; float32 as {'TF32' if tf32 else 'float32'}"
+    learned = "; a bias that learns by memory-efficient" if kinds["memory-efficient"] else ""
+    return f"\n  kernels attention by {said}{learned}; float32 as {'TF32' if tf32 else 'float32'}"

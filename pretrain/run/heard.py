@@ -45,11 +45,11 @@ def _keep(data: str, kind: Kind, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if kind == "folder" and not (path_of(data) / MANIFEST).is_file():
         with redirect_stdout(sys.stderr):
-            scan(path_of(data), run / "manifest.parquet")
+            scan(str(path_of(data)), run / "manifest.parquet")
         return
     refused: dict[str, str] = {}
     manifest = open_sound(data, refused=refused)
-    address = data if kind == "corpus" else str(path_of(data).resolve())
+    address = data if kind in ("corpus", "remote") else str(path_of(data).resolve())
     write_json(run / "data.json", {"data": address, "left_out": refused})
     manifest.write(run / "manifest.parquet")
 

@@ -13,6 +13,7 @@ import torch
 
 from ...data.writing import write_text
 from ...progress import tqdm
+from .. import distributed
 from ..clock import Clock, running
 from ..recipe import Recipe, resolved
 from ..step import Step, Training
@@ -97,6 +98,7 @@ class Log:
             "checkpoint_seconds": self._saving,
         }
         line |= {f"{name}_seconds": value / steps for name, value in self._clock.take().items()}
+        line |= distributed.sending(self._training.model)
         if self._training.flops is not None:
             line["tflops"] = self._training.flops / seconds / 1e12
             peak = peak_flops(self._training.recipe.precision, self._training.recipe.tf32)

@@ -129,6 +129,13 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def last_loss(run: Path) -> dict[str, Any] | None:
+    """The last line of RUN/loss.jsonl; None where nothing was logged."""
+    file = run / "loss.jsonl"
+    lines = _whole_lines(file) if file.is_file() else []
+    return json.loads(lines[-1]) if lines else None
+
+
 def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
     """What a run has written about itself (see `write_json`). kinds: of fields that it must have.
 

@@ -384,7 +384,7 @@ def codes(
     codebooks: int = 8,
     device: str | None = None,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
-) -> None:
+) -> dict[str, Any]:
     """Store a codec's codes of every track, for the `codec` target; started again, it goes on where it stopped.
 
     Args:
@@ -398,13 +398,15 @@ def codes(
     tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
     tracks.check_rate(model.identity.sample_rate)
-    model.place(torch.device(device or usual_device()))
+    model.place(torch.device(usual_device(device)))
     share = Part.of(part)
     with alone(out / (".lock" if share is None else f".lock-{share}"), str(out)):
-        _store_codes(tracks, out, model, share)
+        new = _store_codes(tracks, out, model, share)
+    return {"out": out, "tracks": len(tracks), "new": new, "codec": model.identity}
 
 
-def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None = None) -> None:
+def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None = None) -> int:
+    """Encode what is missing, of a share or of all; how many tracks that were."""
     codec, codebooks = model.identity.name, model.codebooks
     file = out / "codec.json"
     if not file.exists():
@@ -428,6 +430,7 @@ def _store_codes(tracks: Manifest, out: Path, model: Codec, share: Part | None =
             store.parts = number
             store.write_part([tracks[row] for row in group], found)
     print(f"{out}: codes of {len(tracks)} tracks, {len(missing)} of them new.")
+    return len(missing)
 
 
 def _groups(rows: list[int], first: int) -> dict[int, list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ def kmeans(
     steps: int = 200,
     batch_size: int = 32,
     seed: int = 0,
-) -> None:
+) -> dict[str, Any]:
     """Fit k-means centres of log-mel and chroma frames by mini-batches, for the `kmeans` target.
 
     Args:
@@ -207,3 +207,4 @@ def kmeans(
         save_file(tables, beside, metadata={"sample_rate": str(sample_rate), "hop": str(hop)})
     bits = math.log2(mel_clusters) + math.log2(chroma_clusters)
     print(f"{out}: {mel_clusters} log-mel and {chroma_clusters} chroma centres (at most {bits:.1f} bits per frame).")
+    return {"out": out, "mel_clusters": mel_clusters, "chroma_clusters": chroma_clusters, "bits_per_frame": bits}

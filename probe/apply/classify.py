@@ -31,6 +31,7 @@ from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
 from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
+from ...models.loading import shipped as find_shipped
 from ...models.tagger import average
 
 Unit = Literal["track", "window", "frame"]
@@ -527,7 +528,7 @@ def load_classifier(
     name_or_path: str | Path, device: str = "cpu", *, encoder: str | Path | None = None, trust_remote_code: bool = False
 ) -> Classifier:
     """Open a heads folder that `groundbass probe` wrote, a run that learned from labels, a published classifier, one of
-    our taggers, or any Hugging Face audio classifier.
+    our taggers, any Hugging Face audio classifier, or, by its name, one that ships with groundbass.
 
     encoder: of a heads folder, where it has moved. trust_remote_code: run a folder's own Python.
 
@@ -537,7 +538,7 @@ def load_classifier(
     """
     path = Path(name_or_path).expanduser()
     if not path.is_dir():
-        path = download(str(name_or_path))
+        path = find_shipped(str(name_or_path)) or download(str(name_or_path))
     if head_names(path):
         return Classifier(_on_heads(path, device, encoder), path.name)
     path = classifier_in(path) or path
@@ -587,8 +588,8 @@ def shipped() -> Path:
     Raises:
         ValueError: this installation has none.
     """
-    folder = Path(__file__).parents[2] / "models" / "shipped" / "groundbass_tiny"
-    if not folder.is_dir():
+    folder = find_shipped("groundbass-tiny")
+    if folder is None:
         raise ValueError(
             "No classifier is named, and none ships with this version: name a heads folder (groundbass probe writes "
             "one), a run of labelled.*, a published classifier or a Hub name."

@@ -51,11 +51,11 @@ def embed(
     device: str | None = None,
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_seconds: float = 80.0,
-    workers: int = 2,
+    threads: int = 2,
     force: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Turn recordings of any length into vectors: a table with path, start, end and one column per layer.
 
     The same command goes on where it was killed. Files that can't be read are left out and listed in
@@ -75,7 +75,7 @@ def embed(
         device: cpu, cuda, cuda:1; a GPU where there is one.
         dtype: of the weights; vectors are float32 in any case.
         batch_seconds: of sound per call of the encoder; less needs less memory.
-        workers: threads that decode.
+        threads: threads that decode.
         force: replace OUT where it is another table.
         part: embed a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
@@ -84,7 +84,7 @@ def embed(
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
-    device = device or usual_device()
+    device = usual_device(device)
     weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
     asked = Embedding(chosen_layers(heard, layers), unit, pooling, window_seconds, overlap_seconds)
@@ -99,8 +99,21 @@ def embed(
             shutil.rmtree(out.with_name(f".{out.name}.parts"), ignore_errors=True)
             print(f"{out} is there already, from the same files, encoder and settings.")
         else:
-            means = device, batch_seconds, workers
+            means = device, batch_seconds, threads
             _write_table(out, heard, manifest, asked, about | {"key": key}, refused, means, share)
+    if share is not None:
+        return {"out": out, "part": str(share)}
+    return {"out": out, "tracks": len(manifest), "width": asked.width(heard.dim), **_held(out), **asked.to_json()}
+
+
+def _held(out: Path) -> dict[str, int]:
+    """Rows of a table, and of the list of what was left out of it."""
+    listed = out.with_name(f"{out.name}.skipped.csv")
+    skipped = len(listed.read_text(encoding="utf-8", errors="replace").splitlines()) - 1 if listed.is_file() else 0
+    if out.suffix == ".npz":
+        with np.load(out) as held:
+            return {"rows": len(held["path"]), "skipped": skipped}
+    return {"rows": pq.read_metadata(out).num_rows, "skipped": skipped}
 
 
 def _write_table(
@@ -226,11 +239,11 @@ def _finished(out: Path, key: str, force: bool) -> bool:
 def _begun(folder: Path, key: str, wanted: range) -> list[int]:
     """Which of the wanted parts aren't done; a folder of other files or settings is cleared."""
     note = folder / "key"
-    if not note.is_file() or note.read_text() != key:
-        if note.is_file() or not folder.is_dir():  # several jobs may begin at once
+    with alone(folder.with_name(f"{folder.name}.lock"), str(folder), wait=True):  # several jobs may begin at once
+        if not note.is_file() or note.read_text() != key:
             shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(note, key)
+            folder.mkdir(parents=True)
+            write_text(note, key)
     missing = [number for number in wanted if not (folder / f"{number:06d}.parquet").is_file()]
     if len(missing) < len(wanted):
         print(f"going on after {len(wanted) - len(missing)} of {len(wanted)} parts", file=sys.stderr)

@@ -65,8 +65,8 @@ def chosen_layers(encoder: Encoder, layers: int | Sequence[int] | str) -> tuple[
     wrong = [layer for layer in asked if not (isinstance(layer, int) and -encoder.layers <= layer < encoder.layers)]
     if wrong or not asked:
         raise ValueError(
-            f"layers {asked}: this encoder has the layers 0 to {encoder.layers - 1}; negative numbers count from the "
-            f"end, {MOST_LAYERS!r} takes every one."
+            f"--layers {' '.join(map(str, asked))}: the encoder has the layers 0 to {encoder.layers - 1}; negative "
+            f"numbers count from the end, and {MOST_LAYERS} takes every one."
         )
     return tuple(dict.fromkeys(layer % encoder.layers for layer in asked))
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -19,6 +20,7 @@ from .embedding import chosen_layers
 RATES = (16_000, 22_050, 44_100, 48_000)  # Hz that HEAR's tools offer
 LONGEST = 30.0  # s that are heard at once
 SHORTEST = 1.0  # s, to which shorter sounds are padded
+Layers = tuple[int, ...] | Literal["all"]
 
 
 class HearModel(nn.Module):
@@ -28,7 +30,7 @@ class HearModel(nn.Module):
     scene_embedding_size, timestamp_embedding_size: width of the chosen layers together.
     """
 
-    def __init__(self, encoder: Encoder, layers: tuple[int, ...] = (-1,)) -> None:
+    def __init__(self, encoder: Encoder, layers: Layers = (-1,)) -> None:
         super().__init__()
         self.encoder = encoder
         self.layers = chosen_layers(encoder, layers)
@@ -38,7 +40,7 @@ class HearModel(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = encoder.dim * len(self.layers)
 
     @classmethod
-    def load(cls, name: str, layers: tuple[int, ...] = (-1,)) -> HearModel:
+    def load(cls, name: str, layers: Layers = (-1,)) -> HearModel:
         """The encoder of this name, in evaluation mode."""
         return cls(load_encoder(name), layers).eval()
 
@@ -98,9 +100,9 @@ def bridge(
     encoder: tyro.conf.Positional[str],
     *,
     out: Path = Path("adapter.py"),
-    layers: tuple[int, ...] = (-1,),
+    layers: Layers = (-1,),
     force: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Write a Python module with HEAR's interface to an encoder, for its tools.
 
     It holds load_model, get_scene_embeddings and get_timestamp_embeddings.
@@ -108,8 +110,9 @@ def bridge(
     Args:
         encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
         out: the module to write.
-        layers: whose frames are given, side by side; 0 is the front end, negative numbers count from the end.
-        force: replace OUT.
+        layers: which layers' frames are given, side by side, 0 being the front end; negative numbers count from the
+            end; all.
+        force: replace OUT where it is there.
 
     Raises:
         FileExistsError: OUT is there.
@@ -121,6 +124,7 @@ def bridge(
         raise FileExistsError(f"{out} is there already; choose another --out, or --force to replace it.")
     model = HearModel.load(encoder, layers)
     name = str(Path(encoder).resolve()) if Path(encoder).exists() else encoder
-    write_text(out, ADAPTER.format(encoder=name, module=out.stem, layers=tuple(layers)))
+    write_text(out, ADAPTER.format(encoder=name, module=out.stem, layers=model.layers))
     width = model.scene_embedding_size
     print(f"{out}: load_model() hears {model.sample_rate} Hz and gives {width} numbers per scene and per frame.")
+    return {"out": out, "sample_rate": model.sample_rate, "numbers": width}

@@ -66,7 +66,7 @@ def predict(
     *,
     unit: Unit = "track",
     aggregate: Aggregate | None = None,
-    window: float | None = None,
+    window_seconds: float | None = None,
     top: int | None = None,
     threshold: float | None = None,
     out: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = (),
@@ -75,7 +75,7 @@ def predict(
     clap: str | None = None,
     encoder: str | None = None,
     device: str | None = None,
-    workers: int = 2,
+    threads: int = 2,
     force: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,
     quiet: bool = False,
@@ -92,7 +92,7 @@ def predict(
             sets of the library `datasets`, CORPUS:ROOT.
         unit: answers about tracks, windows or frames.
         aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
-        window: seconds of the windows, where the unit is one.
+        window_seconds: of the windows, where the unit is one.
         top: show so many names.
         threshold: show tags above this; by default the head's own thresholds.
         out: X.json, X.csv, X.parquet, X.jams (one JAMS per recording in a folder of that name), or a folder: chords as
@@ -103,12 +103,12 @@ def predict(
         clap: a folder of transformers' CLAP, which compares sound with the words of --labels: zero-shot.
         encoder: of heads folders, where it has moved.
         device: cpu, cuda, cuda:1; a GPU where there is one.
-        workers: recordings that are decoded at a time, ahead of what is heard.
-        force: begin again where OUT is there.
+        threads: threads that decode, a recording each, ahead of what is heard.
+        force: replace OUT: begin again where it is there or begun.
         part: hear a share of the recordings only, for job arrays; afterwards the same command without it writes OUT.
-        quiet: say nothing but errors.
+        quiet: no bars and no words, only errors.
         json_: print JSON lines, one per recording and head, and nothing else.
-        trust_remote_code: run a foreign folder's own Python.
+        trust_remote_code: run the Python that a folder or Hub repository brings; read it first.
 
     Raises:
         ValueError: no classifier, no audio, a threshold outside [0, 1], an unknown format.
@@ -122,17 +122,18 @@ def predict(
     names, recordings = _sorted_out([*what, *more], shipped_too=clap is None)
     if page is not None and (stored := [one.name for one in recordings if one.file is None]):
         raise ValueError(f"--page plays files, and {stored[0]} is none of its own: leave it out, or unpack the sound.")
-    device = device or usual_device()
+    device = usual_device(device)
     opened = [load_classifier(name, device, encoder=encoder, trust_remote_code=trust_remote_code) for name in names]
     if clap is not None:
         opened.append(load_clap(clap, named, device))
     classifiers = together(opened)
-    options = Options(unit, aggregate, window, top, threshold)
+    options = Options(unit, aggregate, window_seconds, top, threshold)
     asked = [] if clap is None else [clap, *named]
     share = Part.of(part)
     if share is not None and not out:
         raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
-    kept = _Kept(out, recordings, [*names, unit, aggregate, window, *asked], force, share)
+    truth = read_truth(Path(named[0]), [one.name for one in recordings]) if named and clap is None else {}
+    kept = _Kept(out, recordings, [*names, unit, aggregate, window_seconds, *asked], force, share)
     if share is not None:
         recordings = [recordings[row] for row in share.rows(len(recordings))]
     failed: dict[str, str] = {}
@@ -140,7 +141,7 @@ def predict(
     results: dict[str, dict[str, Prediction]] = {}
     bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for one, found in _heard(recordings, classifiers, options, kept, workers, failed, resampled):
+        for one, found in _heard(recordings, classifiers, options, kept, threads, failed, resampled):
             bar.update()
             results[one.name] = found
             if json_:
@@ -171,8 +172,10 @@ def predict(
         from .predict_page import write_page
 
         write_page(page, results)
-    if named and clap is None:
-        comparison = compare(results, read_truth(Path(named[0]), list(results)))
+    if not quiet and not json_ and (written_to := [*out, *([] if page is None else [page])]):
+        print(f"Written: {', '.join(map(str, written_to))}.")
+    if truth:
+        comparison = compare(results, {name: row for name, row in truth.items() if name in results})
         if json_:
             print(json.dumps({"comparison": comparison.to_json()}))
         elif not quiet:
@@ -302,10 +305,10 @@ class _Kept:
 
 
 def _heard(
-    recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, workers: int,
+    recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, threads: int,
     failed: dict[str, str], resampled: Counter[tuple[int, int]],
 ) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
-    """Each recording with its answers. One is heard at a time; of the next `workers` the beginning is decoded then.
+    """Each recording with its answers. One is heard at a time; of the next `threads` the beginning is decoded then.
 
     resampled: counts recordings by their rate and the rate that they are heard at, where the two differ.
     """
@@ -329,14 +332,14 @@ def _heard(
             return str(error)
         return found
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, threads)) as pool:
         new = (one for one in recordings if not kept.has(one.name))
         coming: deque[Future[dict[int, Sound] | str]] = deque()
         for one in recordings:
             if (known := kept.get(one.name)) is not None:
                 yield one, known
                 continue
-            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, workers) + 1 - len(coming)))
+            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, threads) + 1 - len(coming)))
             sounds = coming.popleft().result()
             found = sounds if isinstance(sounds, str) else hear(sounds)
             if isinstance(found, str):

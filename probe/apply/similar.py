@@ -18,6 +18,7 @@ from einops import rearrange
 from rich.console import Console
 from sklearn.neighbors import NearestNeighbors
 
+from ...data import parallel
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
 from ...data.writing import write_text
@@ -71,11 +72,11 @@ def similar(
             similar moments are found).
         files: recordings to search for.
         k: how many to show for each.
-        layer: which of the table's layers; its last by default.
+        layer: only this layer of the table's, by its number there; its last by default.
         encoder: where the table's encoder lies now, if it was moved, or isn't a folder of ours: what a table names is
             looked up in folders only, and never run.
         page: also write this page (.html), to listen.
-        device: where files that aren't in the table are embedded: cpu, cuda, cuda:1; a GPU where there is one.
+        device: cpu, cuda, cuda:1; a GPU where there is one. Files that aren't in the table are embedded there.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     if not files:
@@ -88,15 +89,20 @@ def similar(
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
     answers: list[tuple[Path, list[Any]]] = []
+    strangers = [file for file in dict.fromkeys(files) if index.rows_of(file) is None]
+    heard: dict[Path, tuple[list[Place], Vectors]] = {}
+    place = parallel.place()
+    if own := strangers[place.number :: place.count]:
+        listener = _encoder(about, encoder, usual_device(device), trust_remote_code)
+        heard = {file: _embedded(file, about, layer, listener) for file in own}
+    for part in parallel.gathered(heard):
+        heard |= part
+    if not place.first:
+        return answers
     console = Console()
     for file in files:
         query = index.rows_of(file)
-        if query is None:
-            asked, values = _embedded(
-                file, about, layer, _encoder(about, encoder, device or usual_device(), trust_remote_code)
-            )
-        else:
-            asked, values = [places[row] for row in query], vectors[query]
+        asked, values = heard[file] if query is None else ([places[row] for row in query], vectors[query])
         hits = index.nearest(asked, values, k)
         answers.append((file, hits))
         console.print(f"nearest to {file}, in {index.folder or table}", highlight=False, markup=False, soft_wrap=True)

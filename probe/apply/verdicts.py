@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from sklearn import metrics as sk
 
+from ...data.labels.annotations import SUFFIXES as ANNOTATIONS
+from ...data.labels.annotations import gathered, is_spans, read_annotation
+from ...data.labels.kind import Kind, OverTime
+from ...data.labels.kinds.classes import Classes
+from ...data.labels.lookup import kind_of
 from ..report.bootstrap import Interval, interval
 from ..report.table import Column, Table
 from ..report.tables import text
@@ -67,57 +73,122 @@ class Comparison:
             console.print(escape(note))
 
 
-def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, str]]:
+def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, Any]]:
     """labels.csv as recording → column → value; a row is found by its path, absolute, as given, or beside the table.
 
+    A value is a cell's text or, where it names a `.beats` or `.lab` file beside the table or the table has a row per
+    onset, offset and label, what is said over time.
+
     Raises:
-        ValueError: no row names a recording that was heard.
+        ValueError: no row names one of the recordings; what is said over time can't be read.
     """
     if not table.is_file():
         raise FileNotFoundError(f"There is no table of labels {table}.")
     with table.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
+        rows: list[dict[str, Any]] = list(csv.DictReader(lines))
     if not rows or "path" not in rows[0]:
         raise ValueError(f"{table} needs a column path, by which recordings are found, and a column per head.")
+    rows = gathered(rows, table) if is_spans(list(rows[0])) else rows
     places = {str(Path(name).resolve()): name for name in heard}
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for row in rows:
         for place in (Path(row["path"]), table.parent / row["path"]):
             name = places.get(str(place.resolve()))
             if name is not None:
-                found[name] = {column: value for column, value in row.items() if column and value not in (None, "")}
+                told = {column: value for column, value in row.items() if column and value not in (None, "")}
+                found[name] = {column: _opened(value, table.parent) for column, value in told.items()}
     if not found:
         raise ValueError(
-            f"None of the {len(rows)} rows of {table} is a recording that was heard; the first is {rows[0]['path']!r}."
+            f"None of the {len(rows)} rows of {table} is a recording that is heard; the first is {rows[0]['path']!r}."
         )
     return found
 
 
-def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, str]]) -> Comparison:
-    """Score every head of classes, key, tags or numbers that has a column of its name (or of its last part)."""
+def _opened(value: Any, folder: Path) -> Any:
+    """What is in the file that a cell names, where it names one of annotations."""
+    named = isinstance(value, str) and Path(value).suffix.lower() in ANNOTATIONS
+    return read_annotation(folder / value) if named else value
+
+
+def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, Any]]) -> Comparison:
+    """Score every head that has a column of its name (or of its last part; of beats+downbeats, of either).
+
+    A head that has none, as a network's own is often called after nothing, takes the column of which most values are
+    among its names.
+    """
     notes = [
         f"{len(results) - len(truth)} of {len(results)} recordings have no row: they aren't scored."
     ] if len(truth) < len(results) else []  # fmt: skip
     names = list(dict.fromkeys(name for found in results.values() for name in found))
     columns = {column for row in truth.values() for column in row}
-    verdicts = []
+    verdicts: list[Verdict] = []
     for name in names:
-        column = next(
-            (c for c in sorted(columns, key=len, reverse=True) if name == c or name.endswith((f"_{c}", f"/{c}"))), None
-        )
+        said = next(found[name] for found in results.values() if name in found)
+        column = _column(name, columns) or _by_values(said, columns, truth)
         pairs = [
             (results[path][name], row[column]) for path, row in truth.items()
             if column is not None and column in row and name in results[path]
         ]  # fmt: skip
-        if pairs and not pairs[0][0].label_kind.over_time:
+        if pairs and pairs[0][0].label_kind.over_time:
+            verdicts += _over_time(name, str(column), pairs)
+        elif pairs:
             verdicts.append(_verdict(name, [said for said, _ in pairs], [value for _, value in pairs]))
             verdicts += _by_window(name, pairs)
     if not verdicts:
         raise ValueError(
-            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one: the heads are "
-            f"{', '.join(names)}."
+            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one, nor has its "
+            f"values among its names: the heads are {', '.join(names)}."
         )
     return Comparison(tuple(verdicts), tuple(notes))
+
+
+def _column(head: str, columns: set[str]) -> str | None:
+    """The longest that a head, or a part of its name, is called after."""
+    parts = (head, *head.split("+"))
+    called = (c for c in columns if any(part == c or part.endswith((f"_{c}", f"/{c}")) for part in parts))
+    return max(called, key=len, default=None)
+
+
+def _by_values(said: Prediction, columns: set[str], truth: dict[str, dict[str, Any]]) -> str | None:
+    """The column of which most values are among the names of a head; None where no column has half of them there."""
+    if not said.label_kind.nominal or said.label_kind.over_time:
+        return None
+    known = set(said.names)
+    shares = {}
+    for column in columns:
+        values = [row[column] for row in truth.values() if isinstance(row.get(column), str)]
+        held = [bool(known & (set(_tags_in(value)) | {value})) for value in values]
+        shares[column] = sum(held) / len(held) if held else 0.0
+    best = max(sorted(shares), key=lambda column: shares[column], default="")
+    return best if shares.get(best, 0.0) >= 0.5 else None
+
+
+def _tags_in(value: str) -> list[str]:
+    """A cell's tags, divided by a bar, a semicolon or a comma."""
+    return [part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")]
+
+
+def _over_time(name: str, column: str, pairs: list[tuple[Prediction, Any]]) -> Iterator[Verdict]:
+    """As the kind measures tracks; where beats have positions, those that begin a bar too."""
+    kind = pairs[0][0].label_kind
+    asked = [(name, kind)]
+    if all(said.positions is not None for said, _ in pairs):
+        asked.append((f"{name}, downbeats", kind_of("downbeats")))
+    for called, one in asked:
+        if not isinstance(one, OverTime):
+            continue
+        labels = [one.convert([value], [column]) for _, value in pairs]
+        answers = [one.answered(said.timed) for said, _ in pairs]
+        known = [(a, b) for a, b in zip(labels, answers) if a is not None and b is not None]
+        if known:
+            scores = np.array([one.score(label, answer) for label, answer in known])
+            names = [one.metrics.get(measure) or measure.replace("_", " ") for measure in one.measures]
+            measured = functools.partial(_means, scores, names)
+            yield Verdict(called, len(known), _scored(measured, np.arange(len(known))))
+
+
+def _means(scores: npt.NDArray[Any], names: Sequence[str], rows: npt.NDArray[np.int64]) -> dict[str, float]:
+    return dict(zip(names, scores[rows].mean(axis=0).tolist()))
 
 
 def _by_window(name: str, pairs: list[tuple[Prediction, str]]) -> list[Verdict]:
@@ -144,20 +215,23 @@ def _verdict(
     likely = np.stack([one.probabilities.mean(0) for one in said if one.probabilities is not None])
     if said[0].label_kind.several:
         return _tags(name, said[0], likely, values, owner)
-    names = said[0].names
+    names, kind = said[0].names, said[0].label_kind
+    values = [_spelt(kind, value) for value in values]
     index = {label: number for number, label in enumerate(names)}
     strange = sorted({value for value in values if value not in index})
     kept = np.array([value in index for value in values])
     notes = (f"Not among the classes, so always wrong: {', '.join(strange[:8])}.",) if strange else ()
     truth = np.array([index.get(value, -1) for value in values])
     order = np.argsort(-likely, axis=1)
+    gains = kind.gains(names) if isinstance(kind, Classes) else np.eye(len(names))
 
     def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
         top, right = order[rows], truth[rows]
         precision, recall, f, _ = sk.precision_recall_fscore_support(
             right, top[:, 0], average="macro", zero_division=0.0, labels=sorted(set(right.tolist()) - {-1})
         )
-        return {
+        near = {kind.metrics[kind.metric]: float(gains[right, top[:, 0]][right >= 0].sum()) / len(right)}
+        return (near if kind.related else {}) | {
             "accuracy, top 1": float(np.mean(top[:, 0] == right)),
             "accuracy, top 3": float(np.mean((top[:, :3] == right[:, None]).any(1))),
             "precision, macro": float(precision), "recall, macro": float(recall), "F, macro": float(f),
@@ -169,6 +243,14 @@ def _verdict(
     return Verdict(name, tracks, _scored(measure, owner), names, matrix.astype(int).tolist(), notes)
 
 
+def _spelt(kind: Kind, value: str) -> str:
+    """As the kind spells it; what can't be one of its labels stays."""
+    try:
+        return str(kind.convert([value], [kind.name]))
+    except ValueError:
+        return value
+
+
 def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, float]:
     r2 = sk.r2_score(truth, guess) if len(set(truth.tolist())) > 1 else np.nan
     return {"R²": float(r2), "mean absolute error": float(sk.mean_absolute_error(truth, guess))}
@@ -177,7 +259,7 @@ def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, flo
 def _tags(
     name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str], owner: npt.NDArray[np.int64]
 ) -> Verdict:
-    tags = [{part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")} for value in values]
+    tags = [set(_tags_in(value)) for value in values]
     truth = np.array([[int(label in row) for label in said.names] for row in tags])
     limits = np.array(said.thresholds or (0.5,) * len(said.names))
 

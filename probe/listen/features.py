@@ -20,6 +20,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,6 +31,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ...data import parallel
 from ...data.locks import alone
 from ...data.track import Manifest
 from ...data.writing import put_folder
@@ -132,7 +134,7 @@ class FeatureStore:
 
     root: folder of the stores; window_seconds: longer tracks are heard in equal windows of at most this length;
     batch_seconds: of sound per call of the encoder; workers: threads that decode; quiet: no sizes, no progress bars;
-    calls: how often an encoder was called.
+    calls: how often an encoder was called; made: the stores that were written.
     """
 
     root: Path
@@ -142,6 +144,7 @@ class FeatureStore:
     device: str = "cpu"
     quiet: bool = False
     calls: int = field(default=0, init=False)
+    made: list[Path] = field(default_factory=list, init=False)
 
     def clips(
         self,
@@ -263,7 +266,25 @@ class FeatureStore:
     ) -> Frames:
         """Frame features of some rows and layers, layer-major; see `Frames`."""
         listening, spans, times = self._frames_of(encoder, manifest, rows, layers, name, change)
-        return Frames(self._made(listening), tuple(layers), spans, times)
+        places = list(spans.values())
+        known = None if parallel.place().alone else partial(self._known_frames, listening, places)
+        return Frames(self._made(listening, known), tuple(layers), spans, times)
+
+    def _known_frames(
+        self, listening: Listening, places: list[tuple[int, int]], array: Array, done: npt.NDArray[np.uint8]
+    ) -> None:
+        """Put in place what stores of some of these tracks hold: the shares of processes launched together."""
+        items = {name: item for item, name in enumerate(listening.names)}
+        for other in sorted((self.root / listening.family).glob("*/meta.json")):
+            held = json.loads((other.parent / "items.json").read_text())
+            if not items.keys() >= set(held):
+                continue
+            frames, begin = np.load(other.parent / "features.npy", mmap_mode="r"), 0
+            for item in map(items.__getitem__, held):
+                first, end = places[item]
+                array[:, first:end] = frames[:, begin : begin + end - first]
+                done[item] = 1
+                begin += end - first
 
     def _frames_of(
         self,
@@ -315,6 +336,7 @@ class FeatureStore:
                     (part / "done.npy").unlink()
                     (part / "meta.json").write_text(json.dumps(meta, indent=1))
                     put_folder(part, final)
+                    self.made.append(final)
         elif lock.exists():
             lock.unlink(missing_ok=True)  # of a process that was killed after the renaming: nobody needs it any more
         array: Array = np.load(final / "features.npy", mmap_mode="r")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 
 from ...data.writing import remove_leftovers, write_text
-from . import comparison, tables
+from . import comparison, long_table, tables
 from .comparison import Line
 from .result import title
 from .sections import Section, distinct, sections_of
@@ -25,7 +26,7 @@ def report(
     *,
     out: Path | None = None,
     truth_in: Literal["rows", "columns"] = "rows",
-) -> None:
+) -> dict[str, Any]:
     """Compare probe results: a table here, and one page with pictures to read or send.
 
     Several encoders stand side by side, each further one with its paired difference from the first; every encoder's
@@ -56,6 +57,17 @@ def report(
     remove_leftovers(target)
     write_text(target, text)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
+    return {"page": target, "encoders": [_figures(section) for section in sections]}
+
+
+def _figures(section: Section) -> dict[str, Any]:
+    """The scores of an encoder, and of its baselines where they are known."""
+    rows = [row for result in section.results for row in long_table.rows(result)]
+    scores = [
+        {"task": one.task, "protocol": one.protocol, "metric": one.metric_name, **asdict(one.score)}
+        for one in section.scores
+    ]
+    return {"name": section.name, "scores": scores, "rows": rows}
 
 
 def _show(console: Console, sections: Sequence[Section], found: Sequence[Line]) -> None:

@@ -91,6 +91,10 @@ class Beats(OverTime):
             return f"peaks above {settings['threshold']:g}"
         return f"tracker, tightness {settings['tightness']:g}"
 
+    def answered(self, heard: Timed) -> Any:
+        """Their times."""
+        return heard.times
+
     def score(self, label: Any, answer: Any) -> tuple[float, ...]:
         """See `beat_scores`."""
         return beat_scores(label, np.asarray(answer, dtype=np.float64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..kind import Timed
 from .beats import Beats
 
 
@@ -28,6 +29,12 @@ class Downbeats(Beats):
                 return None
             return [row[0] for row in rows if row[1] == 1]
         return super().convert(values, columns)
+
+    def answered(self, heard: Timed) -> Any:
+        """The beats that begin a bar; all, where nothing says which do."""
+        if heard.times is None or heard.positions is None:
+            return heard.times
+        return heard.times[heard.positions == 1]
 
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
         """One output."""

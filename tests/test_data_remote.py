@@ -1,0 +1,213 @@
+"""Audio behind a URL: the tracks and the sound of the same folder on a disk, fetched once; sentences for what isn't."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundbass import cli
+from groundbass.data import open as door
+from groundbass.data.audio.read import write
+from groundbass.data.collections.scan import scan_folder
+from groundbass.data.labels.folder import read_folder
+from groundbass.data.storage import remote
+from groundbass.data.storage.remote import RemoteFiles, RemoteFolder
+from groundbass.data.storage.sharding import write_shards
+
+RATE = 24_000
+
+
+def tone(frequency: float, seconds: float = 1.0) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+@pytest.fixture
+def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Five tones with labels, a file that is no audio and a hidden one; a cache of its own."""
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "music"
+    for number in range(5):
+        (folder / f"band {number % 2}").mkdir(parents=True, exist_ok=True)
+        write(folder / f"band {number % 2}" / f"{number}.flac", tone(200 + 50 * number), RATE)
+    (folder / "noise.wav").write_bytes(b"no audio")
+    (folder / ".hidden.wav").write_bytes(b"no audio")
+    (folder / "beats.beats").write_text("0.1 1\n0.6 2\n")
+    rows = "".join(f"band {n % 2}/{n}.flac,{n % 2},beats.beats\n" for n in range(5))
+    (folder / "labels.csv").write_text("path,band,pulse\n" + rows)
+    return folder
+
+
+@pytest.fixture
+def url(music: Path) -> Iterator[str]:
+    """The same files in fsspec's memory."""
+    memory = fsspec.filesystem("memory")
+    for file in music.rglob("*"):
+        if file.is_file():
+            memory.pipe_file(f"/bucket/music/{file.relative_to(music).as_posix()}", file.read_bytes())
+    yield "memory://bucket/music"
+    memory.rm("/bucket", recursive=True)
+
+
+def run(*words: object) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(word) for word in words])
+    assert left.value.code in (0, None)
+
+
+def same_tracks(found: object, whole: object) -> None:
+    assert [str(track) for track in found] == [str(track) for track in whole]  # type: ignore[attr-defined]
+
+
+def test_a_folder_behind_a_url_is_that_folder(url: str, music: Path) -> None:
+    whole, skipped = scan_folder(music, workers=1, progress=False)
+    refused: dict[str, str] = {}
+    for _ in range(2):  # the second time the scan is remembered
+        found = door.open_sound(url, refused=refused, progress=False)
+        same_tracks(found, whole)
+        assert isinstance(found, RemoteFiles) and not found.has_files
+        for row in range(5):
+            np.testing.assert_array_equal(found.read(row, 16_000, 100, 500), whole.read(row, 16_000, 100, 500))
+    assert len(skipped) == 1 and set(refused) == {"noise.wav"} and ".hidden" not in str(refused)
+
+
+def test_scan_writes_a_manifest_that_opens_again(url: str, music: Path, tmp_path: Path) -> None:
+    run("data", "scan", url, tmp_path / "far.parquet", "--workers", 1)
+    run("data", "scan", music, tmp_path / "near.parquet", "--workers", 1)
+    far, near = door.open_sound(tmp_path / "far.parquet"), door.open_sound(tmp_path / "near.parquet")
+    same_tracks(far, near)
+    np.testing.assert_array_equal(far.select([3, 1]).read(0, RATE, 10, 99), near.read(3, RATE, 10, 99))
+    assert json.loads(far.table.schema.metadata[b"groundbass"]) == {"version": 1, "root": url}
+    for part in (2, 1):
+        run("data", "scan", url, tmp_path / "parts.parquet", "--workers", 1, "--part", f"{part}/2")
+    run("data", "scan", url, tmp_path / "parts.parquet", "--workers", 1)
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "far.parquet").read_bytes()
+
+
+def test_a_manifest_in_the_folder_or_by_its_own_url(url: str, music: Path, tmp_path: Path) -> None:
+    manifest, _ = scan_folder(music, workers=1, progress=False)
+    manifest.select([2, 0]).write(music / "manifest.parquet")
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/music/manifest.parquet", (music / "manifest.parquet").read_bytes())
+    for address in (url, f"{url}/manifest.parquet"):
+        found = door.open_sound(address)
+        assert found.column("key").tolist() == manifest.select([2, 0]).column("key").tolist()
+        np.testing.assert_array_equal(found.read(0, RATE, 0, 50), manifest.read(2, RATE, 0, 50))
+    (tmp_path / "elsewhere").mkdir()
+    manifest.write(tmp_path / "elsewhere" / "lost.parquet")  # its root is absolute
+    memory.pipe_file("/bucket/lost.parquet", (tmp_path / "elsewhere" / "lost.parquet").read_bytes())
+    with pytest.raises(ValueError, match=f"says that its audio lies in {music.resolve()}, which isn't there"):
+        door.open_sound("memory://bucket/lost.parquet")
+    found = door.open_sound("memory://bucket/lost.parquet", root=url)
+    np.testing.assert_array_equal(found.read(0, RATE, 0, 50), manifest.read(0, RATE, 0, 50))
+
+
+def test_a_strangers_manifest_is_checked(url: str, tmp_path: Path) -> None:
+    run("data", "scan", url, tmp_path / "far.parquet", "--workers", 1)
+    table = pq.read_table(tmp_path / "far.parquet")
+    for name, value, sentence in (
+        ("samples", [1 << 60] * len(table), "says samples = "),
+        ("path", ["../../secrets.wav"] * len(table), "is no path below"),
+        ("version", ["../../.."] * len(table), "is no path below"),
+    ):
+        place = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(place, name, pa.array(value)), tmp_path / "odd.parquet")
+        with pytest.raises(ValueError, match=sentence):
+            door.open_sound(tmp_path / "odd.parquet").read(0, RATE, 0, 9)
+
+
+def test_labels_and_annotations_come_along(url: str) -> None:
+    folder = read_folder(url)
+    assert folder.columns["band"] == [0, 0, 0, 1, 1]
+    assert folder.column("pulse").kind.name == "beats"
+
+
+def test_one_file_and_shards_behind_a_url(url: str, music: Path, tmp_path: Path) -> None:
+    one = door.open_sound(f"{url}/band 0/2.flac")
+    assert one.column("key").tolist() == ["2.flac"] and one.read(0, RATE, 0, 10).shape == (10,)
+    assert door.address_kind(url) == "remote"
+    write_shards(scan_folder(music, workers=1, progress=False)[0], tmp_path / "out", RATE, workers=1, progress=False)
+    memory = fsspec.filesystem("memory")
+    for file in (tmp_path / "out").rglob("*.parquet"):
+        memory.pipe_file(f"/bucket/packed/{file.relative_to(tmp_path / 'out').as_posix()}", file.read_bytes())
+    assert door.address_kind("memory://bucket/packed") == "URL"
+    assert len(door.open_sound("memory://bucket/packed")) == len(door.open_sound("synth:memory://bucket/packed")) == 5
+
+
+def test_a_file_that_changes_is_fetched_again(url: str, tmp_path: Path) -> None:
+    before = door.open_sound(url).read(0, RATE)
+    write(tmp_path / "new.flac", tone(999), RATE)
+    fsspec.filesystem("memory").pipe_file("/bucket/music/band 0/0.flac", (tmp_path / "new.flac").read_bytes())
+    after = door.open_sound(url).read(0, RATE)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, tone(999), atol=1e-4)
+
+
+def test_a_file_is_fetched_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = door.open_sound(url)
+    fetched = []
+    monkeypatch.setattr(remote, "filesystem_of", lambda folder: fetched.append(folder))
+    assert all(len(found.read(row, RATE, 0, 9)) == 9 for row in range(5)) and not fetched
+
+
+def test_copies_make_room_for_others(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(remote, "OFTEN", 1)
+    monkeypatch.setenv(remote.ROOM_GB, "0.00003")  # one file of 30 kB or so
+    found = door.open_sound(url)
+    kept = list((tmp_path / "cache" / "remote").rglob("*.flac"))
+    assert 1 <= len(kept) < 5
+    assert all(len(found.read(row, RATE, 0, 9)) == 9 for row in range(5))
+    monkeypatch.setenv(remote.ROOM_GB, "much")
+    with pytest.raises(ValueError, match="GROUNDBASS_REMOTE_GB=much is no number of gigabytes"):
+        RemoteFolder(url).fetch("band 0/0.flac", "other")
+
+
+def test_what_cannot_be_had_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fsspec.register_implementation("packed", "not_there.System", clobber=True)
+    with pytest.raises(ValueError, match=r"packed://x can't be opened: .*: pip install .groundbass\[remote\]"):
+        door.open_sound("packed://x")
+    with pytest.raises(ValueError, match="elsewhere://x can't be opened"):
+        door.open_sound("elsewhere://x")
+    with pytest.raises(FileNotFoundError, match="There is nothing in memory://nowhere"):
+        door.open_sound("memory://nowhere")
+    with pytest.raises(FileNotFoundError, match=r"There is no memory://bucket/music/gone\.wav"):
+        door.open_sound(f"{url}/gone.wav")
+    with pytest.raises(FileNotFoundError, match=r"There is no memory://bucket/gone\.parquet"):
+        door.open_sound("memory://bucket/gone.parquet")
+    with pytest.raises(ValueError, match=r"is no path below"):
+        RemoteFolder(url).fetch("../secrets.wav")
+    with pytest.raises(
+        ValueError, match=r"gtzan:memory://bucket/music: the reader of gtzan wants its folder on a disk"
+    ):
+        door.open_sound("gtzan:memory://bucket/music")
+    fsspec.filesystem("memory").pipe_file("/bucket/text/notes.txt", b"no audio")
+    with pytest.raises(ValueError, match="There is no audio in memory://bucket/text"):
+        door.open_sound("memory://bucket/text")
+
+
+def test_degrade_reads_a_url(url: str, tmp_path: Path) -> None:
+    run("data", "degrade", url, tmp_path / "out", "--chain", "phone", "--workers", 1, "--quiet")
+    assert len(door.open_sound(tmp_path / "out" / "manifest.parquet")) == 5
+
+
+def test_over_http(music: Path) -> None:
+    """From Python's own server, which lists folders as pages."""
+    pytest.importorskip("aiohttp")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(music))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            found = door.open_sound(f"http://127.0.0.1:{server.server_port}/band%200")
+            assert len(found) == 3 and found.read(2, RATE, 0, 10).shape == (10,)
+        finally:
+            server.shutdown()
