@@ -36,10 +36,6 @@ SIZES = (443, 197, 290)
 LIMIT_SECONDS = 60.0
 TIMED_HEADS = ((3, 1e-3), (9, 5e-5), (12, 1e-2), (WEIGHTED, 5e-4))  # (layer, learning rate) of the reference
 QUICKSTART_HOURS, QUICKSTART_SECONDS = 1.5, 240.0
-QUICKSTART = {
-    "stem": "patches", "stem_norm": False, "hidden_size": 96, "num_hidden_layers": 3, "dilations": (1, 5, 25),
-}  # fmt: skip
-"""What its encoder looks like."""
 LARGE_CLIPS, LARGE_LAYERS = 120_000, 13  # 4.5 GiB of features: more than the memory that is allowed
 
 
@@ -231,7 +227,8 @@ def _quickstart_row() -> Row:
         folder = Path(place)
         synth(folder / "corpus", hours=QUICKSTART_HOURS)
         torch.manual_seed(0)
-        encoder = ModelEncoder(CqtModel(CqtConfig(**QUICKSTART)).eval())
+        shape = CqtConfig(stem="patches", stem_norm=False, hidden_size=96, num_hidden_layers=3, dilations=(1, 5, 25))
+        encoder = ModelEncoder(CqtModel(shape).eval())
         options = Options(
             f"{folder / 'untrained'}", (f"synth:{folder / 'corpus'}",), out=folder / "probe", store=folder / "store"
         )
