@@ -269,6 +269,7 @@ def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[...,
     assert asked("data", "shard", "m.parquet", "shards", "--check")["tracks"] == 8
     assert asked("data", "synth", "corpus", "--hours", 0.006, *one)["parts"]["music"] >= 1
     assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
+    assert "gtzan" in dict(asked("data", "verify", "--list")) and asked("bench")["loader"] == "data"
     assert any(one["what"] == "torch" for one in asked("doctor"))
 
 

@@ -110,7 +110,7 @@ class RemoteFolder:
             FileNotFoundError: there is no such file.
             OSError: it can't be fetched, or there is no room for it.
         """
-        if not _is_plain(path):
+        if not _is_plain(path) or "/" in version or version.startswith("."):
             raise ValueError(f"{path!r} is no path below {self.url}.")
         copy = self.copies(version) / path
         with suppress(FileNotFoundError):
@@ -164,7 +164,9 @@ class RemoteFiles(Manifest):
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{whence or path} is no Parquet file, or a damaged one: {error}.") from error
-        return cls(table, RemoteFolder(stored.rstrip("/")))
+        found = cls(table, RemoteFolder(stored.rstrip("/")))
+        found._check_numbers(path)
+        return found
 
     def with_table(self, table: pa.Table) -> RemoteFiles:
         """See `Manifest.with_table`."""
@@ -179,8 +181,7 @@ class RemoteFiles(Manifest):
             OSError: it can't be fetched.
             ValueError: it can't be decoded.
         """
-        path = self._paths[row].as_py()
-        version = "" if self._versions is None else self._versions[row].as_py()
+        path, version = self._paths[row].as_py(), self._version_of(row)
         for _ in range(2):  # another process may make room between the two
             with suppress(FileNotFoundError):
                 return audio.read(self.place.fetch(path, version), sample_rate, start, samples)
@@ -190,7 +191,10 @@ class RemoteFiles(Manifest):
         return {"version": 1, "root": self.place.url}
 
     def _hash_of(self, row: int) -> str:
-        return f"{self.place.url}/{self._paths[row].as_py()}"
+        return f"{self.place.url}/{self._paths[row].as_py()} {self._version_of(row)}"
+
+    def _version_of(self, row: int) -> str:
+        return "" if self._versions is None else str(self._versions[row].as_py())
 
 
 def _version(about: dict[str, Any]) -> str:
