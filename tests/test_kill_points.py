@@ -6,7 +6,8 @@ A command is one row of COMMANDS.
 
 Of one process, one start shows all points of the soak: it stops after each rename with all its threads, and what lies
 on the disk is copied, as a kill there would leave it (a test compares the two). Ranks are killed, as the others go on.
-`efficiency`, whose trainings are those of `finetune` four times over, is tried where it writes files of its own.
+`efficiency`, whose trainings are those of `finetune` four times over, and `probe_every`, which is `contrastive` with a
+fresh interpreter for each probe, are tried where they do what those don't.
 """
 
 from __future__ import annotations
@@ -128,6 +129,7 @@ COMMANDS = {
             "contrastive.clmr_debug", "--probe-every 2 --probe-tasks", "'folder:music --label kind --store store'"
         ),
         passing=("*/results.*",),
+        points="rmtree step_ | rmtree encoder",
     ),
     "embed": Row("embed run music --out table.parquet --device cpu"),
     "embed_npz": Row("embed run music --out table.npz --unit window --device cpu", passing=("table.npz",)),
@@ -144,7 +146,7 @@ COMMANDS = {
     "efficiency": Row(
         "efficiency run --data folder:music --label kind --out curve --per-class 1 --steps 2 --batch-size 4 "
         "--crop-seconds 2.7 --baselines mfcc --workers 0",
-        points="frozen_ tuned_ scratch_ efficiency",
+        points="frozen_ | tuned_ | scratch_ | efficiency",
     ),
     "tiny": Row("", code=TINY),
     "predict": Row("predict music --out said.json --out said.csv --page page.html --workers 1"),
@@ -271,7 +273,7 @@ def begin(template: Path, work: Path) -> None:
 def chosen(events: Sequence[str], asked: str) -> list[int]:
     """Kill points, from 1. asked: `all`; a number of them, evenly spread; `near`: first, last, and those that stand
     before, at and after what a resumed command looks at: marks, checkpoints, encoders; the points, as `3,7`; or
-    words, of which an event has one."""
+    parts of events' words, as `loss | rmtree step_`."""
     if asked == "all":
         return list(range(1, len(events) + 1))
     if asked == "near":
@@ -281,7 +283,7 @@ def chosen(events: Sequence[str], asked: str) -> list[int]:
     if "," in asked:
         return [int(k) for k in asked.split(",") if k]
     if not asked.isdecimal():
-        return [k for k, event in enumerate(events, 1) if any(word in event for word in asked.split())]
+        return [k for k, event in enumerate(events, 1) if any(part in event for part in asked.split(" | "))]
     count = min(int(asked), len(events))
     return sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)})
 
