@@ -5,7 +5,8 @@ A few points of some commands here; all points of all commands in `make soak`, w
 A command is one row of COMMANDS.
 
 Of one process, one start shows all points of the soak: it stops after each rename with all its threads, and what lies
-on the disk is copied, as a kill there would leave it (a test compares the two). Ranks are killed, as the others go on.
+on the disk is copied, as a kill there would leave it (a test compares the two); of points between which nothing on the
+disk has changed one is tried for all. Ranks are killed, as the others go on.
 `efficiency`, whose trainings are those of `finetune` four times over, and `probe_every`, which is `contrastive` with a
 fresh interpreter for each probe, are tried where they do what those don't.
 """
@@ -223,6 +224,12 @@ def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept}
 
 
+def everything(folder: Path) -> str:
+    """A digest of all folders and files."""
+    folders = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir())
+    return hashlib.sha256(json.dumps([folders, state(folder, ())]).encode()).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     """What commands begin with: music, manifests, a run, what was published and probed of it."""
@@ -302,8 +309,13 @@ def sweep(name: str, template: Path, place: Path, asked: str = "", killed: bool 
     assert quiet.codes == [0] * row.ranks, quiet.said
     events = (place / "told").read_text().splitlines()
     expected = state(run.work, passing)
+    tried: dict[str, dict[str, Any]] = {}
     for point in chosen(events, asked or row.points):
         about = {"row": name, "kill": point, "of": len(events), "event": events[point - 1]}
+        seen = everything(states / f"{point}") if stopped else f"killed at {point}"
+        if seen in tried:  # the disk is as it was at an earlier point
+            yield tried[seen] | about
+            continue
         if stopped:
             run.put(states / f"{point}")
         else:
@@ -313,16 +325,18 @@ def sweep(name: str, template: Path, place: Path, asked: str = "", killed: bool 
                 yield about | {"outcome": "not reached", "fine": False, "said": ended.said}
                 continue
         left = len(list((run.place / "tmp").iterdir()))
-        yield about | {"left": left, **judged(run(row), run.work, expected, passing, row)}
+        tried[seen] = {"left": left, "state": point, **judged(run(row), run.work, expected, passing, row)}
+        yield about | tried[seen]
         shutil.rmtree(run.place)
         (run.place / "tmp").mkdir(parents=True)
     shutil.rmtree(states, ignore_errors=True)
 
 
 def summed(name: str, lines: Sequence[dict[str, Any]], seconds: float) -> str:
-    """A row's line of the table: points tried of all, equal, answered by a sentence, failed."""
+    """A row's line of the table: points tried of all, states of the disk, equal, answered by a sentence, failed."""
+    states = len({line.get("state", line["kill"]) for line in lines})
     bad, equal = sum(not line["fine"] for line in lines), sum(line["outcome"] == "equal" for line in lines)
-    counts = f"{len(lines)} of {lines[0]['of']} | {equal} | {len(lines) - equal - bad} | {bad}"
+    counts = f"{len(lines)} of {lines[0]['of']} | {states} | {equal} | {len(lines) - equal - bad} | {bad}"
     return f"| {name} | {counts} | {seconds:.0f} s |"
 
 
