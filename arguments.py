@@ -53,7 +53,20 @@ def read(what: Any, words: Sequence[str], prog: str, default: Any = None) -> Any
 
 def run(function: Callable[..., Any], words: Sequence[str], prog: str) -> Any:
     """Call a function with what words say and return its answer; one that has an answer takes --json."""
-    return read(answering(function), words, prog)()
+    return read(answering(function), _placed(function, words), prog)()
+
+
+def _placed(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """The words, in which `--out X` names an OUT that has a place of its own: the last one."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    if not is_positional(hints.get("out")):
+        return list(words)
+    for place, word in enumerate(words):
+        if word == "--out" and place + 1 < len(words):
+            return [*words[:place], *words[place + 2 :], words[place + 1]]
+        if word.startswith("--out="):
+            return [*words[:place], *words[place + 1 :], word.removeprefix("--out=")]
+    return list(words)
 
 
 def answering(function: Callable[..., Any]) -> Callable[..., Any]:

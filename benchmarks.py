@@ -34,7 +34,8 @@ def run_benchmarks(names: list[str], as_json: bool, rehearse: bool = False) -> N
     """
     known = available()
     if not names:
-        print("benchmarks: " + ", ".join(f"{name} ({folder})" for name, folder in known.items()))
+        listed = ", ".join(f"{name} ({folder})" for name, folder in known.items())
+        print(json.dumps(known) if as_json else f"benchmarks: {listed}")
         return
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -82,7 +82,8 @@ examples:
   groundbass probe runs/first folder:~/labelled --label genre
   groundbass publish runs/first my-encoder
 
-`groundbass COMMAND --help` explains a command; `groundbass --completion bash|zsh|fish` completes them."""
+`groundbass COMMAND --help` explains a command; --json prints its figures alone, --quiet draws no bars.
+`groundbass --completion bash|zsh|fish` completes them."""
 
 
 def help_text() -> str:
@@ -90,7 +91,7 @@ def help_text() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
     about = "groundbass: pretrain music foundation models, measure what they learned, publish them."
-    return f"{about}\n\nusage: groundbass [--quiet] COMMAND …\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+    return f"{about}\n\nusage: groundbass COMMAND … [--json] [--quiet]\n\ncommands:\n{rows}\n\n{EXAMPLES}"
 
 
 def resolve(argv: list[str]) -> tuple[str, list[str]]:
@@ -136,6 +137,7 @@ _groundbass() {{
   case "$COMP_CWORD ${{COMP_WORDS[1]}}" in
     1*) words="{first}" ;;
     "2 data") words="{data}" ;;
+    "2 bridge") words="hear" ;;
     "2 pretrain" | "2 plan") words="{recipes}" ;;
   esac
   COMPREPLY=($(compgen -W "$words" -- "$cur"))

@@ -277,7 +277,10 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
         axes.errorbar(at, values, yerr=np.nan_to_num(spans), fmt=f"o{style}", capsize=2, markersize=4, label=method)
     ticks = sorted({(point.clips, _name(point.shots)) for point in points})
     axes.set_xscale("log")
-    axes.set_xticks([clips for clips, _ in ticks], [f"{clips}\n({name} per class)" for clips, name in ticks])
+    names = ["(all)" if name == "all" else f"({name} per class)" for _, name in ticks]
+    axes.set_xticks(
+        [clips for clips, _ in ticks], [f"{clips}\n{name}" for (clips, _), name in zip(ticks, names, strict=True)]
+    )
     axes.minorticks_off()
     axes.set_xlabel("training recordings")
     axes.set_ylabel(metric)
@@ -289,7 +292,7 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
 def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
-    head = f"{_name(first.shots)} per class ({first.clips} recordings):"
+    head = f"{'All' if first.shots is None else f'{first.shots} per class'} ({first.clips} recordings):"
     draws = [f", mean of {p.draws} draws (the first: {p.first:.3f})" if p.draws > 1 else "" for p in points]
     scores = [f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points]
     return "\n".join([head, *map("".join, zip(scores, draws, strict=True))])

@@ -147,6 +147,8 @@ class CqtFields:
     """Of the rhythm picture, at twice the frame rate; 0 leaves that picture out."""
     stem: Stem = "conv"
     """"patches" (a linear layer on whole columns) or "conv" (2-D convolutions)."""
+    stem_norm: bool = True
+    """A layer norm behind the "patches" stem; without it levels and principal axes stay as they are."""
     tonal_channels: Sequence[int] = (16, 24, 32, 40)
     """Channels of the four tonal stages of the "conv" stem."""
     rhythm_channels: Sequence[int] = (16, 16, 64)
@@ -407,10 +409,30 @@ class RhythmStem(nn.Module):
 class PatchStem(nn.Module):
     """Whole columns at once: what every row of both pictures says in one frame, through a linear layer."""
 
-    def __init__(self, rows: int, mel_bins: int, dim: int) -> None:
+    def __init__(self, rows: int, mel_bins: int, dim: int, norm: bool = True) -> None:
         super().__init__()
         self.project = nn.Linear(rows + 2 * mel_bins, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+
+    @property
+    def follows(self) -> bool:
+        """Whether it projects on axes at right angles, as after `follow`; random weights don't."""
+        weight = self.project.weight.detach().float()
+        return torch.allclose(weight @ weight.T, torch.eye(len(weight), device=weight.device), atol=1e-3)
+
+    @torch.no_grad()
+    def follow(self, columns: Tensor) -> None:
+        """Begin with the principal axes of columns [n, rows + 2 · mel_bins], as `forward` puts them together.
+
+        The widest first; where there are fewer axes than `dim`, the last rows are 0.
+        """
+        mean = columns.double().mean(0)
+        centred = columns.double() - mean
+        _, axes = torch.linalg.eigh(centred.T @ centred)
+        axes = axes.flip(1)[:, : self.project.out_features].T
+        self.project.weight.zero_()
+        self.project.weight[: len(axes)] = axes.to(self.project.weight)
+        self.project.bias.copy_(-self.project.weight.double() @ mean.to(self.project.weight.device))
 
     def forward(self, cqt: Tensor, mel: Tensor | None) -> Tensor:
         """[batch, frames, rows] and [batch, 2 · frames, mel_bins] to [batch, frames, dim]."""
@@ -477,7 +499,7 @@ class CqtModel(PreTrainedModel):
         self.log_cqt = LogCQT(config.sample_rate, config.hop, config.octaves, config.bins_per_octave, config.lowest)
         self.log_mel = self._make_mel(config) if config.mel_bins else None
         if config.stem == "patches":
-            self.patches = PatchStem(config.seen_bins, config.mel_bins, dim)
+            self.patches = PatchStem(config.seen_bins, config.mel_bins, dim, config.stem_norm)
         else:
             self.tonal = TonalStem(config.seen_bins, config.tonal_channels, dim)
             self.rhythm = RhythmStem(config.rhythm_channels, dim) if config.mel_bins else None

@@ -147,7 +147,7 @@ def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
     if not addresses:
         raise ValueError("There is no corpus to probe with.\n" + "\n".join(missing))
     encoder = _checked(encoder or _load(options, store.device), options)
-    if options.layers != "all":
+    if options.layers not in ("all", ()):
         settings = replace(settings, layers=chosen_layers(encoder, options.layers))
     tasks, broken = _find(addresses, here, options.label, store.root)
     folder = options.out or default_out(options.encoder)

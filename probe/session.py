@@ -19,7 +19,7 @@ from .report.result import Result, plain
 from .report.scoring import predictions, result_of
 from .task import Task
 
-PROTOCOL = "version 5"
+PROTOCOL = "version 6"
 
 
 class Session:

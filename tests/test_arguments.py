@@ -135,6 +135,24 @@ def test_positionals_have_names() -> None:
     assert not wrong
 
 
+def test_whatever_writes_takes_out() -> None:
+    """By its name, or by its place, which is the last one; and there `--out` is understood too."""
+    for command, actions in options().items():
+        places = [one.dest for one in actions if not one.option_strings]
+        if "out" in places:
+            assert places[-1] == "out" and all(one.nargs != "*" for one in actions), command
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "--out", "b"], ["--out=b", "a"], ["--out", "b", "--force", "a"]])
+def test_out_by_place_or_by_name(words: list[str]) -> None:
+    def copy(
+        source: tyro.conf.Positional[str], out: tyro.conf.Positional[Path], *, force: bool = False
+    ) -> dict[str, Any]:
+        return {"source": source, "out": out}
+
+    assert arguments.run(copy, words, "groundbass copy") == {"source": "a", "out": Path("b")}
+
+
 def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
     words = by_word()
     for (command, old), new in cli.RENAMED.items():
@@ -251,6 +269,7 @@ def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[...,
     assert asked("data", "shard", "m.parquet", "shards", "--check")["tracks"] == 8
     assert asked("data", "synth", "corpus", "--hours", 0.006, *one)["parts"]["music"] >= 1
     assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
+    assert "gtzan" in dict(asked("data", "verify", "--list")) and asked("bench")["loader"] == "data"
     assert any(one["what"] == "torch" for one in asked("doctor"))
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from groundbass import cli
@@ -107,6 +109,20 @@ def test_a_manifest_in_the_folder_or_by_its_own_url(url: str, music: Path, tmp_p
         door.open_sound("memory://bucket/lost.parquet")
     found = door.open_sound("memory://bucket/lost.parquet", root=url)
     np.testing.assert_array_equal(found.read(0, RATE, 0, 50), manifest.read(0, RATE, 0, 50))
+
+
+def test_a_strangers_manifest_is_checked(url: str, tmp_path: Path) -> None:
+    run("data", "scan", url, tmp_path / "far.parquet", "--workers", 1)
+    table = pq.read_table(tmp_path / "far.parquet")
+    for name, value, sentence in (
+        ("samples", [1 << 60] * len(table), "says samples = "),
+        ("path", ["../../secrets.wav"] * len(table), "is no path below"),
+        ("version", ["../../.."] * len(table), "is no path below"),
+    ):
+        place = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(place, name, pa.array(value)), tmp_path / "odd.parquet")
+        with pytest.raises(ValueError, match=sentence):
+            door.open_sound(tmp_path / "odd.parquet").read(0, RATE, 0, 9)
 
 
 def test_labels_and_annotations_come_along(url: str) -> None:

@@ -20,6 +20,7 @@ from groundbass.models.frontends import ConvFrontEnd
 from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gated_attention_flex
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
 from groundbass.pretrain.cost.pretended_run import Steps, of_size, on_cpu, on_pretended_gpu
+from groundbass.pretrain.cost.roofline import fused
 from groundbass.pretrain.cost.waits import over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
@@ -170,6 +171,20 @@ def test_more_waits_than_allowed_are_told_by_file(manifest: Manifest, tmp_path: 
     assert over("masked.bestrq_debug", waits) == {}
     waits["item · pretrain/objectives/masked.py"] += 1
     assert over("masked.bestrq_debug", waits) == {"item · pretrain/objectives/masked.py": 1}
+
+
+def test_what_would_be_compiled_says_so(manifest: Manifest, tmp_path: Path) -> None:
+    """BEATs compiles its blocks: their kernels are marked and become fewer, those of losses and draws stay."""
+    recipe = of_size(find("tokens.beats_iter1_debug"), 2, "no")
+    kernels = on_pretended_gpu(recipe, manifest, tmp_path, 1, multiplies=False).kernels[-1]
+    marked = [kernel for kernel in kernels if kernel.compiled]
+    assert marked and {kernel.place.split(":")[0] for kernel in marked} <= {"models/beats.py"}
+    left = fused(kernels)
+    assert sum("fused" in kernel.name for kernel in left) > 5 and len(left) < len(kernels) - 50
+    assert sum(kernel.flops for kernel in left) == sum(kernel.flops for kernel in kernels)
+    assert [k.name for k in left if k.place.startswith("pretrain/")] == [
+        k.name for k in kernels if k.place.startswith("pretrain/")
+    ]
 
 
 def test_kernels_carry_flops_and_bytes() -> None:

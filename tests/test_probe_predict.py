@@ -198,7 +198,7 @@ def test_the_truth_is_compared(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no head is called like one"):
         compare(results, {"/x/1.wav": {"colour": "red"}})
     (tmp_path / "labels.csv").write_text("path,genre\n/y/1.wav,a\n")
-    with pytest.raises(ValueError, match="is a recording that was heard"):
+    with pytest.raises(ValueError, match="is a recording that is heard"):
         read_truth(tmp_path / "labels.csv", list(results))
 
 
@@ -321,6 +321,11 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pyte
             command.predict(tuple(word for word in words if not word.startswith("--") and word not in ("1.5", "x.xml")),
                             threshold=1.5 if "--threshold" in words else None,
                             out=(Path("x.xml"),) if "--out" in words else ())  # fmt: skip
+    (tmp_path / "labels.csv").write_text("path,genre\nelsewhere.wav,rock\n")
+    with monkeypatch.context() as deaf:
+        deaf.setattr(Classifier, "hear", None)  # labels are looked at before hours of listening
+        with pytest.raises(ValueError, match="is a recording that is heard"):
+            command.predict((model, song), labels=(str(tmp_path / "labels.csv"),), quiet=True)
     monkeypatch.setattr(command, "shipped", lambda: place / "classifier")
     command.predict((song,), quiet=True)
     with pytest.raises(ValueError, match="None of the 1 recordings could be heard"):

@@ -75,7 +75,7 @@ def verify(
         workers: processes that read headers; one per core by default.
     """
     if list or not corpus:
-        print("\n".join(corpora.listed()))
+        print(names_as_json() if json else "\n".join(corpora.listed()))
         return
     known = corpora.corpus(corpus)
     found = examine(known, root or corpora.place_of(corpus), progress=not json, workers=workers)
@@ -280,6 +280,11 @@ def as_json(known: Corpus, found: Findings) -> str:
     """Everything, for other programs."""
     about = {"title": known.title, "home": known.home, "source": known.source, "licence": known.licence}
     return json.dumps({"ok": found.ok, **about, **asdict(found)}, indent=1, ensure_ascii=False)
+
+
+def names_as_json() -> str:
+    """The corpora that can be read: [[name, what is said of it]]."""
+    return json.dumps([line.split(maxsplit=1) for line in corpora.listed()], indent=1, ensure_ascii=False)
 
 
 def show(known: Corpus, found: Findings) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+import fsspec.asyn
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -29,6 +30,16 @@ ROOM_GB = "GROUNDBASS_REMOTE_GB"
 OFTEN = 16  # fetches between looks at how much has gathered
 VERSION = "version"  # the column that tells a file's copies apart
 _fetched = 0
+
+
+def _forget_threads() -> None:
+    """In a forked process fsspec's thread is gone: it begins one of its own. fsspec says so itself from 2025.5 on."""
+    fsspec.asyn.loop[0] = fsspec.asyn.iothread[0] = None
+    fsspec.asyn.reset_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def is_url(address: str | Path) -> bool:
@@ -99,7 +110,7 @@ class RemoteFolder:
             FileNotFoundError: there is no such file.
             OSError: it can't be fetched, or there is no room for it.
         """
-        if not _is_plain(path):
+        if not _is_plain(path) or "/" in version or version.startswith("."):
             raise ValueError(f"{path!r} is no path below {self.url}.")
         copy = self.copies(version) / path
         with suppress(FileNotFoundError):
@@ -153,7 +164,9 @@ class RemoteFiles(Manifest):
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{whence or path} is no Parquet file, or a damaged one: {error}.") from error
-        return cls(table, RemoteFolder(stored.rstrip("/")))
+        found = cls(table, RemoteFolder(stored.rstrip("/")))
+        found._check_numbers(path)
+        return found
 
     def with_table(self, table: pa.Table) -> RemoteFiles:
         """See `Manifest.with_table`."""
@@ -168,8 +181,7 @@ class RemoteFiles(Manifest):
             OSError: it can't be fetched.
             ValueError: it can't be decoded.
         """
-        path = self._paths[row].as_py()
-        version = "" if self._versions is None else self._versions[row].as_py()
+        path, version = self._paths[row].as_py(), self._version_of(row)
         for _ in range(2):  # another process may make room between the two
             with suppress(FileNotFoundError):
                 return audio.read(self.place.fetch(path, version), sample_rate, start, samples)
@@ -179,7 +191,10 @@ class RemoteFiles(Manifest):
         return {"version": 1, "root": self.place.url}
 
     def _hash_of(self, row: int) -> str:
-        return f"{self.place.url}/{self._paths[row].as_py()}"
+        return f"{self.place.url}/{self._paths[row].as_py()} {self._version_of(row)}"
+
+    def _version_of(self, row: int) -> str:
+        return "" if self._versions is None else str(self._versions[row].as_py())
 
 
 def _version(about: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ...data.track import Manifest
+from ...data.track import Manifest, Track
 from ...models.adapters import ModelEncoder
 from ...models.heads import moments
 from ...models.mert import MertConfig, MertModel
@@ -49,6 +49,8 @@ FIRST = (
     "masked.mert_debug", "tokens.beats_iter1_debug", "latent.eat_debug", "contrastive.clmr_debug", "masked.muq_debug",
 )  # fmt: skip
 """Recipes that are checked before anything is timed."""
+LABELLED = ("labelled", "tagging")
+ESTIMATED = ("mert_95m", "beats_base", "eat_base", "clmr_base")
 
 
 class Found:
@@ -86,7 +88,7 @@ class Found:
 def rows(rehearse: bool = False, seconds: float = SECONDS, roofs: dict[str, Recipe] | None = None) -> list[Row]:
     """Measure; see `groundbass bench gpu`.
 
-    roofs: whose roofline a rehearsal estimates; None: the full sizes'.
+    roofs: whose roofline a rehearsal estimates; None: those of `ESTIMATED`.
 
     Raises:
         ValueError: there is no GPU, and it isn't a rehearsal.
@@ -103,6 +105,8 @@ def rows(rehearse: bool = False, seconds: float = SECONDS, roofs: dict[str, Reci
         for name, needs, work in _sections(found, device, noise, folder, sizes, rehearse):
             found.section(name, needs, work)
         for name, recipe in full.items() if rehearse else ():
+            if roofs is None and name not in ESTIMATED:
+                continue
             found.section(f"roofline_{name}", 0, partial(roofline, found, name, recipe, noise, folder / f"roof_{name}"))
     return found.rows
 
@@ -122,11 +126,12 @@ def _sections(
         return name, 45 if compiled else 12, work
 
     def checked(address: str) -> Section:
-        return f"right_{address}", 5, partial(right, found, address, device, noise, folder / address)
+        heard = _labelled_noise() if address.startswith(LABELLED) else noise
+        return f"right_{address}", 5, partial(right, found, address, device, heard, folder / address)
 
     yield "ceilings", 10, partial(ceilings, found, device)
     yield "attention", 10, partial(kernels.attention, found, device)
-    alone = ["tokens.beats_iter1_debug"] if rehearse else _alone()
+    alone = ["tokens.beats_iter1_debug", "labelled.finetune_debug"] if rehearse else _alone()
     yield from (checked(address) for address in alone if address in FIRST)
     yield sped(first, sizes[first])
     yield sped(f"{first}_compiled", sizes[first], compiled=True)
@@ -144,13 +149,22 @@ def _sections(
 
 
 def _alone() -> list[str]:
-    """The debug recipes that need no other run and no labels."""
+    """The debug recipes that need no other run."""
     named = [address for address in addresses() if address.endswith("_debug")]
-    return [
-        a
-        for a in named
-        if getattr(find(a).objective, "tokenizer", None) != "" and not a.startswith(("labelled", "tagging"))
-    ]
+    return [address for address in named if getattr(find(address).objective, "tokenizer", None) != ""]
+
+
+def _labelled_noise() -> Manifest:
+    """Four tracks of noise for those who learn from labels: three with some of every kind, one without."""
+    beats = [0.1 + 0.4 * beat for beat in range(14)]
+    chords = [{"start": 0.0, "end": 3.0, "label": "C:maj"}, {"start": 3.0, "end": 6.0, "label": "A:min7"}]
+    tracks = []
+    for number in range(4):
+        labels = {"genre": "ab"[number % 2], "tempo": 120.0 + number, "tags": ["x", "yz"[number % 2]], "chords": chords}
+        labels |= {"beats": beats, "downbeats": beats[::4]}
+        tracks.append(Track(f"{number}", f"{number}", 144_000, 24_000, 1, f"{number:032x}", None, None, labels))
+    tracks[3] = dataclasses.replace(tracks[3], labels={})
+    return Manifest.from_tracks(tracks, ".")
 
 
 def _debug_sizes() -> dict[str, Recipe]:

@@ -170,6 +170,7 @@ def _launched(recipe: Recipe, micro: int, accumulation: int, compute: float) -> 
         config, _ = recipe.objective.stand_in(Path(folder), recipe.crops.crop_samples)
         small = replace(recipe, objective=config)
         kernels, waits = roofline.counted(small, micro, Manifest.from_tracks([NOISE], "."), Path(folder) / "run")
+        kernels = roofline.fused(kernels) if recipe.compile else kernels
     seconds = accumulation * len(kernels) * roofline.LAUNCH
     return {
         "per_micro_batch": len(kernels),

@@ -35,8 +35,7 @@ def backward(gpu: PretendedGpu, loss: Tensor) -> None:
             gpu.backward_of = node.name()
             gradients = _inputs(node, held.pop(node, {}))
             found = _call(node, gradients)
-            gpu.backward_of = ""
-            following = node.next_functions
+            following = node.next_functions  # gradients are added up in the node's name
             for number, (after, place) in enumerate(following):
                 if after is None:
                     continue
@@ -46,6 +45,7 @@ def backward(gpu: PretendedGpu, loss: Tensor) -> None:
                 waiting[after] -= 1
                 if not waiting[after]:
                     ready.append(after)
+            gpu.backward_of = ""
 
 
 def _edges(root: Any) -> Counter[Any]:

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..objective import Objective
 from ..run.flops import attention, attention_backward, flops_of
 
 DEVICE = torch.device("cuda", 0)
@@ -101,6 +102,8 @@ class Kernel:
     """bytes of both, in that order"""
     least: float = 0.0
     """seconds that it takes however small it is, where it is sequential"""
+    compiled: bool = False
+    """whether `--compile` compiles what launches it"""
 
 
 class GpuTensor(Tensor):
@@ -139,6 +142,7 @@ class PretendedGpu(TorchDispatchMode):
         self.kernels: list[Kernel] = []
         self._storages = _Numbered()
         self.backward_of = ""  # the node whose backward pass runs, set by `backward`
+        self._inside = 0  # of how many modules that would be compiled
         self._open = ExitStack()
 
     def __enter__(self) -> PretendedGpu:
@@ -179,8 +183,24 @@ class PretendedGpu(TorchDispatchMode):
         """List a kernel; given, out: the CPU tensors that it reads and writes."""
         reads, writes = self._storages.of(given), self._storages.of(out)
         sizes = (*reads.values(), *writes.values())
-        kernel = Kernel(name, self.place(), flops, moved, dtype, tuple(reads), tuple(writes), sizes, least)
+        place, compiled = self.place(), self._inside > 0
+        kernel = Kernel(name, place, flops, moved, dtype, tuple(reads), tuple(writes), sizes, least, compiled)
         self.kernels.append(kernel)
+
+    def would_compile(self, objective: Objective) -> None:
+        """Mark the kernels of what the objective compiles under `--compile`; nothing is compiled."""
+        modules: list[torch.nn.Module] = []
+        with patch.object(torch.nn.Module, "compile", lambda module: modules.append(module)):
+            objective.compile_encoder()
+        for module in modules:
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave)
+
+    def _enter(self, *_: Any) -> None:
+        self._inside += 1
+
+    def _leave(self, *_: Any) -> None:
+        self._inside -= 1
 
     def place(self) -> str:
         """file:line of the innermost frame in this package; what the backward pass belongs to, where there is none."""

@@ -147,6 +147,7 @@ def on_pretended_gpu(
     with PretendedGpu(multiplies) as gpu:
         objective.to(DEVICE)
         objective.place(DEVICE)
+        gpu.would_compile(objective)
         training = _training(recipe, Machine(DEVICE, gpu), objective, "cuda")
         batches = on_device(_noise(recipe, manifest, share), DEVICE, ahead, objective.ahead)
         for step in range(steps):

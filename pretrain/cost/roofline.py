@@ -29,7 +29,7 @@ SHORTEST, LAUNCH = 2.5e-6, 7e-6  # seconds of the shortest kernel; of the host p
 ASSUMED = (
     "one H200: 790 TFLOP/s in bf16 (half in TF32) and 4.3 TB/s; matrix products at 60 %, convolutions at 45 % (30 % in "
     "TF32), memory at 85 %; no kernel under 2.5 us, 7 us of the host per kernel; compiled: what lies between two "
-    "products in models/ and in the backward pass is one kernel"
+    "products in what --compile compiles, and in the backward pass, is one kernel"
 )
 CROPS = (2, 4)
 
@@ -90,9 +90,10 @@ def _grown(few: Kernel, more: Kernel, crops: int) -> Kernel:
 
 
 def fused(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """The kernels as a compiler leaves them: what lies between two products in models/ and behind them is one kernel.
+    """The kernels as a compiler leaves them: what lies between two products of what is compiled is one kernel.
 
-    Such a kernel reads what was made before it and writes what is read after it; the rest stays in registers.
+    Such a kernel reads what was made before it and writes what is read after it; the rest stays in registers. The
+    backward pass counts as compiled.
     """
     last_read: dict[int, int] = {}
     for number, kernel in enumerate(kernels):
@@ -111,7 +112,7 @@ def fused(kernels: Sequence[Kernel]) -> list[Kernel]:
 
 
 def _pointwise(kernel: Kernel) -> bool:
-    inside = kernel.place.startswith(("models/", "backward of"))
+    inside = kernel.compiled or kernel.place.startswith("backward of")
     return inside and not kernel.flops and not kernel.least and "fft" not in kernel.name and "index" not in kernel.name
 
 

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     try:
         told = environment(argv[0])
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"groundbass: error: {error}", file=sys.stderr)
         return 2
     for name, value in told.items():
         print(f"export {name}={shlex.quote(value)}")

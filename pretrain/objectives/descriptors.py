@@ -25,18 +25,27 @@ from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
+from ..targets.first_crops import first_crops
 from .masked import gradient_shares
 from .parts.cqt_shape import CqtShape
+from .parts.descriptions import DESCRIPTIONS, Pictures, size_of
 from .parts.masking import Masking, taken, true_places
 from .parts.picture_augment import PictureAugment, change, moves, played
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ...data.batch import Batch
+    from ...data.track import Manifest
 
 MASK, PICTURES = 111, 112  # streams of draws
 ONSET_BANDS = 3
 LAGS = (0.2, 2.0)
 """Seconds: the shortest and longest distance in time that a tempogram compares."""
+MEASURED = 128
+"""Crops of five seconds by which descriptions are standardised."""
+LARGEST = 4.0
+"""Deviations from the mean beyond which a description counts no more."""
 LAG_STEP = 2
 """Columns of the log-mel (20 ms each at 25 Hz) between two lags."""
 
@@ -55,6 +64,18 @@ class Workers:
     """rises of the log-mel in a low, a middle and a high band"""
     tempogram: float = 0.5
     """how alike the onsets around a frame are to themselves, 0.2 to 2 s later"""
+    cepstra: float = 0.0
+    """of the log-mel, their mean and deviation over seconds"""
+    harmony: float = 0.0
+    """pitch classes of seconds, likeness to 24 keys and 24 triads"""
+    pitch: float = 0.0
+    """semitones that explain what sounds as their harmonics"""
+    modulation: float = 0.0
+    """how strongly bands, level and pitch swing at 2 to 8.5 Hz"""
+    texture: float = 0.0
+    """contrast, steadiness, centroid, spread, flatness and flux of the spectrum"""
+    metre: float = 0.0
+    """where beats lie, by combs on onsets and on changes of harmony"""
 
     def __post_init__(self) -> None:
         """Something is to be told."""
@@ -74,6 +95,8 @@ class DescriptorConfig(ObjectiveConfig):
     """which frames are hidden; their sound is replaced by an embedding after the stem"""
     unmasked_weight: float = 0.5
     """what a frame that is heard counts, against 1 for a hidden one"""
+    principal: int = 0
+    """crops whose columns' principal axes become the stem ("patches"), which then stays; 0: the stem is learned"""
     pictures: PictureAugment = field(default_factory=PictureAugment)
     """transposition, speed and colour; descriptions move with the first two, and know nothing of the colour"""
     share_every: int = 50
@@ -87,6 +110,8 @@ class DescriptorConfig(ObjectiveConfig):
             raise ValueError("masking.fill is noise, but the pictures have no waveform to fill: take embedding.")
         if self.unmasked_weight < 0:
             raise ValueError(f"unmasked_weight is {self.unmasked_weight}: at least 0.")
+        if self.principal and self.network.stem != "patches":
+            raise ValueError("principal needs network.stem patches: a stem of convolutions has no axes to choose.")
 
     def build(self) -> Descriptors:
         """Draw fresh weights."""
@@ -108,10 +133,46 @@ class Descriptors(Objective):
         shape = self.encoder.config
         sizes = {
             "cqt": shape.seen_bins, "chroma": 12, "mel": 2 * shape.mel_bins, "onsets": 2 * ONSET_BANDS,
-            "tempogram": len(lags(shape.frame_rate)),
+            "tempogram": len(lags(shape.frame_rate)), **{name: size_of(name, shape) for name in DESCRIPTIONS},
         }  # fmt: skip
         self.weights = {name: weight for name, weight in dataclasses.asdict(config.workers).items() if weight > 0}
         self.workers = nn.ModuleDict({name: nn.Linear(shape.hidden_size, sizes[name]) for name in self.weights})
+        for name in self._measured:
+            self.register_buffer(f"{name}_scale", torch.tensor([0.0, 1.0])[:, None].repeat(1, sizes[name]))
+        if config.principal:
+            self.encoder.patches.project.requires_grad_(False)
+
+    @property
+    def _measured(self) -> list[str]:
+        """Descriptions that are standardised number by number, by what the first crops measure."""
+        return [name for name in DESCRIPTIONS if name in self.weights]
+
+    @torch.no_grad()
+    def prepare(self, manifest: Manifest, run: Path) -> None:
+        """Measure the descriptions and find the stem's principal axes, on the first crops of the run.
+
+        A run that goes on has both in its checkpoint, which is loaded after this; a stem that came from elsewhere with
+        axes of its own keeps them.
+        """
+        principal = 0 if self.config.principal and self.encoder.patches.follows else self.config.principal
+        count = max(MEASURED if self._measured else 0, principal)
+        if not count:
+            return
+        encoder = self.encoder
+        batch = first_crops(manifest, encoder.config.sample_rate, count, self.seed)
+        waveform, valid = batch.by_view()
+        parts = [encoder.pictures(part) for part in waveform.split(16)]
+        cqt = encoder.crop(torch.cat([part for part, _ in parts]), None)
+        mel = torch.cat([part for _, part in parts if part is not None])
+        inside = time_mask(encoder.valid_frames(valid).clamp(1, cqt.shape[1]), cqt.shape[1])
+        pictures = Pictures(cqt, mel, inside, encoder.config)
+        for name in self._measured:
+            known = DESCRIPTIONS[name](pictures)[inside]
+            deviation, mean = torch.std_mean(known, 0)
+            self.get_buffer(f"{name}_scale").copy_(torch.stack([mean, deviation.clamp(min=1e-3)]))
+        if principal:
+            seen = standardise(cqt, inside), standardise(mel, inside.repeat_interleave(2, 1))
+            encoder.patches.follow(torch.cat([seen[0], seen[1].unflatten(1, (-1, 2)).flatten(2)], 2)[inside])
 
     def forward(self, batch: Batch, step: int) -> Loss:
         """Hide, hear, tell.
@@ -176,7 +237,16 @@ class Descriptors(Objective):
             frames = clean.valid
         rows = self.encoder.crop(cqt, shift)
         inside = time_mask(frames, cqt.shape[1])
-        return seen, shift, frames, describe_frames(rows, mel, inside, self.encoder.config, self.weights)
+        wanted = describe_frames(rows, mel, inside, self.encoder.config, self.weights)
+        pictures = Pictures(rows, mel, inside, self.encoder.config)
+        with torch.autocast(cqt.device.type, enabled=False):
+            wanted |= {name: self._standard(name, pictures) for name in self._measured}
+        return seen, shift, frames, wanted
+
+    def _standard(self, name: str, pictures: Pictures) -> Tensor:
+        """A description [batch, frames, numbers] in deviations from the mean."""
+        mean, deviation = self.get_buffer(f"{name}_scale")
+        return ((DESCRIPTIONS[name](pictures) - mean) / deviation).clamp(-LARGEST, LARGEST)
 
     def _errors(self, hidden: Tensor, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each worker's weighted mean square error over frames hidden [n, dim]; 0 of none."""
@@ -264,6 +334,29 @@ def pase_tiny() -> Recipe:
         checkpoint_every=200,
         workers=1,
     )
+
+
+def music_tiny() -> Recipe:
+    """Eleven descriptions at once, those of seconds of music among them, on a narrow network; the quickstart's.
+
+    Its first hidden state is the columns' 96 principal axes, found on the first crops: what statistics of timbre need.
+    The blocks above them learn what takes seconds: harmony, metre, pitch, modulation.
+
+    groundbass pretrain descriptors.music_tiny --data MANIFEST --run RUN · 2 CPU cores · 4 minutes
+    · trials, what each part brought: RESULTS.md
+    """
+    recipe = pase_tiny()
+    network = CqtShape(
+        stem="patches", stem_norm=False, trunk="conv", hidden_size=96, num_hidden_layers=3, dilations=(1, 5, 25),
+        dropout=0.0,
+    )  # fmt: skip
+    workers = Workers(
+        cqt=0.5, chroma=1.0, mel=0.25, onsets=0.5, tempogram=1.0,
+        cepstra=0.5, harmony=3.0, pitch=2.0, modulation=0.5, texture=0.25, metre=2.0,
+    )  # fmt: skip
+    config = DescriptorConfig(network, workers, Masking(coverage=0.2), unmasked_weight=1.0, principal=MEASURED)
+    optim = dataclasses.replace(recipe.optim, lr=3e-3)
+    return dataclasses.replace(recipe, objective=config, optim=optim, steps=700, checkpoint_every=350)
 
 
 def pase_debug() -> Recipe:

@@ -26,14 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
-from ...data.draws import draw_seeds, normal, sent, uniform
-from ...models.beats import BeatsModel, init_weights
+from ...data.draws import draw_seeds, sent, uniform
+from ...models.beats import BeatsModel
 from ...models.transformer import time_mask
 from ...models.vit import ViTModel
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig, example_index
 from ..recipe import Optim, Recipe
 from . import tokens
+from .parts.grid_decoder import GridDecoder, NoiseGrid
 from .parts.masking import taken, true_places
 from .split_views import SplitConfig, ViTShape, follow, stop_if_collapsed
 from .tokens import BeatsShape, check_rate, hidden_patches, kept_number, take
@@ -77,36 +78,6 @@ class LatentConfig(ObjectiveConfig):
     def build(self) -> Latent:
         """Build the objective."""
         return Latent(self)
-
-
-class GridDecoder(nn.Module):
-    """Residual 3 × 3 convolutions over the grid of times and bands, then the teacher's width."""
-
-    def __init__(self, dim: int, layers: int, groups: int, published: bool = False) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1, groups=groups) for _ in range(layers))
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, elementwise_affine=False) for _ in range(layers))
-        self.predict = nn.Linear(dim, dim)
-        if not published:  # EAT leaves PyTorch's first weights
-            self.apply(_init_decoder)
-
-    def forward(self, grid: Tensor) -> Tensor:
-        """Grid [batch, times, bands, dim] to predictions of the same shape."""
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            picture = rearrange(grid, "batch times bands dim -> batch dim times bands")
-            filtered = rearrange(convolution(picture), "batch dim times bands -> batch times bands dim")
-            grid = grid + functional.gelu(norm(filtered))
-        found: Tensor = self.predict(grid)
-        return found
-
-
-def _init_decoder(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight)
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        init_weights(module)
 
 
 class Latent(Objective):
@@ -222,9 +193,9 @@ class Latent(Objective):
         stop_if_collapsed(self._spread, step)
 
     def compile_encoder(self) -> None:
-        """Compile the blocks of encoder and teacher, which `encode` calls."""
-        for block in [*self.encoder.encoder.layers, *self.teacher.encoder.layers]:
-            block.compile()
+        """Compile the blocks of encoder and teacher, which `encode` calls, and the decoder."""
+        for part in [*self.encoder.encoder.layers, *self.teacher.encoder.layers, self.decoder]:
+            part.compile()
 
     @property
     def leaves_unused(self) -> bool:
@@ -367,6 +338,7 @@ class Eat(Objective):
         self.teacher.load_state_dict(self.encoder.state_dict())
         self.teacher.requires_grad_(False)
         self.decoder = GridDecoder(shape.hidden_size, config.decoder_layers, config.decoder_groups, published=True)
+        self.noise = NoiseGrid()
         self._spread: Tensor | None = None
 
     def encoder_loaded(self) -> None:
@@ -448,10 +420,7 @@ class Eat(Objective):
         """Noise at the hidden places, what was heard at the others, then the decoder."""
         dim = heard.shape[2]
         total = times * self.encoder.config.rows
-        grid = self.config.noise * rearrange(
-            normal(seeds, (total + 1) * dim), "batch (places dim) -> batch places dim", dim=dim
-        )
-        grid = grid.to(heard.dtype)
+        grid = (self.config.noise * self.noise(seeds, total + 1, dim)).to(heard.dtype)
         where = positions.masked_fill(~mask, total)[..., None].expand_as(heard)  # padding goes behind the end
         grid = grid.scatter(1, where, heard)[:, :total]
         found = self.decoder(rearrange(grid, "batch (times bands) dim -> batch times bands dim", times=times))
@@ -466,9 +435,9 @@ class Eat(Objective):
         stop_if_collapsed(self._spread, step)
 
     def compile_encoder(self) -> None:
-        """Compile the blocks of the encoder, which `encode` calls; the teacher's are listened to inside."""
-        for block in self.encoder.encoder.layers:
-            block.compile()
+        """Compile the encoder's blocks, the decoder and its noise; the teacher's blocks are listened to inside."""
+        for part in [*self.encoder.encoder.layers, self.decoder, self.noise]:
+            part.compile()
 
 
 def kept_as_published(counts: Tensor, share: float) -> Tensor:

@@ -132,6 +132,7 @@ def predict(
     share = Part.of(part)
     if share is not None and not out:
         raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
+    truth = read_truth(Path(named[0]), [one.name for one in recordings]) if named and clap is None else {}
     kept = _Kept(out, recordings, [*names, unit, aggregate, window_seconds, *asked], force, share)
     if share is not None:
         recordings = [recordings[row] for row in share.rows(len(recordings))]
@@ -173,8 +174,8 @@ def predict(
         write_page(page, results)
     if not quiet and not json_ and (written_to := [*out, *([] if page is None else [page])]):
         print(f"Written: {', '.join(map(str, written_to))}.")
-    if named and clap is None:
-        comparison = compare(results, read_truth(Path(named[0]), list(results)))
+    if truth:
+        comparison = compare(results, {name: row for name, row in truth.items() if name in results})
         if json_:
             print(json.dumps({"comparison": comparison.to_json()}))
         elif not quiet:

@@ -80,7 +80,7 @@ def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, Any]]:
     onset, offset and label, what is said over time.
 
     Raises:
-        ValueError: no row names a recording that was heard; what is said over time can't be read.
+        ValueError: no row names one of the recordings; what is said over time can't be read.
     """
     if not table.is_file():
         raise FileNotFoundError(f"There is no table of labels {table}.")
@@ -99,7 +99,7 @@ def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, Any]]:
                 found[name] = {column: _opened(value, table.parent) for column, value in told.items()}
     if not found:
         raise ValueError(
-            f"None of the {len(rows)} rows of {table} is a recording that was heard; the first is {rows[0]['path']!r}."
+            f"None of the {len(rows)} rows of {table} is a recording that is heard; the first is {rows[0]['path']!r}."
         )
     return found
 

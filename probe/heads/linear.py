@@ -26,6 +26,7 @@ TOLERANCE = 1e-5  # of the gradient, in units in which the curvature at the cons
 
 LARGE = 100_000  # clips from which coordinates are kept as float32; sums are always float64
 MANY = 100_000  # targets from which products are in float32 until the optimum is near
+ROUGH = 1e-4  # of the gradient, that products in float32 reach
 LOGITS = 200_000  # numbers that the logits of all heads take at a time: they stay in a core's cache
 CHUNK = 16_384  # clips whose standardised features are in memory at a time
 
@@ -164,7 +165,7 @@ def logistics(
         step = problem.step(strength)
         phases = [Phase(problem.value(strength, step, torch.float64), tolerance)]
         if targets.numel() >= MANY:
-            phases.insert(0, Phase(problem.value(strength, step, torch.float32), 10 * tolerance, rounding=1e-7))
+            phases.insert(0, Phase(problem.value(strength, step, torch.float32), max(tolerance, ROUGH), rounding=1e-7))
         start = (_foreseen(found, strength) if found else problem.constant()) / step
         found[strength] = minimise(phases, start.flatten(1), iterations).view_as(step) * step
     paths = [torch.stack([found[strength][number].T for strength in strengths]) for number in range(len(tables))]
