@@ -152,6 +152,8 @@ def _train(
     if objective.validates_start and not any((run / "checkpoints").glob("step_*")):
         _save(training, run, 0)
     judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
+    if processes.is_main_process:  # killed between a checkpoint and the removal of older ones
+        checkpoint.prune(run / "checkpoints", first, recipe.keep_last, recipe.keep_every, judge.best_before(first))
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
         Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say).finish(first)

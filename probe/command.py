@@ -66,6 +66,7 @@ class Options:
         window_seconds: longer tracks are encoded in equal windows of at most this length.
         store: where features are kept; $GROUNDBASS_CACHE or ~/.cache/groundbass by default.
         device: cpu, cuda, cuda:1; a GPU where there is one.
+        dtype: of the weights of encoder and random copies; features are float32 in any case, and stored by dtype.
         threads: threads that decode.
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
         json: print JSON and nothing else.
@@ -89,6 +90,7 @@ class Options:
     heads: bool = True
     store: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     device: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     threads: int = 2
     trust_remote_code: bool = False
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -167,7 +169,8 @@ def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
 
 
 def _load(options: Options, device: str) -> Encoder:
-    return load_encoder(options.encoder, device=device, trust_remote_code=options.trust_remote_code)
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[options.dtype]
+    return load_encoder(options.encoder, device, dtype, trust_remote_code=options.trust_remote_code)
 
 
 def _checked(encoder: Encoder, options: Options) -> Encoder:

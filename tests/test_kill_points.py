@@ -5,17 +5,17 @@ A few points of some commands here; all points of all commands in `make soak`, w
 A command is one row of COMMANDS.
 
 Of one process, one start shows all points of the soak: it stops after each rename with all its threads, and what lies
-on the disk is copied, as a kill there would leave it (a test compares the two). Ranks are killed, as the others go on.
-`efficiency`, whose trainings repeat one another, is tried where an event follows another for the first time.
+on the disk is copied, as a kill there would leave it (a test compares the two); of points between which nothing on the
+disk has changed one is tried for all. Ranks are killed, as the others go on.
+`efficiency`, whose trainings are those of `finetune` four times over, and `probe_every`, which is `contrastive` with a
+fresh interpreter for each probe, are tried where they do what those don't.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-import itertools
 import json
-import re
 import shlex
 import shutil
 import sys
@@ -130,6 +130,7 @@ COMMANDS = {
             "contrastive.clmr_debug", "--probe-every 2 --probe-tasks", "'folder:music --label kind --store store'"
         ),
         passing=("*/results.*",),
+        points="rmtree step_ | rmtree encoder",
     ),
     "embed": Row("embed run music --out table.parquet --device cpu"),
     "embed_npz": Row("embed run music --out table.npz --unit window --device cpu", passing=("table.npz",)),
@@ -146,7 +147,7 @@ COMMANDS = {
     "efficiency": Row(
         "efficiency run --data folder:music --label kind --out curve --per-class 1 --steps 2 --batch-size 4 "
         "--crop-seconds 2.7 --baselines mfcc --workers 0",
-        points="new",
+        points="frozen_ | tuned_ | scratch_ | efficiency",
     ),
     "tiny": Row("", code=TINY),
     "predict": Row("predict music --out said.json --out said.csv --page page.html --workers 1"),
@@ -223,6 +224,12 @@ def state(folder: Path, passing: Sequence[str]) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept}
 
 
+def everything(folder: Path) -> str:
+    """A digest of all folders and files."""
+    folders = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_dir())
+    return hashlib.sha256(json.dumps([folders, state(folder, ())]).encode()).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, labels_of: Callable[..., dict[str, Any]]) -> Path:
     """What commands begin with: music, manifests, a run, what was published and probed of it."""
@@ -272,20 +279,18 @@ def begin(template: Path, work: Path) -> None:
 
 def chosen(events: Sequence[str], asked: str) -> list[int]:
     """Kill points, from 1. asked: `all`; a number of them, evenly spread; `near`: first, last, and those that stand
-    before, at and after what a resumed command looks at: marks, checkpoints, encoders; `new`: first, last, and those
-    between two events that, without their numbers, haven't followed one another before; or the points, as `3,7`."""
+    before, at and after what a resumed command looks at: marks, checkpoints, encoders; the points, as `3,7`; or
+    parts of events' words, as `loss | rmtree step_`."""
     if asked == "all":
         return list(range(1, len(events) + 1))
-    if asked == "new":
-        kinds = [re.sub(r"[0-9a-f]{8,}|\d+", "N", event.partition(" ")[2]) for event in events]
-        pairs = list(itertools.pairwise([*kinds, ""]))
-        return [k for k, pair in enumerate(pairs, 1) if pair not in pairs[: k - 1]]
     if asked == "near":
         decisive = [k for k, event in enumerate(events, 1) if any(word in event for word in DECISIVE)]
         around = {k + step for k in decisive for step in (-1, 0, 1)} | {1, len(events)}
         return sorted(k for k in around if 1 <= k <= len(events))
     if "," in asked:
         return [int(k) for k in asked.split(",") if k]
+    if not asked.isdecimal():
+        return [k for k, event in enumerate(events, 1) if any(part in event for part in asked.split(" | "))]
     count = min(int(asked), len(events))
     return sorted({int((k + 0.5) * len(events) / count) + 1 for k in range(count)})
 
@@ -304,8 +309,13 @@ def sweep(name: str, template: Path, place: Path, asked: str = "", killed: bool 
     assert quiet.codes == [0] * row.ranks, quiet.said
     events = (place / "told").read_text().splitlines()
     expected = state(run.work, passing)
+    tried: dict[str, dict[str, Any]] = {}
     for point in chosen(events, asked or row.points):
         about = {"row": name, "kill": point, "of": len(events), "event": events[point - 1]}
+        seen = everything(states / f"{point}") if stopped else f"killed at {point}"
+        if seen in tried:  # the disk is as it was at an earlier point
+            yield tried[seen] | about
+            continue
         if stopped:
             run.put(states / f"{point}")
         else:
@@ -315,16 +325,18 @@ def sweep(name: str, template: Path, place: Path, asked: str = "", killed: bool 
                 yield about | {"outcome": "not reached", "fine": False, "said": ended.said}
                 continue
         left = len(list((run.place / "tmp").iterdir()))
-        yield about | {"left": left, **judged(run(row), run.work, expected, passing, row)}
+        tried[seen] = {"left": left, "state": point, **judged(run(row), run.work, expected, passing, row)}
+        yield about | tried[seen]
         shutil.rmtree(run.place)
         (run.place / "tmp").mkdir(parents=True)
     shutil.rmtree(states, ignore_errors=True)
 
 
 def summed(name: str, lines: Sequence[dict[str, Any]], seconds: float) -> str:
-    """A row's line of the table: points tried of all, equal, answered by a sentence, failed."""
+    """A row's line of the table: points tried of all, states of the disk, equal, answered by a sentence, failed."""
+    states = len({line.get("state", line["kill"]) for line in lines})
     bad, equal = sum(not line["fine"] for line in lines), sum(line["outcome"] == "equal" for line in lines)
-    counts = f"{len(lines)} of {lines[0]['of']} | {equal} | {len(lines) - equal - bad} | {bad}"
+    counts = f"{len(lines)} of {lines[0]['of']} | {states} | {equal} | {len(lines) - equal - bad} | {bad}"
     return f"| {name} | {counts} | {seconds:.0f} s |"
 
 
@@ -369,7 +381,10 @@ def test_a_start_after_any_kill_ends_alike(template: Path, tmp_path: Path, name:
     if COMMANDS[name].strategy.startswith("zero"):
         pytest.importorskip("deepspeed")
     began = time.monotonic()
-    found = list(sweep(name, template, tmp_path))
+    found = []
+    for line in sweep(name, template, tmp_path):
+        found.append(line)
+        print("\n   ", json.dumps(line), end="")
     print("\n" + summed(name, found, time.monotonic() - began))
     assert found and [line for line in found if not line["fine"]] == []
 

@@ -201,6 +201,16 @@ def test_a_damaged_best_checkpoint_is_not_published(runs: Runs, tmp_path: Path) 
     assert train(longer(RECIPE), runs.manifest, run) == 8 and content(run) == content(runs.after_eight)
 
 
+def test_a_checkpoint_that_a_kill_left_is_removed(runs: Runs, tmp_path: Path) -> None:
+    """Also in a run that has nothing left to do; the best one stays."""
+    shutil.copytree(runs.after_eight, tmp_path / "run")
+    stays = sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir())
+    shutil.copytree(runs.after_six / "checkpoints/step_4", tmp_path / "run/checkpoints/step_4")
+    assert train(longer(RECIPE), runs.manifest, tmp_path / "run") == 8
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == stays
+    assert "step_2" in stays and "step_4" not in stays
+
+
 def test_an_encoder_that_was_damaged_is_written_again(runs: Runs, tmp_path: Path) -> None:
     """Also in a run that has nothing left to do."""
     shutil.copytree(runs.after_eight, tmp_path / "run")

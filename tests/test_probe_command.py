@@ -17,7 +17,7 @@ from groundbass.probe.baselines.simple import LogMelBaseline, constant
 from groundbass.probe.contract import problems
 from groundbass.probe.evaluation import Settings
 from groundbass.probe.fit import fit
-from groundbass.probe.listen.features import FeatureStore
+from groundbass.probe.listen.features import FeatureStore, identity
 from groundbass.probe.report import result
 from groundbass.probe.report.bootstrap import Interval
 from groundbass.probe.report.command import report
@@ -66,6 +66,14 @@ def corpus(tmp_path_factory):
             Track(path, path, len(sound), RATE, 1, f"hash{number}", part, f"band {number // 4}", labels(number))
         )
     return Manifest.from_tracks(tracks, root)
+
+
+def test_an_encoder_in_bf16_hears_the_same_and_is_stored_apart(corpus, tmp_path):
+    exact, fast = (command._load(command.Options("groundbass-tiny", dtype=one), "cpu") for one in ("fp32", "bf16"))
+    assert identity(fast)["weights"] != identity(exact)["weights"]
+    store = FeatureStore(tmp_path, quiet=True)
+    ours, theirs = (store.clips(encoder, corpus[:6]) for encoder in (fast, exact))
+    assert np.isfinite(ours).all() and 0 < np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
 
 
 class Oracle:

@@ -123,10 +123,16 @@ def finish(
     newer = [other for other in _folders(folder.parent) if int(other.name[5:]) > step]  # damaged: passed over on resume
     for damaged in newer:
         shutil.rmtree(damaged)
-    for old in _folders(folder.parent)[keep_last:]:
+    prune(folder.parent, step, keep_last, keep_every, keep)
+    return Checkpoint(final, step, ranks)
+
+
+def prune(checkpoints: Path, step: int, keep_last: int, keep_every: int | None = None, keep: int | None = None) -> None:
+    """Of the checkpoints up to `step`, the newest `keep_last`, multiples of `keep_every` and `keep` stay."""
+    done = [folder for folder in _folders(checkpoints) if int(folder.name[5:]) <= step]
+    for old in done[keep_last:]:
         if int(old.name[5:]) != keep and (keep_every is None or int(old.name[5:]) % keep_every):
             shutil.rmtree(old)
-    return Checkpoint(final, step, ranks)
 
 
 def newest(run: Path, say: Callable[[str], None] = warnings.warn) -> Checkpoint | None:

@@ -62,7 +62,11 @@ class Judge:
     @property
     def best(self) -> int | None:
         """The step with the highest score, the first of equals; None before any validation."""
-        return max(self._lines, key=lambda line: (line["score"], -line["step"]))["step"] if self._lines else None
+        return _best(self._lines)
+
+    def best_before(self, step: int) -> int | None:
+        """The best of the steps before this one."""
+        return _best([line for line in self._lines if line["step"] < step])
 
     def finished(self) -> bool:
         """Whether `patience` validations have passed since the best."""
@@ -85,6 +89,10 @@ class Judge:
         """What rank 0 has."""
         found: list[dict[str, Any]] = broadcast_object_list([lines])[0]
         return found
+
+
+def _best(lines: list[dict[str, Any]]) -> int | None:
+    return max(lines, key=lambda line: (line["score"], -line["step"]))["step"] if lines else None
 
 
 def _validations(path: Path) -> list[dict[str, Any]]:
