@@ -337,7 +337,7 @@ def pase_tiny() -> Recipe:
 
 
 def music_tiny() -> Recipe:
-    """Eleven descriptions at once, those of seconds of music among them, on a narrow network; the quickstart's.
+    """Eleven descriptions at once, those of seconds of music among them, on a narrow network, for two CPU cores.
 
     Its first hidden state is the columns' 96 principal axes, found on the first crops: what statistics of timbre need.
     The blocks above them learn what takes seconds: harmony, metre, pitch, modulation.
