@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-RECIPE = "masked.cqt_tiny"
+RECIPE = "descriptors.music_tiny"
 HOURS = 1.5
 SEED = 0
 

@@ -252,7 +252,7 @@ def weights_hash(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-LATER = {"mel_kernels": "fixed", "described": False, "shifts": 1}
+LATER = {"mel_kernels": "fixed", "described": False, "shifts": 1, "stem_norm": True}
 """Settings that configs have had since version 0.1, at the value that means what was before them: stores and heads of
 that time know the encoder by a hash without them."""
 

@@ -484,7 +484,7 @@ def mert_tiny() -> Recipe:
 
 
 def cqt_tiny() -> Recipe:
-    """Masked CQT and its pitch classes alone, for two CPU cores: what learned most of the trials; the quickstart's.
+    """Masked CQT and its pitch classes alone, for two CPU cores: what teaches harmony in minutes.
 
     `mert_tiny` without codes and mixture, and less hidden (0.4). RESULTS.md has the trials; they changed several of
     these at once.

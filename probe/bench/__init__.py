@@ -220,8 +220,9 @@ def _large(clips: int) -> float:
 
 
 def _quickstart_row() -> Row:
-    """All tasks of the quickstart's corpus asked of an untrained network of its encoder's shape, three copies and all
-    hand-crafted sets beside it; the corpus is made first, which isn't timed.
+    """All tasks of the quickstart's corpus asked of an untrained network of the shape of `descriptors.music_tiny`.
+
+    Three copies and all hand-crafted sets stand beside it; the corpus is made first, which isn't timed.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -97,9 +97,14 @@ def _averaged(values: Tensor, inside: Tensor, reach: int) -> Tensor:
     """[batch, n, …] averaged over `reach` places to either side, of those `inside` [batch, n] alone."""
     known = inside.to(values.dtype)[:, None]
     flat = values.flatten(2).transpose(1, 2) * known
-    count = F.avg_pool1d(known, 2 * reach + 1, 1, reach).clamp(min=1e-6)
-    found = F.avg_pool1d(flat, 2 * reach + 1, 1, reach) / count
-    return found.transpose(1, 2).unflatten(2, values.shape[2:]) if values.dim() > 2 else found[:, 0]
+    found = _summed(flat, reach) / _summed(known, reach).clamp(min=1)
+    return found.transpose(1, 2).unflatten(2, values.shape[2:])
+
+
+def _summed(values: Tensor, reach: int) -> Tensor:
+    """[…, n] summed over `reach` places to either side, as differences of one running sum."""
+    running = F.pad(values, (reach + 1, reach)).cumsum(-1)
+    return running[..., 2 * reach + 1 :] - running[..., : values.shape[-1]]
 
 
 def cepstra(seen: Pictures) -> Tensor:
@@ -229,8 +234,8 @@ def _alike(curve: Tensor, lags: Sequence[int], reach: int) -> Tensor:
     centred = curve - curve.mean(1, keepdim=True)
     later = F.pad(centred, (0, max(lags)))
     products = torch.stack([later[:, lag : lag + curve.shape[1]] * centred for lag in (0, *lags)], 1)
-    local = F.avg_pool1d(products, 2 * reach + 1, 1, reach)
-    return local[:, 1:] / local[:, :1].clamp(min=1e-6)
+    local = _summed(products, reach)
+    return local[:, 1:] / local[:, :1].clamp(min=1e-4)
 
 
 def _comb(curves: Tensor, distances: Sequence[int], teeth: int) -> Tensor:
