@@ -14,7 +14,7 @@ help:
 	@echo "make quickstart   corpus, pretraining, probe, publishing and report.html in $(RUN)/ (about 10 minutes on 2 cores)"
 	@echo "make test         every test but the long grids (under 20 minutes)"
 	@echo "make check        formatting, lint, types and the fast tests (under 2 minutes)"
-	@echo "make soak         the long grids"
+	@echo "make soak         the long grids (on two processes)"
 	@echo "make docs         the documentation as a site, in build/docs"
 	@echo "make bench        speed figures, as ratios against a reference in the same run"
 
