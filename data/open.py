@@ -128,7 +128,8 @@ def open_several(addresses: Sequence[str | Path], refused: dict[str, str]) -> Ma
     for address in addresses:
         kind = address_kind(address)
         if kind not in ("file", "folder", "table"):
-            raise ValueError(f"{address} (a {kind}) is given with others: give it alone.")
+            named = "URL" if kind == "remote" else kind
+            raise ValueError(f"{address} (a {named}) is given with others: give it alone.")
         files += files_of(address)
     return from_headers(_bar(list(dict.fromkeys(files)), progress=True), refused)
 

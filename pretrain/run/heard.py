@@ -71,7 +71,7 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
     if len(parts) == 1:
         return kept_manifest(parts[0].address, run)
     for part in parts:
-        if (kind := address_kind(part.address)) in ("remote", "shards", "data set"):
+        if (kind := address_kind(part.address)) in ("URL", "remote", "shards", "data set"):
             named = "URL" if kind == "remote" else kind
             raise ValueError(f"{part.address} (a {named}) is given with others: give it alone, or mix before packing.")
     made, listed = run / "manifest.mixed.parquet", run / "mixture.json"
