@@ -197,13 +197,15 @@ def renamed(command: str, words: list[str]) -> list[str]:
     return found
 
 
-def quieted(command: str, words: list[str]) -> list[str]:
-    """The words without --quiet, which every command takes: bars are off. Some have it themselves, and say less too."""
+def quieted(command: str, words: list[str]) -> tuple[list[str], bool]:
+    """The words without --quiet, which every command takes (some have it themselves, and say less too), and whether it
+    was there: bars are off then.
+    """
     own = words[: words.index("--")] if "--" in words else words
     if "--quiet" not in own:
-        return words
-    os.environ["GROUNDBASS_QUIET"] = "1"
-    return words if command in SILENT else [word for word in own if word != "--quiet"] + words[len(own) :]
+        return words, False
+    left = words if command in SILENT else [word for word in own if word != "--quiet"] + words[len(own) :]
+    return left, True
 
 
 SILENT = ("data degrade", "predict")
@@ -219,14 +221,17 @@ def run(argv: list[str]) -> int:
             resolve(argv)
         print("\n".join([f"usage: groundbass {argv[0]} COMMAND …", "", *rows]))
         return 0
-    rest = quieted(name, renamed(name, rest))
-    if name in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from .data import parallel
+    from .progress import quietly
 
-        parallel.begin()
-        share = parallel.in_parts if SHARED[name] == "--part" else parallel.by_the_first
-        return share(lambda words: _called(name, words), rest)
-    return _called(name, rest)
+    rest, quiet = quieted(name, renamed(name, rest))
+    with quietly(quiet):
+        if name in SHARED and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from .data import parallel
+
+            parallel.begin()
+            share = parallel.in_parts if SHARED[name] == "--part" else parallel.by_the_first
+            return share(lambda words: _called(name, words), rest)
+        return _called(name, rest)
 
 
 def _called(name: str, words: list[str]) -> int:
@@ -253,14 +258,16 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"groundbass {__version__}")
         raise SystemExit(0)
-    if argv[0] == "--quiet":
-        os.environ["GROUNDBASS_QUIET"] = "1"
-        argv = argv[1:] or ["--help"]
+    quiet = argv[0] == "--quiet"
+    argv = (argv[1:] or ["--help"]) if quiet else argv
     try:
         if argv[:1] == ["--completion"]:
             print(completion(argv[1] if len(argv) > 1 else ""))
             raise SystemExit(0)
-        code = run(argv)
+        from .progress import quietly
+
+        with quietly(quiet):
+            code = run(argv)
         _leave_others(code)
         raise SystemExit(code)
     except (ValueError, OSError) as error:

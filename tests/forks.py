@@ -79,12 +79,12 @@ def launched(count: int, **more: str) -> list[dict[str, str]]:
 class Warm:
     """A process that has imported everything and forks it again and again, one command at a time."""
 
-    def __init__(self, imported: Sequence[str]) -> None:
-        """imported: names of modules."""
+    def __init__(self, imported: Sequence[str], **environment: str) -> None:
+        """imported: names of modules. environment: that stands before any import."""
         told = {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])}
         told |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *imported], env=os.environ | told, stdin=subprocess.PIPE,
+            [sys.executable, __file__, *imported], env=os.environ | told | environment, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 

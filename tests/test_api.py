@@ -81,10 +81,15 @@ def test_quiet_has_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_line_says_quiet_before_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars are off while the command runs, before or behind which the word may stand, and as they were afterwards."""
     monkeypatch.setenv("GROUNDBASS_QUIET", "0")
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["--quiet", "pretrain", "--list"])
-    assert stop.value.code == 0 and progress.is_quiet()
+    seen: list[bool] = []
+    monkeypatch.setattr(cli, "_called", lambda name, words: seen.append(progress.is_quiet()) or 0)
+    for line in (["--quiet", "pretrain", "--list"], ["pretrain", "--list", "--quiet"], ["pretrain", "--list"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(line)
+        assert stop.value.code == 0 and not progress.is_quiet()
+    assert seen == [True, True, False]
 
 
 def test_help_answers_at_once() -> None:

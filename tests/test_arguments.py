@@ -302,8 +302,8 @@ def test_answers_are_plain() -> None:
     assert arguments.plain([Weight(1.0), {1: {"a"}}]) == [{"grams": 1.0, "of": ["cat"]}, {"1": ["a"]}]
 
 
-def test_quiet_may_stand_behind_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GROUNDBASS_QUIET", "0")
-    assert cli.quieted("probe", ["x", "--quiet", "y"]) == ["x", "y"]
-    assert cli.quieted("predict", ["x", "--quiet"]) == ["x", "--quiet"]
-    assert cli.quieted("launch", ["ddp", "--", "pretrain", "--quiet"]) == ["ddp", "--", "pretrain", "--quiet"]
+def test_quiet_may_stand_behind_the_command() -> None:
+    assert cli.quieted("probe", ["x", "--quiet", "y"]) == (["x", "y"], True)
+    assert cli.quieted("predict", ["x", "--quiet"]) == (["x", "--quiet"], True)
+    line = ["ddp", "--", "pretrain", "--quiet"]
+    assert cli.quieted("launch", line) == (line, False)
