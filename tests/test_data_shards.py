@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,6 +68,21 @@ def small(monkeypatch):
 def sharded(corpus, tmp_path, small):
     write(corpus, tmp_path / "out")
     return Shards.open_folder(tmp_path / "out")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+def test_the_index_is_read_by_one_thread(corpus, tmp_path, small):
+    """Arrow's threads let go of a file of Python's when they like, and abort a process that has just ended."""
+    write(corpus, tmp_path / "out")
+    code = """
+import os, sys
+from groundbass.data.storage.shards import Shards
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+assert len(Shards.open_folder(sys.argv[1])) == 9
+print(threads() - before)"""
+    line = [sys.executable, "-c", code, str(tmp_path / "out")]
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "0\n"
 
 
 def test_the_crops_of_the_files(corpus, sharded):

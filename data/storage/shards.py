@@ -77,7 +77,8 @@ class Shards(Manifest):
             filesystem, path = filesystem_of(folder)
             with filesystem.open(f"{path}/{INDEX}", "rb") as opened:
                 # by this thread alone: Arrow's own would still let go of `opened` while Python ends, which aborts it
-                table = pq.ParquetFile(opened, page_checksum_verification=True).read(use_threads=False)
+                whole = pq.ParquetFile(opened, page_checksum_verification=True, pre_buffer=False)
+                table = whole.read(use_threads=False)
         except FileNotFoundError:
             if not is_sharded(folder):
                 raise FileNotFoundError(
