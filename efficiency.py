@@ -215,6 +215,10 @@ def _name(shots: int | None) -> str:
     return "all" if shots is None else str(shots)
 
 
+def _said(shots: int | None) -> str:
+    return "all" if shots is None else f"{shots} per class"
+
+
 def _digest(task: Any, *settings: Any) -> str:
     """Of the tracks, labels and folds that teach and test, and of how."""
     folds = [[getattr(fold, part).tolist() for part in ("train", "valid", "test")] for fold in task.folds]
@@ -275,12 +279,9 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
         spans = [[p.value - p.low for p in mine], [p.high - p.value for p in mine]]
         style = "--" if method not in ("frozen", *TRAINED) else "-"
         axes.errorbar(at, values, yerr=np.nan_to_num(spans), fmt=f"o{style}", capsize=2, markersize=4, label=method)
-    ticks = sorted({(point.clips, _name(point.shots)) for point in points})
+    ticks = sorted({(point.clips, _said(point.shots)) for point in points})
     axes.set_xscale("log")
-    names = ["(all)" if name == "all" else f"({name} per class)" for _, name in ticks]
-    axes.set_xticks(
-        [clips for clips, _ in ticks], [f"{clips}\n{name}" for (clips, _), name in zip(ticks, names, strict=True)]
-    )
+    axes.set_xticks([clips for clips, _ in ticks], [f"{clips}\n({name})" for clips, name in ticks])
     axes.minorticks_off()
     axes.set_xlabel("training recordings")
     axes.set_ylabel(metric)
@@ -292,7 +293,7 @@ def draw(place: Path, metric: str, points: Sequence[Point]) -> None:
 def lines_of(points: Sequence[Point]) -> str:
     """A line per method."""
     first = points[0]
-    head = f"{'All' if first.shots is None else f'{first.shots} per class'} ({first.clips} recordings):"
+    head = f"{_said(first.shots).capitalize()} ({first.clips} recordings):"
     draws = [f", mean of {p.draws} draws (the first: {p.first:.3f})" if p.draws > 1 else "" for p in points]
     scores = [f"  {p.method:<14} {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]" for p in points]
     return "\n".join([head, *map("".join, zip(scores, draws, strict=True))])

@@ -176,11 +176,6 @@ def compared(scores: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-"""How well each pitch class fits a key of C (Krumhansl 1990, Cognitive Foundations of Musical Pitch, table 2.1)."""
-
-
 def judge(folder: Path, classifier: str | Path | None = None) -> list[str]:
     """Score what ships (or another classifier with the heads key and beats) on recordings with truth, beside rivals.
 
@@ -243,7 +238,7 @@ def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[fl
 
 def template_key(cqt: torch.Tensor) -> str:
     """The key whose profile correlates best with the mean magnitude of each pitch class; cqt: [1, frames, bins]."""
-    from .data.labels.kinds.key import KEYS
+    from .data.labels.kinds.key import KEYS, MAJOR, MINOR
 
     magnitude = torch.expm1(cqt[0]).mean(0).reshape(-1, 12, 2).sum((0, 2)).double().numpy()  # from A on, by semitones
     chroma = np.roll(magnitude, -3)  # from C on

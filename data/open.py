@@ -64,6 +64,11 @@ def address_kind(address: str | Path) -> Kind:
     raise ValueError(f"{address} is no sound: give {POSSIBLE}; audio files end in {', '.join(SUFFIXES)}.")
 
 
+def called(kind: Kind) -> str:
+    """As sentences call it."""
+    return "URL" if kind == "remote" else kind
+
+
 def _kind_behind(url: str) -> Kind:
     if url.lower().endswith(SUFFIXES):
         return "remote"
@@ -128,8 +133,7 @@ def open_several(addresses: Sequence[str | Path], refused: dict[str, str]) -> Ma
     for address in addresses:
         kind = address_kind(address)
         if kind not in ("file", "folder", "table"):
-            named = "URL" if kind == "remote" else kind
-            raise ValueError(f"{address} (a {named}) is given with others: give it alone.")
+            raise ValueError(f"{address} (a {called(kind)}) is given with others: give it alone.")
         files += files_of(address)
     return from_headers(_bar(list(dict.fromkeys(files)), progress=True), refused)
 

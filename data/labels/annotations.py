@@ -12,6 +12,11 @@ SUFFIXES = (".beats", ".lab")
 ONSETS, OFFSETS, NAMES = ("onset", "start"), ("offset", "end"), ("label", "event", "event_label")
 
 
+def names_annotation(value: Any) -> bool:
+    """Whether a cell is the name of such a file."""
+    return isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES
+
+
 def read_annotation(file: Path) -> list[Any]:
     """`.beats`: [time in s] or [time, position in the bar] per line; `.lab`: {"start", "end", "label"} per line.
 

@@ -23,7 +23,7 @@ from ..open import MANIFEST, address_kind, open_sound, path_of
 from ..storage.remote import RemoteFiles
 from ..track import Manifest
 from .annotations import SUFFIXES as ANNOTATIONS
-from .annotations import read_annotation
+from .annotations import names_annotation, read_annotation
 from .kind import Kind
 from .lookup import guess, kind_of
 from .splits import Fold, split
@@ -110,7 +110,7 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
 
 def _opened(values: list[Any], file_of: Callable[[str], Path]) -> list[Any]:
     """Where a column names annotation files, what is in them. file_of: where one lies on this machine."""
-    named = [isinstance(v, str) and Path(v).suffix.lower() in ANNOTATIONS for v in values if v is not None]
+    named = [names_annotation(value) for value in values if value is not None]
     if not named or not all(named):
         return values
     return [None if value is None else read_annotation(file_of(value)) for value in values]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ...data.collections import mixed as mixture
 from ...data.collections import overlap
 from ...data.collections.scan import scan
-from ...data.open import MANIFEST, Kind, address_kind, open_sound, path_of
+from ...data.open import MANIFEST, Kind, address_kind, called, open_sound, path_of
 from ...data.track import metadata_of, place_from
 from .. import distributed
 from .record import manifest_hash, read_json, write_json
@@ -72,8 +72,8 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
         return kept_manifest(parts[0].address, run)
     for part in parts:
         if (kind := address_kind(part.address)) in ("URL", "remote", "shards", "data set"):
-            named = "URL" if kind == "remote" else kind
-            raise ValueError(f"{part.address} (a {named}) is given with others: give it alone, or mix before packing.")
+            named = f"{part.address} (a {called(kind)})"
+            raise ValueError(f"{named} is given with others: give it alone, or mix before packing.")
     made, listed = run / "manifest.mixed.parquet", run / "mixture.json"
     asked = {"data": list(data), "same": same}
     distributed.join()

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from sklearn import metrics as sk
 
-from ...data.labels.annotations import SUFFIXES as ANNOTATIONS
-from ...data.labels.annotations import gathered, is_spans, read_annotation
+from ...data.labels.annotations import gathered, is_spans, names_annotation, read_annotation
 from ...data.labels.kind import Kind, OverTime
 from ...data.labels.kinds.classes import Classes
 from ...data.labels.lookup import kind_of
@@ -106,8 +105,7 @@ def read_truth(table: Path, heard: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def _opened(value: Any, folder: Path) -> Any:
     """What is in the file that a cell names, where it names one of annotations."""
-    named = isinstance(value, str) and Path(value).suffix.lower() in ANNOTATIONS
-    return read_annotation(folder / value) if named else value
+    return read_annotation(folder / value) if names_annotation(value) else value
 
 
 def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, Any]]) -> Comparison:
@@ -157,15 +155,10 @@ def _by_values(said: Prediction, columns: set[str], truth: dict[str, dict[str, A
     shares = {}
     for column in columns:
         values = [row[column] for row in truth.values() if isinstance(row.get(column), str)]
-        held = [bool(known & (set(_tags_in(value)) | {value})) for value in values]
+        held = [not known.isdisjoint([value, *kind_of("tags").convert([value], [column])]) for value in values]
         shares[column] = sum(held) / len(held) if held else 0.0
     best = max(sorted(shares), key=lambda column: shares[column], default="")
     return best if shares.get(best, 0.0) >= 0.5 else None
-
-
-def _tags_in(value: str) -> list[str]:
-    """A cell's tags, divided by a bar, a semicolon or a comma."""
-    return [part.strip() for part in value.replace("|", ";").replace(",", ";").split(";")]
 
 
 def _over_time(name: str, column: str, pairs: list[tuple[Prediction, Any]]) -> Iterator[Verdict]:
@@ -223,15 +216,17 @@ def _verdict(
     notes = (f"Not among the classes, so always wrong: {', '.join(strange[:8])}.",) if strange else ()
     truth = np.array([index.get(value, -1) for value in values])
     order = np.argsort(-likely, axis=1)
-    gains = kind.gains(names) if isinstance(kind, Classes) else np.eye(len(names))
+    gains = kind.gains(names) if isinstance(kind, Classes) and kind.related else None
 
     def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
         top, right = order[rows], truth[rows]
         precision, recall, f, _ = sk.precision_recall_fscore_support(
             right, top[:, 0], average="macro", zero_division=0.0, labels=sorted(set(right.tolist()) - {-1})
         )
-        near = {kind.metrics[kind.metric]: float(gains[right, top[:, 0]][right >= 0].sum()) / len(right)}
-        return (near if kind.related else {}) | {
+        earned = {} if gains is None else {
+            kind.metrics[kind.metric]: float(gains[right, top[:, 0]][right >= 0].sum()) / len(right)
+        }  # fmt: skip
+        return earned | {
             "accuracy, top 1": float(np.mean(top[:, 0] == right)),
             "accuracy, top 3": float(np.mean((top[:, :3] == right[:, None]).any(1))),
             "precision, macro": float(precision), "recall, macro": float(recall), "F, macro": float(f),
@@ -259,7 +254,7 @@ def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, flo
 def _tags(
     name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str], owner: npt.NDArray[np.int64]
 ) -> Verdict:
-    tags = [set(_tags_in(value)) for value in values]
+    tags = [said.label_kind.convert([value], [name]) for value in values]
     truth = np.array([[int(label in row) for label in said.names] for row in tags])
     limits = np.array(said.thresholds or (0.5,) * len(said.names))
 

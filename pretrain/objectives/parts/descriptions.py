@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....data.labels.kinds.key import MAJOR, MINOR
 from ....models.cqt import CqtConfig
 
-MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 KEY_SECONDS, CHORD_SECONDS, TONE_SECONDS = 2.0, 0.25, 1.5  # to either side of a frame
 HARMONICS = 6
 FADING = 0.8  # what a harmonic weighs, over the one below it
