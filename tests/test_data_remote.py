@@ -18,6 +18,7 @@ import pytest
 from groundbass import cli
 from groundbass.data import open as door
 from groundbass.data.audio.read import write
+from groundbass.data.collections import scan
 from groundbass.data.collections.scan import scan_folder
 from groundbass.data.labels.folder import read_folder
 from groundbass.data.storage import remote
@@ -169,6 +170,21 @@ def test_copies_make_room_for_others(url: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv(remote.ROOM_GB, "much")
     with pytest.raises(ValueError, match="GROUNDBASS_REMOTE_GB=much is no number of gigabytes"):
         RemoteFolder(url).fetch("band 0/0.flac", "other")
+
+
+def test_a_copy_that_goes_before_it_is_examined_is_fetched_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    examine, gone = scan.examine, []
+
+    def too_late(root: Path, path: str) -> object:
+        if path not in gone:
+            gone.append(path)
+            (root / path).unlink()  # as another process does that makes room
+        return examine(root, path)
+
+    monkeypatch.setattr(scan, "examine", too_late)
+    place = RemoteFolder(url)
+    found, skipped = scan.scan_remote(place, place.files(), workers=1, progress=False)
+    assert len(found) == 5 and len(gone) == 6 and [item.path for item in skipped] == ["noise.wav"]
 
 
 def test_what_cannot_be_had_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from groundbass.models.head_files import HeadFacts
 from groundbass.models.heads import HeadConfig
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import predict as command
-from groundbass.probe.apply.classify import Classifier, Prediction
+from groundbass.probe.apply.classify import Classifier, Prediction, Sound
 from groundbass.probe.apply.predict_page import chord_colour
 from groundbass.probe.apply.verdicts import compare, read_truth
 from groundbass.probe.report.naming import short_names
@@ -330,3 +333,34 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pyte
     command.predict((song,), quiet=True)
     with pytest.raises(ValueError, match="None of the 1 recordings could be heard"):
         command.predict((model, str(place / "songs/broken.flac")), quiet=True)
+
+
+class Endless:
+    """Hears the same second of a recording until it may no longer."""
+
+    answering = type("Answering", (), {"rate": RATE})()
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def hear(self, sound: Sound, *_: object) -> dict[str, Prediction]:
+        while True:
+            sound.read(0, RATE)
+            self.begun.set()
+
+
+def test_an_interruption_does_not_wait_for_what_is_heard(place: Path) -> None:
+    classifier = Endless()
+    recordings = [command.Recording(f"{n}", (n,), place / "songs" / f"song{n}.flac") for n in range(2)]
+
+    def interrupt() -> None:
+        classifier.begun.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    options = command.Options("track", None, None, None, None)
+    nothing = command._Kept((), recordings, [], False)
+    cores = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        list(command._heard(recordings, [classifier], options, nothing, 2, 2, {}, Counter()))  # type: ignore[list-item]
+    assert torch.get_num_threads() == cores

@@ -250,11 +250,15 @@ def source_of(folder: str | Path) -> Source:
 def examine_remote(place: RemoteFolder, item: tuple[str, str]) -> Track | Skipped:
     """Fetch a file, (path, version), and decode it to its end."""
     path, version = item
-    try:
-        place.fetch(path, version)
-    except (OSError, ValueError) as error:
-        return Skipped(path, "unreadable", str(error))
-    return examine(place.copies(version), path)
+    for _ in range(3):  # another process may make room between the two
+        try:
+            copy = place.fetch(path, version)
+        except (OSError, ValueError) as error:
+            return Skipped(path, "unreadable", str(error))
+        found = examine(place.copies(version), path)
+        if isinstance(found, Track) or copy.exists():
+            break
+    return found
 
 
 def _scan(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -134,6 +134,7 @@ class Sound:
         self.samples, self.rate, self.name, self.recorded = samples, rate, name, recorded or rate
         self._decode, self._pool = decode, pool
         self._size = round(BATCH_SECONDS * rate)
+        self._stopped = False
         self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
 
     @property
@@ -147,8 +148,14 @@ class Sound:
             self._stretches[number] = self._pool.submit(self._decode, number * self._size, self._size)
         return self
 
+    def stop(self) -> None:
+        """From now on nothing can be read, so that another thread which hears this ends soon."""
+        self._stopped = True
+
     def read(self, start: int, count: int) -> npt.NDArray[np.float32]:
-        """[count] samples from `start` on, fewer at the end. Raises what decoding raises."""
+        """[count] samples from `start` on, fewer at the end. Raises what decoding raises, and CancelledError."""
+        if self._stopped:
+            raise CancelledError(f"{self.name} is no longer heard.")
         first, last = start // self._size, max(start, start + count - 1) // self._size
         for number in [number for number in self._stretches if not first <= number <= last + 1]:
             del self._stretches[number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import tyro
 from rich.console import Console
 
@@ -48,6 +50,7 @@ from .zero_shot import load_clap
 
 __all__ = ["hear_all", "predict"]
 FORMATS = (".json", ".csv", ".parquet", ".jams")
+MOST_AT_A_TIME = 4  # recordings, each with the memory that one batch of sound takes in the encoder
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def predict(
     classifiers = together(opened)
     options = Options(unit, aggregate, window_seconds, top, threshold)
     asked = [] if clap is None else [clap, *named]
+    beside = _heard_at_a_time(len(recordings), device)
     share = Part.of(part)
     if share is not None and not out:
         raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
@@ -141,7 +145,7 @@ def predict(
     results: dict[str, dict[str, Prediction]] = {}
     bar = tqdm(total=len(recordings), unit="recording", disable=quiet or json_ or len(recordings) < 2)
     with bar:
-        for one, found in _heard(recordings, classifiers, options, kept, threads, failed, resampled):
+        for one, found in _heard(recordings, classifiers, options, kept, threads, beside, failed, resampled):
             bar.update()
             results[one.name] = found
             if json_:
@@ -306,48 +310,68 @@ class _Kept:
 
 def _heard(
     recordings: Sequence[Recording], classifiers: list[Classifier], options: Options, kept: _Kept, threads: int,
-    failed: dict[str, str], resampled: Counter[tuple[int, int]],
+    beside: int, failed: dict[str, str], resampled: Counter[tuple[int, int]],
 ) -> Iterator[tuple[Recording, dict[str, Prediction]]]:  # fmt: skip
-    """Each recording with its answers. One is heard at a time; of the next `threads` the beginning is decoded then.
+    """Each recording with its answers; `beside` are heard at a time, and the next `threads` begin to be decoded.
 
     resampled: counts recordings by their rate and the rate that they are heard at, where the two differ.
     """
     rates = list(dict.fromkeys(classifier.answering.rate for classifier in classifiers))
 
-    def opened(one: Recording) -> dict[int, Sound] | str:
-        try:
-            source, own = one.sound()
-            sounds = {rate: sound_of(source, own, rate, pool) for rate in rates}
-        except (ValueError, OSError) as error:
-            return str(error)
-        return {rate: sound.expect() for rate, sound in sounds.items()}
+    def opened(one: Recording) -> dict[int, Sound]:
+        source, own = one.sound()
+        return {rate: sound_of(source, own, rate, decoders).expect() for rate in rates}
 
-    def hear(sounds: dict[int, Sound]) -> dict[str, Prediction] | str:
+    def hear(opening: Future[dict[int, Sound]]) -> tuple[dict[str, Prediction], set[tuple[int, int]]]:
+        sounds = opening.result()
         found: dict[str, Prediction] = {}
-        try:
-            for classifier in classifiers:
-                sound = sounds[classifier.answering.rate]
-                found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
-        except (ValueError, OSError) as error:
-            return str(error)
-        return found
+        for classifier in classifiers:
+            sound = sounds[classifier.answering.rate]
+            found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
+        return found, {(sound.recorded, sound.rate) for sound in sounds.values() if sound.recorded != sound.rate}
 
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    coming: deque[tuple[Future[dict[int, Sound]], Future[Any]]] = deque()
+    with ThreadPoolExecutor(max(1, threads)) as decoders, _hearing(beside) as hearers:
         new = (one for one in recordings if not kept.has(one.name))
-        coming: deque[Future[dict[int, Sound] | str]] = deque()
-        for one in recordings:
-            if (known := kept.get(one.name)) is not None:
-                yield one, known
-                continue
-            coming.extend(pool.submit(opened, later) for later in islice(new, max(1, threads) + 1 - len(coming)))
-            sounds = coming.popleft().result()
-            found = sounds if isinstance(sounds, str) else hear(sounds)
-            if isinstance(found, str):
-                failed[one.name] = found
-                continue
-            resampled.update((s.recorded, s.rate) for s in sounds.values() if s.recorded != s.rate)  # type: ignore[union-attr]
-            kept.add(one.name, found)
-            yield one, found
+        try:
+            for one in recordings:
+                if (known := kept.get(one.name)) is not None:
+                    yield one, known
+                    continue
+                for later in islice(new, max(1, threads) + beside - len(coming)):
+                    opening = decoders.submit(opened, later)
+                    coming.append((opening, hearers.submit(hear, opening)))
+                error = coming[0][1].exception()
+                _, hearing = coming.popleft()
+                if isinstance(error, (ValueError, OSError)):
+                    failed[one.name] = str(error)
+                    continue
+                found, rates_met = hearing.result()
+                resampled.update(rates_met)
+                kept.add(one.name, found)
+                yield one, found
+        finally:
+            for opening, hearing in coming:  # nobody asks any more, so that an interruption needn't wait for hours
+                hearing.cancel()
+                if not opening.cancel() and opening.exception() is None:
+                    for sound in opening.result().values():
+                        sound.stop()
+
+
+def _heard_at_a_time(recordings: int, device: str) -> int:
+    """On a CPU each by a share of its cores, which waste less time than all of them on one; on a GPU one by one."""
+    return 1 if recordings < 2 or device != "cpu" else min(torch.get_num_threads(), MOST_AT_A_TIME)
+
+
+@contextlib.contextmanager
+def _hearing(beside: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that hear, each with its share of the cores that this process may use."""
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(beside, "hear", torch.set_num_threads, (max(1, cores // beside),)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)  # what a thread says holds for every thread that begins later
 
 
 def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
