@@ -8,14 +8,14 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .batch import Batch, Example, collate
 from .crops import Crops
@@ -78,16 +78,18 @@ class Loader(Iterator[Batch]):
         self._batches: Iterator[tuple[_Packed | None, dict[str, str]]] | None = self._start()
 
     def _start(self) -> Iterator[tuple[_Packed | None, dict[str, str]]]:
-        """Workers from the present step on. They block SIGTERM and SIGINT: a scheduler and a terminal send them to all
+        """Workers from the present step on, with memory of their own: an earlier one may still be writing into its.
+
+        They block SIGTERM and SIGINT: a scheduler and a terminal send them to all
         processes, and the step in progress needs them to finish.
         """
+        self._dataset.room = _Room(self._dataset, self._workers * PREFETCH + 1) if self._workers else None
         batches = DataLoader(
             self._dataset,
             batch_size=None,  # a worker makes whole batches
             sampler=_Steps(self._step),
             num_workers=self._workers,
             collate_fn=_unchanged,
-            pin_memory=self._pin,
             prefetch_factor=PREFETCH if self._workers else None,
             generator=torch.Generator(),  # else making the iterator draws from torch's global state
         )
@@ -116,7 +118,7 @@ class Loader(Iterator[Batch]):
                 f"{len(self.bad)} of {self._tracks} tracks can't be read, more than max_bad_share="
                 f"{self._max_bad_share}: scan the folder again, or raise the share. The first of them: {shown}"
             )
-        return packed.batch(self._pin)
+        return packed.batch(self._dataset.room, self._pin)
 
     def _next(self) -> tuple[_Packed | None, dict[str, str]]:
         """The next batch; where a worker died (killed for memory, say) all are started again at this very step."""
@@ -150,31 +152,45 @@ class _Steps(Sampler[int]):
         return itertools.count(self.first)
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A batch between processes: one tensor in shared memory; what is small travels as bytes, without a file of its own
-    for each tensor.
+class _Room:
+    """Memory that all processes share, as many batches as are on their way: made once, since its pages cost as much
+    time as what is written into them. A batch's place is free again when the next one is asked for.
     """
 
-    waveform: Tensor
+    def __init__(self, batches: _Batches, places: int) -> None:
+        shape = (places, *batches.shape)
+        storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
+        self._waveforms = torch.empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+    def of(self, step: int) -> Tensor:
+        """[batch, views, samples] for the batch of a step."""
+        return self._waveforms[step % len(self._waveforms)]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A batch between processes: its waveform lies in the room (without one it is here); what is small travels as
+    bytes, without a file of its own for each tensor.
+    """
+
+    waveform: Tensor | None
+    step: int
     sample_rate: int
     keys: list[str]
     small: dict[str, npt.NDArray[np.int64]]
 
-    def pin_memory(self) -> _Packed:
-        """Called by the loader's own thread."""
-        return replace(self, waveform=self.waveform.pin_memory())
-
-    def batch(self, pin: bool) -> Batch:
+    def batch(self, room: _Room | None, pin: bool) -> Batch:
         """The batch itself, in the process that trains."""
         tensors = (torch.from_numpy(values) for values in self.small.values())
         small: dict[str, Any] = dict(zip(self.small, (t.pin_memory() if pin else t for t in tensors), strict=True))
-        return Batch(self.waveform, self.sample_rate, keys=self.keys, **small)
-
-
-def _packed(batch: Batch) -> _Packed:
-    small = {name: tensor.numpy() for name, tensor in batch.tensors().items() if name != "waveform"}
-    return _Packed(batch.waveform, batch.sample_rate, batch.keys, small)
+        waveform = self.waveform
+        if waveform is None:
+            assert room is not None
+            waveform = room.of(self.step)
+            waveform = waveform.pin_memory() if pin else torch.from_numpy(waveform.numpy().copy())
+        elif pin:
+            waveform = waveform.pin_memory()
+        return Batch(waveform, self.sample_rate, keys=self.keys, **small)
 
 
 class _Batches(Dataset[tuple[_Packed | None, dict[str, str]]]):
@@ -182,19 +198,24 @@ class _Batches(Dataset[tuple[_Packed | None, dict[str, str]]]):
 
     def __init__(self, crops: Crops, batch_size: int, rank: int, ranks: int, allowed: int) -> None:
         self.crops, self.batch_size, self.rank, self.ranks, self.allowed = crops, batch_size, rank, ranks, allowed
+        self.shape = (batch_size, crops.config.views, crops.config.crop_samples)
+        self.room: _Room | None = None
 
     def __getitem__(self, step: int) -> tuple[_Packed | None, dict[str, str]]:
         bad: dict[str, str] = {}
         indices = (step * self.ranks + self.rank) * self.batch_size + np.arange(self.batch_size)
-        config, examples = self.crops.config, []
-        waveform = _new_tensor(self.batch_size, config.views, config.crop_samples)
+        examples = []
+        waveform = torch.empty(self.shape) if self.room is None else self.room.of(step)
         places = zip(indices.tolist(), self.crops.rows_at(indices).tolist(), waveform.numpy(), strict=True)
         for index, row, out in places:
             example = self._readable(index, row, out, bad)
             if example is None:
                 return None, bad
             examples.append(example)
-        return _packed(collate(examples, config.sample_rate, waveform)), bad
+        batch = collate(examples, self.crops.config.sample_rate, waveform)
+        small = {name: tensor.numpy() for name, tensor in batch.tensors().items() if name != "waveform"}
+        here = waveform if self.room is None else None
+        return _Packed(here, step, batch.sample_rate, batch.keys, small), bad
 
     def _readable(self, index: int, row: int, out: npt.NDArray[np.float32], bad: dict[str, str]) -> Example | None:
         """The example at `index`, or the first readable one in the same place of later steps."""
@@ -208,14 +229,6 @@ class _Batches(Dataset[tuple[_Packed | None, dict[str, str]]]):
             index += self.batch_size * self.ranks
             row = int(self.crops.rows_at(np.array([index]))[0])
         return None
-
-
-def _new_tensor(*shape: int) -> Tensor:
-    """An empty float32 tensor; in a worker it lies in shared memory (as torch's default_collate does it): no copy."""
-    if get_worker_info() is None:
-        return torch.empty(shape)
-    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
-    return torch.empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 def _unchanged(item: Any) -> Any:
