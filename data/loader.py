@@ -164,7 +164,7 @@ class _Room:
 
     def of(self, step: int) -> Tensor:
         """[batch, views, samples] for the batch of a step."""
-        return self._waveforms[step % len(self._waveforms)]  # type: ignore[no-any-return]
+        return self._waveforms[step % len(self._waveforms)]
 
 
 @dataclass(frozen=True)

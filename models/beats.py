@@ -24,6 +24,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from .fbank import KaldiFbank
+from .layers import gelu
 from .transformer import time_mask
 
 
@@ -233,7 +234,7 @@ class BeatsBlock(nn.Module):
     def forward(self, hidden: Tensor, bias: Tensor | None, blocked: Tensor | None) -> Tensor:
         attended = self.dropout(self.self_attn(hidden, bias, blocked))
         hidden = self.self_attn_layer_norm(hidden * self.alpha + attended)
-        inner = self.activation_dropout(F.gelu(self.fc1(hidden)))
+        inner = self.activation_dropout(gelu(self.fc1(hidden)))
         return self.final_layer_norm(hidden * self.alpha + self.dropout(self.fc2(inner)))
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from .layers import gelu
 from .tagger import DecibelMel, Heard, Tagger, check_windows, init_default, refill
 
 MELS, SQUARE, FOLDS, PATCH, WINDOW = 64, 256, 4, 4, 8
@@ -136,7 +137,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class DropPath(nn.Module):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+from .layers import gelu
+
 Rotation = tuple[Tensor, Tensor]
 
 
@@ -106,7 +108,7 @@ class FeedForward(nn.Module):
         self.output_dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        inner = self.intermediate_dropout(F.gelu(self.intermediate_dense(hidden)))
+        inner = self.intermediate_dropout(gelu(self.intermediate_dense(hidden)))
         return self.output_dropout(self.output_dense(inner))
 
 

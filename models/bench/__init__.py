@@ -19,7 +19,7 @@ from ..tagger import DecibelMel, decibels
 from ..tagger_files import stft_tables
 from ..tagging_transformer import TaggingTransformerConfig, TaggingTransformerModel
 
-ROUNDS = 3
+ROUNDS = 6
 
 
 class Row(TypedDict):
