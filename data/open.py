@@ -76,8 +76,8 @@ def _kind_behind(url: str) -> Kind:
 
 
 def path_of(address: str | Path) -> Path:
-    """The path that an address is, where it is one."""
-    return Path(address).expanduser()
+    """The path that an address is, where it is one; as `probe` has it, folder:PATH is PATH."""
+    return Path(str(address).removeprefix("folder:")).expanduser()
 
 
 def open_sound(

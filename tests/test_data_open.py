@@ -130,6 +130,13 @@ def test_what_cannot_be_read_is_left_out_and_named(place: Path, tmp_path: Path, 
         door.open_sound(table, headers=headers)
 
 
+def test_a_folder_may_be_called_what_probe_calls_it(place: Path) -> None:
+    sound = str(place / "music")
+    assert list(door.open_sound(f"folder:{sound}", progress=False)) == list(door.open_sound(sound, progress=False))
+    with pytest.raises(FileNotFoundError, match="There is no folder:nowhere"):
+        door.open_sound("folder:nowhere")
+
+
 def test_an_unknown_address_says_what_is_possible(place: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no audio")
     for wrong in ("nowhere", "nowhere.wav", "gtzam:/data", str(tmp_path / "notes.txt")):
