@@ -802,8 +802,8 @@ def find_chain(address: str) -> DegradationChain:
     return chain_of(entries, path.parent, path.stem)
 
 
-# The toolbox's presets, with computed rooms, devices and dust for its recordings; its `radio` and `phone` also put 9,600
-# samples of silence first, which damages nothing and would only move labels.
+# The toolbox's presets, with computed rooms, devices and dust for its recordings; its `radio` and `phone` also put
+# 9,600 samples of silence first, which damages nothing and would only move labels.
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "live": [
         {"name": "impulse_response", "path": "synth:hall"},
