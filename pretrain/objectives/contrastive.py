@@ -45,6 +45,7 @@ from .crop_contrast import CropContrastConfig
 from .parts.cqt_shape import CqtShape
 from .parts.nt_xent import contrast, effective_rank, projector
 from .parts.nt_xent import nt_xent as nt_xent  # where it always was
+from .parts.unheard import freeze_unheard
 from .split_views import ViTShape
 
 
@@ -86,8 +87,7 @@ class NetworkConfig:
         if unknown:
             raise ValueError(f"{make.__name__} has no {', '.join(unknown)}; look at its arguments.")
         model: PreTrainedModel = kind(make(**{**self.settings, "sample_rate": sample_rate}))
-        for parameter in (p for n, p in model.named_parameters() if "mask" in n.rpartition(".")[2]):
-            parameter.requires_grad_(False)  # nothing is hidden here, so what replaces it isn't learned
+        freeze_unheard(model)
         return model
 
 

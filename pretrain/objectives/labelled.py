@@ -54,6 +54,7 @@ from .parts.cqt_shape import CqtShape
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change, moves, played
+from .parts.unheard import UNHEARD
 from .parts.weight_averages import MeanOfWeights, averaged, begin_averages, follow
 
 if TYPE_CHECKING:
@@ -62,11 +63,6 @@ if TYPE_CHECKING:
     from ...data.batch import Batch
 
 AUGMENT, PARTNER, SHARE, SPEC, PICTURES = 401, 402, 403, 404, 405  # streams of draws
-UNHEARD = (
-    "masked_spec_embed", "head.", "predictor.", "hidden_embedding", "network.dense", "network.bn.", "network.pooler.",
-    "network.mlp_head.", "network.fc1.", "network.fc_audioset.", "network.att_block.", "network.tscam_conv.",
-)  # fmt: skip
-"""Parameters of encoders that no label reaches: mask embeddings and heads of their own, those of taggers too."""
 TRAINING = {"train", "training"}
 VALIDATION = {"valid", "validation", "val", "dev"}
 VALID_SECONDS = 30.0  # of a track, that validation hears
