@@ -184,6 +184,21 @@ def student(manifest: Path, folder: Path, **changes: Any) -> Tagging:
     return objective(half_labelled(manifest, folder), **settings)
 
 
+def test_taggers_hear_degraded_clips(manifest: Path) -> None:
+    made = objective(manifest, degrade=("phone", "strong_mp3"), degrade_share=1.0).train()
+    heard: list[torch.Tensor] = []
+    made.encoder.network.features = lambda sound, valid, real=made.encoder.network.features: (
+        heard.append(sound) or real(sound, valid)
+    )
+    sound = batch()
+    loss = made(sound, 0)
+    loss.value.backward()
+    assert torch.isfinite(loss.value) and (heard[0] != sound.waveform[:, 0]).any(1).all()
+    with torch.no_grad():
+        made.eval()(sound, 0)
+    assert torch.equal(heard[1], sound.waveform[:, 0])
+
+
 def test_half_of_the_loss_is_the_teachers_by_hand(manifest: Path, tmp_path: Path) -> None:
     """Binary cross-entropy with labels over labelled clips, with the teacher's sigmoids over the others, summed."""
     made = student(manifest, tmp_path)
