@@ -36,6 +36,7 @@ from ...data.augment.degradations import Degrade
 from ...data.batch import Batch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds
+from ...models.own_heads import freeze_unheard
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
@@ -45,7 +46,6 @@ from .crop_contrast import CropContrastConfig
 from .parts.cqt_shape import CqtShape
 from .parts.nt_xent import contrast, effective_rank, projector
 from .parts.nt_xent import nt_xent as nt_xent  # where it always was
-from .parts.unheard import freeze_unheard
 from .split_views import ViTShape
 
 

@@ -46,6 +46,7 @@ from ...models.classifier_files import make_classifier, write_classifier
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.head_files import HeadFacts, head_names, read_head
 from ...models.heads import Head, HeadConfig
+from ...models.own_heads import UNHEARD
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig
@@ -55,7 +56,6 @@ from .parts.damage import damage_for
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change, moves, played
-from .parts.unheard import UNHEARD
 from .parts.weight_averages import MeanOfWeights, averaged, begin_averages, follow
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Parameters of encoders that stand beside the hidden states: heads of their own, and what replaces masked frames.
 
 Who learns on the hidden states, by labels or by contrast, never reaches them: left trainable, ranks would wait for
-gradients that never come.
+gradients that never come. Who begins with an encoder's weights for other labels leaves its head out.
 """
 
 from __future__ import annotations
