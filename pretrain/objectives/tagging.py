@@ -135,7 +135,7 @@ class TaggingConfig(LabelledConfig):
         if self.network == "ast":
             heads = max(1, round(12 * self.width))
             spectra = self.spectra or self.window_samples * 100 // self.sample_rate + 24
-            told = dict(zip(("mean", "std"), self.log_mel or ()))
+            told: dict[str, Any] = dict(zip(("mean", "std"), self.log_mel or ()))
             return SpectrogramTransformerModel(
                 SpectrogramTransformerConfig(
                     hidden_size=64 * heads, num_attention_heads=heads, num_hidden_layers=self.depth or 12,
