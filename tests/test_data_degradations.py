@@ -17,6 +17,8 @@ from groundbass.cli import run
 from groundbass.data.audio import read as audio
 from groundbass.data.augment import responses
 from groundbass.data.augment.degradations import KINDS, PRESETS, Degrade, chain_of, find_chain, first_order
+from groundbass.data.augment.label_times import TimeMap, moved_rows
+from groundbass.data.labels.folder import read_folder
 from groundbass.data.track import Manifest, Track
 
 RATE = 22050
@@ -349,7 +351,7 @@ def test_the_command_moves_labels_with_the_sound(tmp_path: Path, capsys: pytest.
     one = Manifest.open(tmp_path / "out/manifest.parquet")[0]
     assert one.labels["beats"] == pytest.approx([0.8, 1.2, 1.8, 2.6]) and one.labels["tempo"] == pytest.approx(150)
     assert one.labels["genre"] == "x" and (one.split, one.artist) == ("train", "me")
-    assert one.labels["chords"] == [{"start": pytest.approx(0.4), "end": pytest.approx(1.5, abs=0.01), "label": "C"}]
+    assert one.labels["chords"] == [{"start": pytest.approx(0.4), "end": pytest.approx(1.5, abs=1e-4), "label": "C"}]
     heard = audio.read(tmp_path / "out/a.wav")
     assert one.samples == len(heard) == pytest.approx((4.5 / 1.25 - 0.2) * RATE, abs=2)
     for beat in one.labels["beats"]:
@@ -357,6 +359,97 @@ def test_the_command_moves_labels_with_the_sound(tmp_path: Path, capsys: pytest.
         assert np.abs(heard[near - 3 : near + 4]).max() > 0.9
     with pytest.raises(FileExistsError, match="is in use"):
         run(words)
+
+
+def test_the_command_moves_annotation_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half a second of delay, then 1.25 times as fast, then 1.0 to 1.2 s cut out: t -> (t + 0.5) / 1.25, by hand."""
+    home = tmp_path / "in"
+    for number, name in enumerate(("a.wav", "a.flac", "sub/b.wav", "c.wav")):
+        audio.write(home / name, tone(300 + 50 * number)[0].numpy(), RATE)
+    audio.write(home / "d.wav", np.stack([tone(600)[0].numpy()] * 2), RATE)
+    (home / "ann").mkdir()
+    (home / "ann/a.beats").write_text("0.125\t4\n0.5\t1\n0.875 2\n1.5\t3\n")
+    (home / "a.lab").write_text("0 0.25 N\n0.25 0.875 C:maj\n0.875 0.95 G:7\n1.5 2.0 a long name\n")
+    (home / "bad.beats").write_text("0.5\nsoon\n")
+    (home / "sub/b.lab").write_text("0.0\t2.0\tverse\n")
+    rows = ["a.wav,ann/a.beats,x", "a.flac,ann/a.beats,y", "sub/b.wav,,x", "c.wav,bad.beats,x", "d.wav,no.beats,y"]
+    (home / "labels.csv").write_text("\n".join(["path,rhythm,genre", *rows]) + "\n")
+    steps = [
+        {"name": "delay", "n_samples": RATE // 2}, {"name": "speedup", "speed": 1.25},
+        {"name": "trim_millis", "offset": 1000, "amount": 200},
+    ]  # fmt: skip
+    (tmp_path / "chain.json").write_text(json.dumps(steps))
+    out = tmp_path / "out"
+    assert run(["data", "degrade", f"folder:{home}", str(out), "--chain", str(tmp_path / "chain.json")]) == 0
+    said = capsys.readouterr().out
+    assert "4 moments or spans lay in parts that were cut away" in said  # 0.875 and G:7, of both a's
+    assert "2 annotation file(s) can't be read, and are no labels any more. Line 2 of" in said
+    assert "1 recording(s) had several channels, which were mixed to one" in said
+    labels = {track.path: track.labels for track in Manifest.open(out / "manifest.parquet")}
+    assert labels["a.wav"] == {"rhythm": "a.wav.rhythm.beats", "genre": "x", "lab": "a.wav.lab"}
+    assert labels["c.wav"] == {"genre": "x"} and labels["sub/b.wav"] == {"genre": "x", "lab": "sub/b.lab"}
+    assert (out / "a.wav.rhythm.beats").read_text() == "0.500000\t4\n0.800000\t1\n1.400000\t3\n"
+    spans = "0.400000\t0.600000\tN\n0.600000\t1.000000\tC:maj\n1.400000\t1.800000\ta long name\n"
+    assert (out / "a.wav.lab").read_text() == (out / "a.flac.lab").read_text() == spans
+    folder = read_folder(out)
+    at = {track.path: row for row, track in enumerate(folder.manifest)}
+    assert folder.columns["rhythm"][at["a.flac"]] == [[0.5, 4], [0.8, 1], [1.4, 3]]
+    assert folder.columns["lab"][at["sub/b.wav"]] == [{"start": 0.4, "end": 1.8, "label": "verse"}]
+    assert not [file for file in out.rglob("*") if file.name.startswith(".")]
+
+
+def test_one_file_takes_its_annotations_along(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", tone(300)[0].numpy(), RATE)
+    (tmp_path / "a.beats").write_text("0.5\n1.0\n")
+    (tmp_path / "chain.json").write_text(json.dumps([{"name": "delay", "samples": RATE}]))
+    words = ["data", "degrade", str(tmp_path / "a.wav"), str(tmp_path / "a.flac"), "--chain"]
+    words.append(str(tmp_path / "chain.json"))
+    assert run(words) == 0
+    assert (tmp_path / "a.flac.beats").read_text() == "1.500000\n2.000000\n"
+    assert (tmp_path / "a.beats").read_text() == "0.5\n1.0\n"
+    (tmp_path / "a.flac").unlink()
+    with pytest.raises(FileExistsError, match=r"a.flac.beats is in use"):
+        run(words)
+
+
+def test_a_cut_span_has_its_exact_edges() -> None:
+    chain = chain_of([{"name": "trim_millis", "amount": 500}])
+    where = TimeMap(chain, 200 * RATE, RATE, 0)
+    spans = [
+        {"start": 0.0, "end": 200.0}, {"start": 0.1, "end": 0.5}, {"start": 0.2, "end": 150.0},
+        {"start": 0.3, "end": 0.3}, {"start": 7.0, "end": 7.0},
+    ]  # fmt: skip
+    expected = [(0.0, 199.5), (0.0, 149.5), (6.5, 6.5)]
+    assert [(span["start"], span["end"]) for span in moved_rows(spans, where)] == expected
+    twice = chain_of([{"name": "trim_millis", "offset": 1000}, {"name": "trim_millis", "offset": -1, "amount": 250}])
+    where = TimeMap(twice, 2 * RATE, RATE, 0)
+    (span,) = moved_rows([{"start": 1.05, "end": 2.0}], where)
+    assert (span["start"], span["end"]) == (pytest.approx(1.0), pytest.approx(1.65, abs=1e-4))
+
+
+def test_a_trim_and_a_delay_move_an_impulse_by_so_many_samples() -> None:
+    def place(at: int, name: str, **values: Any) -> tuple[int, int | None]:
+        """Length, and where the one sample that isn't 0 is now."""
+        click = torch.zeros(1, RATE)
+        click[0, at] = 1
+        found = through(click, name, **values)[0]
+        (where,) = found.nonzero(as_tuple=True)
+        chain = chain_of([{"name": name, **values}])
+        (moved,) = chain.moved(np.array([at / RATE]), RATE, RATE, 0)
+        assert len(where) == (0 if np.isnan(moved) else 1)
+        if not len(where):
+            return len(found), None
+        assert round(moved * RATE) == int(where[0])
+        return len(found), int(where[0])
+
+    assert place(0, "delay", samples=123) == (RATE + 123, 123)
+    assert place(1000, "delay", samples=1) == (RATE + 1, 1001)
+    cut = {"amount": 100, "offset": 200}  # 2,205 samples from 4,410 on
+    edges = {4409: 4409, 4410: None, 6614: None, 6615: 4410, 20_000: 17_795}
+    for at, expected in edges.items():
+        assert place(at, "trim_millis", **cut) == (RATE - 2205, expected)
+    for at, expected in {RATE - 2206: RATE - 2206, RATE - 2205: None, RATE - 1: None}.items():
+        assert place(at, "trim_millis", offset=-1) == (RATE - 2205, expected)
 
 
 def test_the_command_takes_one_file(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def sharded(corpus, tmp_path, small):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
-def test_the_index_is_read_by_one_thread(corpus, tmp_path, small):
+def test_index_and_remote_chunks_are_read_by_one_thread(corpus, tmp_path, small):
     """Arrow's threads let go of a file of Python's when they like, and abort a process that has just ended."""
     write(corpus, tmp_path / "out")
     code = """
@@ -80,9 +80,11 @@ from groundbass.data.storage.shards import Shards
 threads = lambda: len(os.listdir("/proc/self/task"))
 before = threads()
 assert len(Shards.open_folder(sys.argv[1])) == 9
+print(threads() - before)
+assert len(Shards.open_folder("file://" + sys.argv[1]).read(5)) > 9000
 print(threads() - before)"""
     line = [sys.executable, "-c", code, str(tmp_path / "out")]
-    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "0\n"
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "0\n0\n"
 
 
 def test_the_crops_of_the_files(corpus, sharded):

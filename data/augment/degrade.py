@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,17 +21,53 @@ from ...progress import tqdm
 from ..audio import read as audio
 from ..batch import key_id
 from ..draws import draw_seed
-from ..open import open_sound
+from ..labels.annotations import SUFFIXES as ANNOTATIONS
+from ..labels.annotations import annotation_text, name_annotations, read_annotation
+from ..open import open_sound, path_of
 from ..parallel import in_order
 from ..storage.remote import RemoteFiles, RemoteFolder, is_url
 from ..track import Manifest, Track, file_hash
 from ..writing import write_text
 from .degradations import SILENT, DegradationChain, find_chain
+from .label_times import TimeMap, moved_labels, moved_rows
 
-TIMES = ("beats", "downbeats", "onsets")  # labels that are lists of moments in s
-TEMPI = ("tempo", "bpm")  # numbers that grow with speed
 PITCHES = ("key", "chords", "pitch", "note")  # labels that a shift of pitch makes wrong
-SPANS = ("start", "end")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every recording: where its sound and its annotation files lie, and through what it goes."""
+
+    root: Path | RemoteFolder
+    chain: DegradationChain
+    seed: int
+    columns: tuple[str, ...] = ()
+    """labels that are kept in files (`.beats`, `.lab`)"""
+    crowded: frozenset[str] = frozenset()
+    """paths without their suffix that several recordings share: what is written keeps the suffix in its name"""
+
+    def file_of(self, path: str) -> Path:
+        """Where a file lies on this machine."""
+        if isinstance(self.root, RemoteFolder):
+            return self.root.fetch(path, self.root.version(path))
+        return self.root / path
+
+    def base(self, path: Path) -> Path:
+        """A sound's path without its suffix, or with it where others would be called the same."""
+        bare = path.with_suffix("")
+        return path if bare.as_posix() in self.crowded else bare
+
+    def sound(self, path: Path) -> Path:
+        """Where a sound goes to, below OUT: its own path, as FLAC where its format can't be written."""
+        if path.suffix.lower() in audio.WRITTEN:
+            return path
+        return self.base(path).with_name(f"{self.base(path).name}.flac")
+
+    def annotation(self, path: Path, column: str, suffix: str) -> Path:
+        """Where a label's file goes to: beside the sound, of its name and, if there are several, the label's."""
+        alone = column == suffix.removeprefix(".") or len(self.columns) == 1
+        label = "" if alone else "." + re.sub(r"[^\w-]+", "_", column)
+        return self.base(path).with_name(f"{self.base(path).name}{label}{suffix}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +77,10 @@ class Done:
     track: Track
     cut: int
     """labels of moments or spans that lay in a part that was cut away"""
+    unread: tuple[str, ...]
+    """a sentence per annotation file that can't be read"""
+    mixed: bool
+    """it had several channels, which became one"""
     clipped: bool
     """samples beyond full scale were clipped by the file format"""
     silent: bool
@@ -59,8 +101,9 @@ def degrade(
 
     Args:
         sound: an audio file, a folder of audio, a manifest (.parquet, .csv), or a URL of one of these.
-        out: an audio file for a file, else a folder: audio under the same paths, and manifest.parquet.
-        chain: live, phone, phone_speaker, radio, strong_mp3, vinyl, or a JSON file, for example
+        out: an audio file for a file, else a folder: audio under the same paths, and manifest.parquet. Annotation files
+            (.beats, .lab) that a label names, or that lie beside the sound, go beside it again, their times moved.
+        chain: dopbandpass, live, phone, phone_speaker, radio, strong_mp3, vinyl, or a JSON file, for example
             [{"name": "noise", "snr": [10, 30]}, {"name": "mp3", "bitrate": 64}].
         seed: of what is drawn; each recording draws its own.
         workers: processes; one per core by default.
@@ -73,7 +116,7 @@ def degrade(
         FileNotFoundError: no such recording.
     """
     found = find_chain(chain)
-    place = Path(sound)
+    place = path_of(sound)
     if not is_url(sound) and not place.exists():
         raise FileNotFoundError(f"There is no {sound}: give an audio file, a folder of audio, or a manifest.")
     if out.exists() and not force and (out.is_file() or any(out.iterdir())):
@@ -81,7 +124,7 @@ def degrade(
     if out.exists() and place.resolve() in (out.resolve(), *out.resolve().parents):
         raise FileExistsError(f"{out} lies in {sound}, which is to be read; choose another place.")
     if place.is_file() and place.suffix not in (".parquet", ".csv"):
-        done = [_one_file(place, out, found, seed)]
+        done = [_one_file(place, out, found, seed, force)]
     else:
         done = _many(sound, out, found, seed, workers, quiet)
     if not quiet:
@@ -90,18 +133,24 @@ def degrade(
         "out": out,
         "recordings": len(done),
         "labels_cut": sum(item.cut for item in done),
+        "annotations_unread": sum(len(item.unread) for item in done),
         "clipped": sum(item.clipped for item in done),
         "silent": sum(item.silent for item in done),
     }
 
 
-def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int) -> Done:
+def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int, force: bool) -> Done:
     if out.suffix.lower() not in audio.WRITTEN:
         raise ValueError(f"{out} has no suffix that can be written: use one of {', '.join(audio.WRITTEN)}.")
     about = audio.info(file)
-    track = Track(file.name, file.name, about.samples, about.sample_rate, about.channels, "")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return _degraded(track, file, out, chain, seed)
+    labels = _beside(file)
+    same = file.resolve().with_suffix("") == out.resolve().with_suffix("")
+    job = Job(file.parent, chain, seed, tuple(labels), frozenset({out.stem} if same else ()))
+    for name, label in labels.items():
+        if (there := out.parent / job.annotation(Path(out.name), name, Path(label).suffix)).exists() and not force:
+            raise FileExistsError(f"{there} is in use, where the labels of {file} would go to; say --force.")
+    track = Track(file.name, file.name, about.samples, about.sample_rate, about.channels, "", labels=labels)
+    return _degraded(track, Path(out.name), out.parent, job)
 
 
 def _many(place: str, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool) -> list[Done]:
@@ -109,13 +158,15 @@ def _many(place: str, out: Path, chain: DegradationChain, seed: int, workers: in
     remote = manifest.place if isinstance(manifest, RemoteFiles) else None
     if not manifest.has_files and remote is None:
         raise ValueError(f"{place} holds sound that isn't in files of its own: give files, a folder or a manifest.")
+    tracks = list(manifest) if remote else _with_files(list(manifest), manifest.root)
+    stems = Counter(Path(track.path).with_suffix("").as_posix() for track in tracks)
+    crowded = frozenset(stem for stem, count in stems.items() if count > 1)
+    job = Job(remote or manifest.root, chain, seed, _annotation_columns(tracks), crowded)
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    work = partial(_item, root=remote or manifest.root, out=out, chain=chain, seed=seed)
-    done = list(
-        tqdm(in_order(work, manifest, workers), total=len(manifest), unit="file", desc="degrade", disable=quiet)
-    )
+    work = partial(_item, out=out, job=job)
+    done = list(tqdm(in_order(work, tracks, workers), total=len(tracks), unit="file", desc="degrade", disable=quiet))
     Manifest.from_tracks([item.track for item in done], out).write(out / "manifest.parquet")
     steps = [{"name": step.NAME, **dataclasses.asdict(step)} for step in chain.steps]
     about = {"chain": steps, "seed": seed, "from": str(place)}
@@ -123,85 +174,82 @@ def _many(place: str, out: Path, chain: DegradationChain, seed: int, workers: in
     return done
 
 
-def _item(track: Track, root: Path | RemoteFolder, out: Path, chain: DegradationChain, seed: int) -> Done:
-    path = Path(track.path)
-    if path.suffix.lower() not in audio.WRITTEN:
-        path = path.with_suffix(".flac")
-    if isinstance(root, RemoteFolder):
-        source = root.fetch(track.path, root.version(track.path))
-    else:
-        source = root / track.path
-    target = out / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return _degraded(dataclasses.replace(track, path=path.as_posix()), source, target, chain, seed, listed=True)
+def _item(track: Track, out: Path, job: Job) -> Done:
+    done = _degraded(track, path := job.sound(Path(track.path)), out, job)
+    about = dataclasses.replace(done.track, path=path.as_posix(), channels=1, hash=file_hash(out / path))
+    return dataclasses.replace(done, track=about)
 
 
-def _degraded(
-    track: Track, source: Path, target: Path, chain: DegradationChain, seed: int, listed: bool = False
-) -> Done:
-    """Degrade one file and its labels. listed: it goes into a manifest."""
-    own = draw_seed(seed, key_id(track.key))
-    rate = track.sample_rate
+def _degraded(track: Track, path: Path, out: Path, job: Job) -> Done:
+    """Degrade one file and its labels. path: of what is written, below `out`."""
+    own, rate = draw_seed(job.seed, key_id(track.key)), track.sample_rate
+    source = job.file_of(track.path)
     before = torch.from_numpy(audio.read(source, rate))[None]
     if not before.shape[1]:
         raise ValueError(f"{source} holds no samples; leave it out.")
-    silent = chain.needs_level and float(before.square().mean()) <= SILENT
+    silent = job.chain.needs_level and float(before.square().mean()) <= SILENT
     try:
-        after = chain(before, rate, torch.tensor([own]))[0].numpy()
+        after = job.chain(before, rate, torch.tensor([own]))[0].numpy()
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    audio.write(target, np.clip(after, -1.0, 1.0), rate)
-    labels, cut = moved_labels(track.labels, chain, before.shape[1], rate, own)
-    if listed:
-        track = dataclasses.replace(track, samples=len(after), channels=1, hash=file_hash(target))
-    clipped = bool(np.abs(after).max(initial=0.0) > 1.0)
-    return Done(dataclasses.replace(track, labels=labels), cut, clipped, silent)
+    audio.write(out / path, np.clip(after, -1.0, 1.0), rate)
+    where = TimeMap(job.chain, before.shape[1], rate, own)
+    labels, cut = moved_labels(track.labels, where)
+    files, cut_of_files, unread = _moved_files(track, path, out, job, where)
+    labels = {name: label for name, label in (labels | files).items() if label is not None}
+    return Done(
+        dataclasses.replace(track, labels=labels, samples=len(after)), cut + cut_of_files, unread,
+        mixed=track.channels > 1, clipped=bool(np.abs(after).max(initial=0.0) > 1.0), silent=silent,
+    )  # fmt: skip
 
 
-def moved_labels(
-    labels: dict[str, Any], chain: DegradationChain, samples: int, rate: int, seed: int
-) -> tuple[dict[str, Any], int]:
-    """Labels of one recording after the chain, and how many moments and spans were cut away.
+def _with_files(tracks: Sequence[Track], root: Path) -> list[Track]:
+    """Tracks with the annotation files beside their sound as labels, as `folder:` has them: `beats` and `lab`."""
+    known = {name for track in tracks for name in track.labels}
+    return [
+        dataclasses.replace(track, labels={**_beside(root / track.path, known), **track.labels}) for track in tracks
+    ]
 
-    Lists of moments (beats, downbeats, onsets) and of spans (dictionaries with start and end in s) move; a span that a
-    cut shortens keeps what is left of it. A tempo grows with the speed.
+
+def _beside(sound: Path, known: Collection[str] = ()) -> dict[str, str]:
+    """Label -> annotation file of the sound's name, beside it as `Track.path` would name it."""
+    files = {suffix.removeprefix("."): sound.with_suffix(suffix) for suffix in ANNOTATIONS}
+    return {name: str(file.resolve()) for name, file in files.items() if name not in known and file.is_file()}
+
+
+def _annotation_columns(tracks: Sequence[Track]) -> tuple[str, ...]:
+    """The labels that are kept in files."""
+    names = dict.fromkeys(name for track in tracks for name in track.labels)
+    return tuple(name for name in names if name_annotations(track.labels.get(name) for track in tracks))
+
+
+def _moved_files(
+    track: Track, path: Path, out: Path, job: Job, where: TimeMap
+) -> tuple[dict[str, str | None], int, tuple[str, ...]]:
+    """Labels that are kept in files, written beside the sound `path` below `out`.
+
+    Returns what the labels name now, how many moments and spans were cut away, and a sentence per file that can't be
+    read, whose label is left out.
     """
-    if not chain.moves:
-        return labels, 0
-
-    def move(times: Any) -> Any:
-        return chain.moved(np.asarray(times, dtype=np.float64), samples, rate, seed)
-
-    result, cut = dict(labels), 0
-    for name, value in labels.items():
-        if name in TIMES and isinstance(value, list):
-            moved = move(value)
-            result[name] = moved[~np.isnan(moved)].tolist()
-            cut += len(value) - len(result[name])
-        elif isinstance(value, list) and value and all(isinstance(v, dict) and set(SPANS) <= v.keys() for v in value):
-            kept = [span for span in (_moved_span(span, move) for span in value) if span is not None]
-            cut += len(value) - len(kept)
-            result[name] = kept
-        elif name in TEMPI and isinstance(value, int | float) and not isinstance(value, bool):
-            result[name] = value * _speed(move, samples / rate)
-    return result, cut
-
-
-def _moved_span(span: dict[str, Any], move: Any) -> dict[str, Any] | None:
-    """The span where it is now: what a cut leaves of it, None where nothing is left."""
-    fine = np.linspace(span["start"], span["end"], 201)
-    moved = move(fine)
-    left = moved[~np.isnan(moved)]
-    if not len(left) or left[-1] <= left[0]:
-        return None
-    return {**span, "start": float(left[0]), "end": float(left[-1])}
-
-
-def _speed(move: Any, seconds: float) -> float:
-    """How much faster the recording runs: over the widest part that nothing was cut from."""
-    fine = np.linspace(0, seconds, 1001)
-    steps = np.diff(move(fine))
-    return float(np.diff(fine)[0] / np.nanmedian(steps))
+    named: dict[str, str | None] = {}
+    unread: list[str] = []
+    cut = 0
+    for name in job.columns:
+        file = track.labels.get(name)
+        if file is None:
+            continue
+        try:
+            rows = read_annotation(job.file_of(file))
+        except (OSError, ValueError) as error:
+            named[name] = None
+            unread.append(str(error))
+            continue
+        moved = moved_rows(rows, where)
+        cut += len(rows) - len(moved)
+        there = job.annotation(path, name, Path(file).suffix.lower())
+        write_text(out / there, annotation_text(moved))
+        named[name] = there.as_posix()
+    return named, cut, tuple(unread)
 
 
 def summary(done: list[Done], chain: DegradationChain, out: Path) -> str:
@@ -210,6 +258,10 @@ def summary(done: list[Done], chain: DegradationChain, out: Path) -> str:
     said = [f"{len(done)} recording(s) through {names}: {out}"]
     if cut := sum(item.cut for item in done):
         said.append(f"{cut} moments or spans lay in parts that were cut away, and are no labels any more.")
+    if unread := [sentence for item in done for sentence in item.unread]:
+        said.append(f"{len(unread)} annotation file(s) can't be read, and are no labels any more. {unread[0]}")
+    if mixed := sum(item.mixed for item in done):
+        said.append(f"{mixed} recording(s) had several channels, which were mixed to one.")
     if silent := sum(item.silent for item in done):
         said.append(f"{silent} recording(s) are silent: there is no level to set a noise against, so none was added.")
     if clipped := sum(item.clipped for item in done):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -17,6 +17,12 @@ def names_annotation(value: Any) -> bool:
     return isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES
 
 
+def name_annotations(values: Iterable[Any]) -> bool:
+    """Whether a column holds names of such files: there are some, and nothing else."""
+    named = [names_annotation(value) for value in values if value is not None]
+    return bool(named) and all(named)
+
+
 def read_annotation(file: Path) -> list[Any]:
     """`.beats`: [time in s] or [time, position in the bar] per line; `.lab`: {"start", "end", "label"} per line.
 
@@ -25,7 +31,7 @@ def read_annotation(file: Path) -> list[Any]:
         ValueError: a line can't be read; the sentence names it.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}, which labels.csv names.")
+        raise FileNotFoundError(f"There is no file {file}, which a label (of labels.csv or a manifest) names.")
     lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     numbered = [(number, cells) for number, cells in enumerate(lines, start=1) if cells and cells[0][:1] != "#"]
     if file.suffix.lower() == ".lab":
@@ -34,6 +40,18 @@ def read_annotation(file: Path) -> list[Any]:
     if any(later[0] <= earlier[0] for earlier, later in pairwise(beats)):
         raise ValueError(f"{file} should list ascending beat times, one a line, and doesn't.")
     return beats
+
+
+def annotation_text(rows: Sequence[Any]) -> str:
+    """The lines of what `read_annotation` read, times in s to a millionth; spans as `.lab`, else as `.beats`."""
+    return "".join(f"{_line(row)}\n" for row in rows)
+
+
+def _line(row: Any) -> str:
+    if isinstance(row, Mapping):
+        return f"{row['start']:.6f}\t{row['end']:.6f}\t{row['label']}"
+    time, *position = row
+    return "\t".join([f"{time:.6f}", *(f"{number:.12g}" for number in position)])
 
 
 def _span(cells: Sequence[str], file: Path, number: int) -> dict[str, Any]:

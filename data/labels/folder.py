@@ -23,7 +23,7 @@ from ..open import MANIFEST, address_kind, open_sound, path_of
 from ..storage.remote import RemoteFiles
 from ..track import Manifest
 from .annotations import SUFFIXES as ANNOTATIONS
-from .annotations import names_annotation, read_annotation
+from .annotations import name_annotations, read_annotation
 from .kind import Kind
 from .lookup import guess, kind_of
 from .splits import Fold, split
@@ -100,9 +100,10 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
             columns.setdefault(name, [None] * len(manifest))[row] = None if value == "" else value
     if isinstance(manifest, RemoteFiles):
         columns = {name: _opened(values, manifest.place.fetch) for name, values in columns.items()}
+    elif manifest.has_files:
+        columns = {name: _opened(values, manifest.root.joinpath) for name, values in columns.items()}
     if not scanned:
         return LabelledFolder(path, manifest, columns)
-    columns = {name: _opened(values, path.joinpath) for name, values in columns.items()}
     for suffix in ANNOTATIONS:
         _beside(manifest, path, suffix, columns)
     return LabelledFolder(path, manifest, columns, tuple(_unmatched(path, manifest, bool(columns))))
@@ -110,8 +111,7 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
 
 def _opened(values: list[Any], file_of: Callable[[str], Path]) -> list[Any]:
     """Where a column names annotation files, what is in them. file_of: where one lies on this machine."""
-    named = [names_annotation(value) for value in values if value is not None]
-    if not named or not all(named):
+    if not name_annotations(values):
         return values
     return [None if value is None else read_annotation(file_of(value)) for value in values]
 

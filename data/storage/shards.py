@@ -34,6 +34,7 @@ from .remote import filesystem_of
 
 OURS = "__groundbass__"  # `datasets` leaves out folders whose names begin so
 INDEX = f"{OURS}/index.parquet"
+READ = ("audio.bytes", "crc", "scale")  # columns of a chunk
 OPEN = 16  # shards that a thread keeps open
 Sound = npt.NDArray[np.float32]
 
@@ -181,7 +182,10 @@ class Shards(Manifest):
         """The encoded bytes of a chunk, whose checksum is right, and its scale. A row group holds one chunk."""
         name = self.files[shard].file
         try:
-            table = self._file(shard).read_row_group(place, columns=["audio.bytes", "crc", "scale"], use_threads=False)
+            opened, source = self._file(shard)
+            if source is not None:
+                source.fetch(*_span(opened.metadata.row_group(place)))
+            table = opened.read_row_group(place, columns=list(READ), use_threads=False)
             data = table["audio"].chunk(0).field("bytes")[0].as_buffer()
             scale, checksum = float(table["scale"][0].as_py()), table["crc"][0].as_py()
         except (OSError, pa.ArrowException, LookupError, TypeError, AttributeError) as error:
@@ -193,21 +197,22 @@ class Shards(Manifest):
             )
         return data, scale
 
-    def _file(self, shard: int) -> pq.ParquetFile:
+    def _file(self, shard: int) -> tuple[pq.ParquetFile, _Fetched | None]:
+        """An open shard, and where it is remote what it reads from."""
         key = os.getpid(), shard  # a forked worker opens its own
-        files: OrderedDict[tuple[int, int], pq.ParquetFile] = self._held.__dict__.setdefault("files", OrderedDict())
+        files: OrderedDict[tuple[int, int], Any] = self._held.__dict__.setdefault("files", OrderedDict())
         if key not in files:
-            name = self.files[shard].file
-            if "://" in self.folder:  # pre_buffer joins the columns' ranges; a cache would fetch 5 MiB for each
+            name, source = self.files[shard].file, None
+            if "://" in self.folder:
                 filesystem, path = filesystem_of(self.folder)
-                opened = filesystem.open(f"{path}/{name}", "rb", cache_type="none")
-                files[key] = pq.ParquetFile(opened, pre_buffer=True)
-            else:
-                files[key] = pq.ParquetFile(f"{self.folder}/{name}", memory_map=True, pre_buffer=False)
+                source = _Fetched(filesystem.open(f"{path}/{name}", "rb", cache_type="none"))
+            opened = f"{self.folder}/{name}" if source is None else source
+            files[key] = pq.ParquetFile(opened, memory_map=source is None, pre_buffer=False), source
             while len(files) > OPEN:
                 files.popitem(last=False)
         files.move_to_end(key)
-        return files[key]
+        found: tuple[pq.ParquetFile, _Fetched | None] = files[key]
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_held"}
@@ -215,6 +220,54 @@ class Shards(Manifest):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._held = threading.local()
+
+
+class _Fetched(io.RawIOBase):
+    """A remote file that answers from the last stretch that was fetched, where that holds what is asked for.
+
+    So a chunk is one request, made by the thread that asks: Arrow would do as much ahead, but by threads of its own,
+    which let go of Python's files when they like, and abort a process that has just ended.
+    """
+
+    def __init__(self, opened: Any) -> None:
+        super().__init__()
+        self._opened, self._at, self._start, self._held = opened, 0, 0, b""
+
+    def fetch(self, start: int, end: int) -> None:
+        """Hold the bytes from `start` to `end`."""
+        self._opened.seek(start)
+        self._start, self._held = start, self._opened.read(end - start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._opened.size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        end = self._opened.size if size < 0 else self._at + size
+        if not self._start <= self._at <= end <= self._start + len(self._held):
+            self.fetch(self._at, end)
+        found = self._held[self._at - self._start : end - self._start]
+        self._at += len(found)
+        return bytes(found)
+
+
+def _span(group: Any) -> tuple[int, int]:
+    """From which byte to which the columns lie that a chunk is read from."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    columns = [column for column in columns if column.path_in_schema in READ]
+    starts = [
+        min(o for o in (column.dictionary_page_offset, column.data_page_offset) if o is not None) for column in columns
+    ]
+    return min(starts), max(start + column.total_compressed_size for start, column in zip(starts, columns, strict=True))
 
 
 def is_sharded(folder: str | Path) -> bool:
