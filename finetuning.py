@@ -320,7 +320,8 @@ def _heard(task: Any, number: int, run: Path) -> tuple[Any, tuple[float, ...]]:
     """See `heard`; and above what a tag holds."""
     from .probe.apply.classify import load_classifier, what_to_hear
 
-    classifier, found, thresholds = load_classifier(run), [], ()
+    classifier, found = load_classifier(run), []
+    thresholds: tuple[float, ...] = ()
     for row in task.folds[0].test:
         said = classifier.hear(*what_to_hear(task.manifest, int(row)))[classifier.names[number]]
         thresholds = said.thresholds

@@ -202,8 +202,8 @@ def _verdicts(
     kind = pairs[0][0].label_kind
     if kind.over_time:
         return list(_over_time(title, column, pairs))
-    numbers, notes = not kind.nominal, ()
-    if numbers:
+    notes: tuple[str, ...] = ()
+    if not kind.nominal:
         pairs, notes = _of_numbers(pairs, column, output)
     if not pairs:
         return []
@@ -385,9 +385,9 @@ def _tags(
     limits = np.array((threshold,) * len(said.names) if threshold is not None else _limits(said))
     first = np.unique(owner, return_index=True)[1]  # a recording's label counts once
     unknown = _counted(kind, [tags[row] for row in first], said.names)
-    notes = (f"Tags in the truth that this head doesn't know, so none of them is scored: {_listed(unknown)}.",)
-    notes = notes if unknown else ()
-    notes += () if threshold is None else (f"Precision, recall and F are those at the threshold {threshold:g}.",)
+    notes = [f"Tags in the truth that this head doesn't know, so none of them is scored: {_listed(unknown)}."]
+    notes = notes if unknown else []
+    notes += [] if threshold is None else [f"Precision, recall and F are those at the threshold {threshold:g}."]
 
     def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
         right, guess = truth[rows], likely[rows]
@@ -408,7 +408,7 @@ def _tags(
         }  # fmt: skip
 
     scores = _scored(measure, owner, resamples=100)
-    return Verdict(name, int(owner[-1]) + 1, scores, said.names, notes=notes, unknown=unknown, column=column)
+    return Verdict(name, int(owner[-1]) + 1, scores, said.names, notes=tuple(notes), unknown=unknown, column=column)
 
 
 def _limits(said: Prediction) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def classified(found: Sequence[Measured], picture: str | None) -> str:
     if not found:
         return "Not measured."
     titles = list(dict.fromkeys(title for one in found for title in one.baselines))
-    head = ("task", "metric", "this classifier", *titles, Column("test tracks", right=True))
+    head: tuple[str | Column, ...] = ("task", "metric", "this classifier", *titles, Column("test tracks", right=True))
     rows = [
         (one.task, one.metric, one.score, *(one.baselines.get(title, "–") for title in titles),
          "–" if one.tracks is None else str(one.tracks))

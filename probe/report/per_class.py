@@ -77,7 +77,7 @@ def of_tags(
     counts, number = draw(groups)
     limits = np.array(thresholds or (0.5,) * len(names))
     found = []
-    for column in np.flatnonzero(tags.scored(truth)):
+    for column in np.flatnonzero(tags.scored(truth)).tolist():
         there, said = truth[:, column] > 0, guess[:, column] >= limits[column]
         one = truth[:, [column]], guess[:, [column]]
         smaller = min(_number_of(groups, there), _number_of(groups, ~there))
@@ -120,7 +120,7 @@ def table_of(task: str, found: Sequence[ClassScore], digits: int = 2) -> Table:
     """In the order given; where they are many, those of most tracks."""
     shown = found if len(found) <= MOST else sorted(found, key=lambda one: -one.tracks)[:MOST]
     scores, others = list(found[0].scores), list(found[0].baselines)
-    head = (
+    head: tuple[str | Column, ...] = (
         task if len(shown) == len(found) else f"{task}, the commonest {MOST} of {len(found)}", *scores, *others,
         Column("test tracks", right=True),
     )  # fmt: skip
