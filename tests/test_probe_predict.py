@@ -292,7 +292,7 @@ def test_silence_is_left_out(place: Path, tmp_path: Path, capsys: pytest.Capture
     groundbass(str(place / "classifier"), str(tmp_path), "--out", str(out), "--quiet")
     assert [Path(path).name for path in json.loads(out.read_text())] == ["soft.wav"]
     said = capsys.readouterr().err
-    assert "silent.wav is left out: it is silent" in said and "dither.wav is left out: it is silent" in said
+    assert "silent.wav is left out: It is silent" in said and "dither.wav is left out: It is silent" in said
 
 
 def test_what_is_heard_over_time_is_compared(tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def _heard(
             sound = sounds[classifier.answering.rate]
             found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
         if all(sound.silent for sound in sounds.values()):
-            raise ValueError("it is silent, below −80 dBFS throughout, so that nothing can be heard in it.")
+            raise ValueError("It is silent, below −80 dBFS throughout, so that nothing can be heard in it.")
         return found, {(sound.recorded, sound.rate) for sound in sounds.values() if sound.recorded != sound.rate}
 
     coming: deque[tuple[Future[dict[int, Sound]], Future[Any]]] = deque()
