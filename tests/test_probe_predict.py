@@ -225,7 +225,8 @@ def test_each_number_is_compared_with_its_own_column() -> None:
     assert alone.scores == valence.scores
     trained = heard("numbers", ("lab_bpm.0",), [[100.0], [120.0]], "lab_bpm.0")  # as fine-tuning calls it
     (bpm,) = compare(trained, {"/x/0.wav": {"bpm": "90"}, "/x/1.wav": {"bpm": "120"}}).verdicts
-    assert bpm.scores["mean absolute error"].value == 5.0
+    assert bpm.scores["mean absolute error"].value == 5.0 and bpm.scores["mean absolute error"].bounded
+    assert bpm.scores["R²"].known and not bpm.scores["R²"].bounded, "no resample of two but both has one"
     assert Asked("x_ab+y_cd", kind_of("beats"), ("beat",)).columns({"a": {"cd": 1}, "b": {"ab": 1}})[0][2] == "ab"
 
 

@@ -26,7 +26,7 @@ from ...data.labels.lookup import kind_of
 from ..report.bootstrap import Interval, interval
 from ..report.result import plain
 from ..report.table import Column, Table
-from ..report.tables import text
+from ..report.tables import with_interval
 from .classify import Prediction
 
 Truth = Mapping[str, Mapping[str, Any]]
@@ -52,7 +52,7 @@ class Verdict:
     def tables(self) -> Iterator[Table]:
         """The scores, and the confusions where there are few names."""
         head = ("metric", Column("value", right=True))
-        rows = [(name, text(score)) for name, score in self.scores.items()]
+        rows = [(name, with_interval(score)) for name, score in self.scores.items()]
         yield Table(head, rows, f"{self.head}, {self.tracks} recordings")
         if self.confusion and len(self.names) <= MOST_NAMES:
             counts = [(name, *map(str, row)) for name, row in zip(self.names, self.confusion)]
@@ -429,7 +429,11 @@ def _scored(measure: Any, owner: npt.NDArray[np.int64], resamples: int = 400) ->
         draws = np.random.default_rng(0).integers(tracks, size=(resamples, tracks))
         rows = [np.concatenate([np.arange(edges[k], edges[k + 1]) for k in drawn]) for drawn in draws]
         found = [measure(chosen) for chosen in rows] if tracks > 1 else []
+    each = {name: np.array([one[name] for one in found]) for name in whole}
+    known = {name: name not in BOUNDS or len(np.unique(each[name][np.isfinite(each[name])])) > 1 for name in whole}
     return {
-        name: interval(value, np.array([one[name] for one in found]), tracks, BOUNDS.get(name, (0.0, 1.0)))
+        name: interval(value, each[name], tracks, BOUNDS.get(name, (0.0, 1.0)))
+        if known[name]
+        else Interval(value, math.nan, math.nan)  # of two recordings no resample but the whole has an R²
         for name, value in whole.items()
     }
