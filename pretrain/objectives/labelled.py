@@ -39,6 +39,7 @@ from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds, sent
+from ...data.labels.folder import opened
 from ...data.labels.kind import Kind
 from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
@@ -296,7 +297,7 @@ class Labelled(Objective):
         if self.config.labels_csv:
             return _csv_columns(Path(self.config.labels_csv), set(keys), wanted)
         names = [name for name in manifest.label_names if name in wanted]
-        found = {name: dict(zip(keys, manifest.labels(name), strict=True)) for name in names}
+        found = {name: dict(zip(keys, opened(manifest.labels(name), manifest), strict=True)) for name in names}
         found = {name: {k: v for k, v in values.items() if v not in (None, "")} for name, values in found.items()}
         return found if set(found) == wanted else found | {n: {} for n in manifest.label_names if n not in found}
 
