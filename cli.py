@@ -56,7 +56,7 @@ COMMANDS = {
     "predict": Command("probe.apply.predict:predict", "what classifiers hear in recordings: tables, files, a page"),
     "report": Command("probe.report.command:report", "tables and one HTML page from probe results"),
     "import": Command(
-        "models.importers:import_checkpoint", "official CLMR, MERT or BEATs weights → a published folder"
+        "models.importers:import_checkpoint", "official weights of CLMR, MERT, BEATs or a tagger → a published folder"
     ),
     "publish": Command("publishing:publish", "turn a run into a Hugging Face folder with a model card"),
     "embed": Command("probe.apply.embed:embed", "audio of any length → a table of vectors (Parquet or .npz)"),

@@ -65,7 +65,8 @@ def finetune(
         steps: of the optimiser, at most.
         batch_size: crops per step.
         start: the heads begin as the frozen encoder's linear probe, with its layer and pooling, which is published
-            where validation finds that training brings nothing; or fresh.
+            where validation finds that training brings nothing; or fresh. Those of labels over time (beats, chords,
+            events) are always fresh, and decoded by default settings where the probe's are chosen on validation.
         lr: highest learning rate of the top block; 1e-3 for encoders of fewer than 12 blocks, else 3e-4.
         layer_decay: learning rate of a block over that of the block above it; 1 for fewer than 12 blocks, else 0.75.
         head_lr: learning rate of the heads over that of the top block; 1 for heads that begin as a probe, else 3 for
@@ -102,10 +103,11 @@ def finetune(
     frozen = Frozen(encoder, store or run / "features")
     if not finetune_on(frozen, tasks, run, way) or rank() != 0:
         return []
-    found = [_compared(task, number, run, frozen if probe else None)
-             for number, task in enumerate(tasks) if _about_clips(task)]  # fmt: skip
+    found = [_compared(task, number, run, frozen if probe else None) for number, task in enumerate(tasks)]
     for one in found:
         print(one.told())
+    if timed := [label_of(task) for task in tasks if not _about_clips(task)]:
+        print(f"Labels over time ({', '.join(timed)}) had fresh heads, and decoders that no validation chose.")
     finetuned.write(run, found)
     print(f"The classifier: {run / 'classifier'}. Next: groundbass predict {run} FILES, groundbass publish {run} OUT")
     return found
@@ -307,16 +309,29 @@ def _recipe(frozen: Frozen, tasks: Sequence[Any], way: Way, heads: Path | None) 
 
 
 def heard(task: Any, number: int, run: Path) -> Any:
-    """What the run's classifier says of the first fold's test tracks: [tracks, outputs]; number: of the task's head."""
+    """What the run's classifier says of the first fold's test tracks: [tracks, outputs]; number: of the task's head.
+
+    Of labels over time, whose answers are no numbers, their scores: [tracks, measures].
+    """
+    return _heard(task, number, run)[0]
+
+
+def _heard(task: Any, number: int, run: Path) -> tuple[Any, tuple[float, ...]]:
+    """See `heard`; and above what a tag holds."""
     from .probe.apply.classify import load_classifier, what_to_hear
 
     classifier, found = load_classifier(run), []
+    thresholds: tuple[float, ...] = ()
     for row in task.folds[0].test:
         said = classifier.hear(*what_to_hear(task.manifest, int(row)))[classifier.names[number]]
+        thresholds = said.thresholds
+        if not _about_clips(task):
+            found.append(task.label_kind.score(task.labels[int(row)], task.label_kind.answered(said.timed)))
+            continue
         values = said.values if said.values is not None else said.probabilities
         assert values is not None
         found.append(values[0])
-    return np.stack(found)
+    return np.stack(found), thresholds
 
 
 def _compared(task: Any, number: int, run: Path, frozen: Frozen | None) -> Compared:
@@ -324,29 +339,59 @@ def _compared(task: Any, number: int, run: Path, frozen: Frozen | None) -> Compa
     from .probe.report import bootstrap
     from .probe.report.finetuned import Compared
 
-    rows, ours = task.folds[0].test, heard(task, number, run)
-    counts, groups = bootstrap.draw([task.groups[int(row)] for row in rows])
+    rows, (ours, thresholds) = task.folds[0].test, _heard(task, number, run)
+    theirs = None if frozen is None else _probed(task, frozen)
+    drawn = [task.groups[int(row)] for row in rows]
+    counts, groups = bootstrap.draw(drawn)
     truth = task.targets[rows]
     mine, replicates = score_of(task, truth, ours, counts)
     bounds = _bounds(task)
-    one = Compared(task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds))
+    one = Compared(
+        task.name, _metric(task), len(rows), bootstrap.interval(mine, replicates, groups, bounds),
+        classes=_per_class(task, truth, ours, theirs, drawn, thresholds),
+    )  # fmt: skip
     if task.label_kind.one_of:
         table = np.zeros((len(task.classes), len(task.classes)), dtype=int)
         np.add.at(table, (truth, ours.argmax(1)), 1)
         one = dataclasses.replace(
             one, names=tuple(map(str, task.classes)), confusion=tuple(tuple(map(int, row)) for row in table),
-            constant=float(np.mean(truth == np.bincount(task.targets[task.folds[0].train]).argmax())),
+            constant=float(np.mean(truth == _commonest(task))),
         )  # fmt: skip
-    if frozen is None:
+    if theirs is None:
         return one
-    outcome = frozen.probe(task).trained
-    order = {int(row): place for place, row in enumerate(outcome.rows)}
-    theirs = np.stack([outcome.guess[order[int(row)]] for row in rows])
     other, others = score_of(task, truth, theirs, counts)
     return dataclasses.replace(
         one, probe=bootstrap.interval(other, others, groups, bounds),
         difference=bootstrap.interval(mine - other, replicates - others, groups),
     )  # fmt: skip
+
+
+def _commonest(task: Any) -> int:
+    """The number of the class of most training tracks."""
+    return int(np.bincount(task.targets[task.folds[0].train]).argmax())
+
+
+def _probed(task: Any, frozen: Frozen) -> Any:
+    """What the frozen encoder's probe says of the first fold's test tracks: as `heard`."""
+    outcome = frozen.probe(task).trained
+    order = {int(row): place for place, row in enumerate(outcome.rows)}
+    return np.stack([outcome.guess[order[int(row)]] for row in task.folds[0].test])
+
+
+def _per_class(task: Any, truth: Any, ours: Any, theirs: Any, groups: Any, thresholds: tuple[float, ...]) -> Any:
+    """Scores of each class, tag or number of a task about clips, with what the probe and guessing reach of classes."""
+    from .probe.report import per_class
+
+    kind, names = task.label_kind, [str(name) for name in task.classes]
+    if kind.over_time:
+        return ()
+    if kind.one_of:
+        others = {} if theirs is None else {"frozen probe": theirs.argmax(1)}
+        others |= {"commonest class": np.full(len(truth), _commonest(task))}
+        return per_class.of_classes(truth, ours.argmax(1), names, groups, others)
+    if kind.several:
+        return per_class.of_tags(truth, ours, names, groups, thresholds)
+    return per_class.of_numbers(truth, ours, names, groups)
 
 
 def score_of(task: Any, truth: Any, guess: Any, counts: Any) -> tuple[float, Any]:

@@ -30,7 +30,7 @@ def publish(
         out: the folder to write.
         force: replace OUT where it already holds a model.
         license: of the weights, for the card; by default apache-2.0, and an imported encoder keeps its own.
-        results: folder of probe results for the card; by default RUN/probe.
+        results: folder of probe results for the card; by default RUN/probe, or the folder that holds the heads folder.
         push: also upload it to this name on the Hugging Face Hub; what broke off goes on with the same command.
         private: a repository that is made for it is private.
         shard_size: larger weights are split into files of at most this size.
@@ -63,15 +63,19 @@ class Measurements:
         return probed(self.results or records / "probe", weights)
 
     def classified(self, heads: Mapping[str, Mapping[str, Any]], picture: str | None) -> str:
-        """What fine-tuning measured, and what the heads' own files say."""
-        from .probe.report.card import classified
+        """What fine-tuning measured, what `groundbass probe` did, and what the heads' own files say."""
+        from .probe.report.classifier_card import classified
+
+        return classified(self._measured(heads), picture)
+
+    def draw_confusion(self, heads: Mapping[str, Mapping[str, Any]], picture: Path) -> bool:
+        """The confusions of the tasks of classes."""
+        from .probe.report.classifier_card import draw_confusion
+
+        return draw_confusion(self._measured(heads), picture)
+
+    def _measured(self, heads: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+        from .probe.report.classifier_card import measured
         from .probe.report.finetuned import read
 
-        return classified(read(self.run), heads, picture)
-
-    def draw_confusion(self, picture: Path) -> bool:
-        """The confusions of the first fine-tuned task of classes."""
-        from .probe.report.card import draw_confusion
-        from .probe.report.finetuned import read
-
-        return draw_confusion(read(self.run), picture)
+        return measured(read(self.run), heads, self.results or self.run.resolve().parent)

@@ -53,10 +53,10 @@ class Measured(Protocol):
         ...
 
     def classified(self, heads: Mapping[str, Mapping[str, Any]], picture: str | None) -> str:
-        """How good a classifier is. heads: name -> metric -> value, of its facts; picture: of confusions."""
+        """How good a classifier is. heads: name -> facts, as `HeadFacts` has them; picture: of confusions."""
         ...
 
-    def draw_confusion(self, picture: Path) -> bool:
+    def draw_confusion(self, heads: Mapping[str, Mapping[str, Any]], picture: Path) -> bool:
         """Draw confusions into a PNG; False where none are known."""
         ...
 

@@ -54,8 +54,8 @@ def publish_classifier(
         hub.check_push(push, ["audio_classifier.py"], private=private, force=force)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "model"
-        pictured = measured is not None and measured.draw_confusion(Path(folder) / PICTURE)
-        facts = {name: one.get("scores") or {} for name, one in zip(model.head_names, model.facts, strict=True)}
+        facts = dict(zip(model.head_names, model.facts, strict=True))
+        pictured = measured is not None and measured.draw_confusion(facts, Path(folder) / PICTURE)
         scores = NOT_MEASURED if measured is None else measured.classified(facts, PICTURE if pictured else None)
         card = write_classifier_card(model, scores, license=license, name=push or out.resolve().name)
         write_classifier(model, part, card)

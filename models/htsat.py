@@ -63,6 +63,8 @@ class HtsatConfig(PretrainedConfig):
     aggregation: str = "probabilities"
     """Of windows: the mean of "probabilities" or "logits". Within a window, the head's logits are averaged over its
     steps, as published."""
+    repeat_short: bool = False
+    """A clip shorter than the window is repeated to fill it, as ESC-50's 5 s were; else it is filled up with zeros."""
     shifts: int = 1
     """Circular shifts of a window whose answers are averaged; the published test on AudioSet takes 10."""
 

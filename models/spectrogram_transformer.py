@@ -4,12 +4,14 @@ Paper: Y. Gong, Y.-A. Chung, J. Glass, "AST: audio spectrogram transformer", 202
 16 kHz are 1,024 spectra of 128 mels, 12 × 101 overlapping patches of 16 × 16 and 1,214 tokens.
 
 Names of weights are those of the published code behind `network.`, without the two ImageNet heads that came along in
-its files. The blocks are those of `transformers.ASTModel` with a layer norm eps of 1e-6, and faster to load: one matrix
-for queries, keys and values.
+its files. The blocks are those of `transformers.ASTModel` with a layer norm eps of 1e-6, which a test holds them to.
+They are written here so that what is published depends on no name of that class, some of which have changed from one of
+its versions to the next, and keeps one matrix for queries, keys and values, as the published files do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -213,6 +215,19 @@ class SpectrogramTransformerModel(Tagger, PreTrainedModel):
         super().__init__(config)
         self.network = SpectrogramTransformer(config)
         self.post_init()
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of an AST of another window, for this one: positions cut from the middle, or stretched."""
+        name, (rows, columns) = "network.v.pos_embed", (self.network.rows, self.network.columns)
+        places = weights[name]
+        if (places.shape[1] - 2) % rows:
+            return dict(weights)
+        grid = places[:, 2:].unflatten(1, (rows, -1)).permute(0, 3, 1, 2)
+        first = max(0, grid.shape[3] // 2 - columns // 2)
+        if grid.shape[3] < columns:
+            grid = F.interpolate(grid, (rows, columns), mode="bilinear")
+        grid = grid[..., first : first + columns].permute(0, 2, 3, 1).flatten(1, 2)
+        return {**weights, name: torch.cat([places[:, :2], grid], dim=1)}
 
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights of 0.02, no bias: the initialisation of vision transformers."""

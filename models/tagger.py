@@ -194,6 +194,12 @@ def starts(samples: int, window: int, windows: str, count: int) -> list[int]:
     return row if windows == "whole" or row[-1] + window == samples else [*row, samples - window]
 
 
+def repeated(windows: Tensor, samples: int) -> Tensor:
+    """[windows, n] -> [windows, samples]: the sound again and again, cut at the end."""
+    times = -(-samples // max(1, windows.shape[-1]))
+    return windows.repeat(1, times)[:, :samples]
+
+
 def rolled(logits: Callable[[Tensor], Tensor], windows: Tensor, shifts: int, problem: str | None) -> Tensor:
     """The mean answer about windows [windows, samples] turned round by 0, 100, 300, 600 … samples, as logits.
 
@@ -294,7 +300,9 @@ class Tagger:
                 f"({self.config.window_samples / self.config.sample_rate:.3g} s): cut it, or take class_logits."
             )
         counted = torch.full((len(windows),), windows.shape[-1], device=windows.device)
-        portions = self._portions(F.pad(windows, (0, -surplus)), counted)
+        if getattr(self.config, "repeat_short", False):
+            windows, counted = repeated(windows, self.config.window_samples), counted - surplus
+        portions = self._portions(F.pad(windows, (0, self.config.window_samples - windows.shape[-1])), counted)
         return torch.cat([self.network.hear(self.network.features(*part)).logits for part in portions])
 
     def class_logits(self, input_values: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -18,13 +18,13 @@ from .baselines.hand_crafted import Chroma, Mfcc, Tzanetakis
 from .baselines.lecture import Lecture
 from .curves import few_shot, robustness
 from .curves import units as pieces
+from .curves.importance import importance, moments_of, sentences
 from .fit import Outcome, Protocol, fit
 from .heads.frames import constant_frames, fit_fold, fit_frames
 from .heads.head import Features
 from .heads.heard import POOLED, features_of
 from .heads.keep import PROTOCOLS, keep_head
 from .listen.features import FeatureStore, Frames, digest
-from .report.importance import importance, moments_of, sentences
 from .task import Task
 
 if TYPE_CHECKING:

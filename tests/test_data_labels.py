@@ -13,9 +13,11 @@ from groundbass.data.labels.annotations import read_annotation
 from groundbass.data.labels.folder import read_folder
 from groundbass.data.labels.kind import FrameAnswers, best_thresholds
 from groundbass.data.labels.kinds.events import onset_offset_f, segment_f
+from groundbass.data.labels.kinds.tags import parted
 from groundbass.data.labels.lookup import guess, kind_of, kinds, metric_name
 from groundbass.models.head_files import read_head
 from groundbass.models.heads import HEADS, ClassesHead
+from groundbass.pretrain.objectives.parts.label_targets import LabelTask, targets_of
 from groundbass.probe.addresses import find_tasks
 from groundbass.probe.apply.classify import Classifier, OnEncoder
 from groundbass.probe.apply.predict import Options, write_results
@@ -236,3 +238,18 @@ def test_thresholds_have_the_best_f():
     for column in (0, 1):
         assert f(column, found[column]) == max(f(column, level) for level in np.linspace(0, 1, 201))
     assert found[2] == 0.5
+
+
+def test_tags_may_hold_commas() -> None:
+    """At | and ; where a cell has one; at commas alone as ever, but not inside a name that is known."""
+    speech, pop = "Male speech, man speaking", "Music, pop, slow"
+    tags = kind_of("tags")
+    assert tags.convert(["calm, wild,calm"], ["tags"]) == ["calm", "wild"], "as before"
+    assert tags.convert(["calm|wild; slow"], ["tags"]) == ["calm", "slow", "wild"], "as before"
+    assert tags.convert([f"{speech}|Music"], ["tags"]) == [speech, "Music"]
+    assert tags.convert([f"{speech}|"], ["tags"]) == [speech]
+    known = (speech, pop, "Music", "pop")
+    assert parted(f"{speech},Music,jazz", known) == [speech, "Music", "jazz"]
+    assert parted("Music,pop, slow", known) == [pop] and parted("Music, pop, fast", known) == ["Music", "pop", "fast"]
+    assert parted(speech) == ["Male speech", "man speaking"] and parted(" , ") == []
+    assert targets_of(tags).convert([f"{speech};Music"], LabelTask("tags", "tags")) == [speech, "Music"]

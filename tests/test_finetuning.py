@@ -147,6 +147,10 @@ def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_pat
     publish(run, tmp_path / "model", license="cc-by-4.0")
     card = (tmp_path / "model" / "README.md").read_text()
     told = json.loads((run / "finetune.json").read_text())[0]
+    rock = next(one for one in told["classes"] if one["name"] == "rock")
+    recall = rock["scores"]["recall"]
+    assert rock["tracks"] == 2 and recall["low"] <= recall["value"] <= recall["high"]
+    assert f"| rock | {recall['value']:.2f} [{recall['low']:.2f}, {recall['high']:.2f}] |" in card
     assert f"| music_genre | accuracy | {told['finetuned']['value']:.3f}" in card
     assert "pipeline_tag: audio-classification" in card and "license: cc-by-4.0" in card
     assert (tmp_path / "model" / "confusion.png").stat().st_size > 1000 and "| rock |" in card
@@ -162,11 +166,43 @@ def test_what_was_finetuned_is_published_and_answers_alike(folder: Path, tmp_pat
     assert {one["label"]: one["score"] for one in answers} == pytest.approx(expected, abs=1e-4)
 
     head = HeadConfig("tags", ("a", "b"), 32).build()
-    facts = HeadFacts(encoder=str(folder / "encoder"), thresholds=(0.25, 0.5), scores={"roc_auc": 0.75})
+    facts = HeadFacts(encoder=str(folder / "encoder"), thresholds=(0.25, 0.5), scores={"ours": 0.75})  # no probe's
     write_head(tmp_path / "heads", "mood", head, facts)
     publish(tmp_path / "heads", tmp_path / "second")
     card = (tmp_path / "second" / "README.md").read_text()
-    assert "thresholds 0.25, 0.50" in card and "| mood | roc_auc | 0.750 |" in card
+    assert "thresholds 0.25, 0.50" in card and "| mood | ours | 0.750 |" in card
+
+
+@pytest.mark.slow
+def test_beats_are_compared_with_their_probe_and_begin_fresh(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels over time have scores per track: the frozen probe's mean is what `groundbass probe` says."""
+    music = tmp_path / "clicks"
+    music.mkdir()
+    rows = ["path,beats,split"]
+    for number in range(6):
+        times = np.arange(0.2, 2.0, 0.3 + 0.02 * number)
+        sound = np.zeros(2 * RATE, np.float32)
+        for time in times:
+            sound[round(time * RATE) :][:400] = 0.5
+        write(music / f"{number}.wav", sound, RATE)
+        (music / f"{number}.beats").write_text("".join(f"{time:.3f}\n" for time in times))
+        rows.append(f"{number}.wav,{number}.beats,{('train', 'train', 'train', 'valid', 'test', 'test')[number]}")
+    (music / "labels.csv").write_text("\n".join(rows) + "\n")
+    (found,) = finetune(
+        str(folder / "encoder"), data=f"folder:{music}", run=tmp_path / "run", label=("beats:beats",), steps=2,
+        batch_size=2, crop_seconds=1.0, validate_every=2, workers=0,
+    )  # fmt: skip
+    task = find_tasks(f"folder:{music}", ("beats:beats",), None)[0]
+    settings = Settings(baselines=(), seeds=())
+    probed = TaskProbe(task, load_encoder(str(folder / "encoder")), FeatureStore(tmp_path / "f"), settings).evaluate()
+    assert found.probe.value == pytest.approx(float(probed.trained.guess[:, 0].mean()))
+    assert found.difference.value == pytest.approx(found.finetuned.value - found.probe.value)
+    heard = load_classifier(tmp_path / "run")(music / "4.wav")
+    kind, first = task.label_kind, finetuning.heard(task, 0, tmp_path / "run")[0]
+    assert first == pytest.approx(kind.score(task.labels[4], heard.times)), "what was scored is what predict says"
+    assert "had fresh heads" in capsys.readouterr().out
 
 
 def run_card(model: Path) -> tuple[str, Any]:

@@ -222,6 +222,38 @@ def test_a_step_of_training_reaches_every_weight() -> None:
         assert not lacking, f"{name}: {lacking}"
 
 
+def test_a_short_clip_is_repeated_where_the_config_says_so() -> None:
+    """A clip of 0.4 s in windows of a second is the answer about 0.4 + 0.4 + 0.2 s of it."""
+    torch.manual_seed(0)
+    model = HtsatModel(
+        HtsatConfig(classes=3, hidden_size=4, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), window_samples=32_000)
+    ).eval()
+    clip = 0.1 * torch.randn(2, 12_800)
+    whole = torch.cat([clip, clip, clip[:, :6400]], dim=1)
+    with torch.no_grad():
+        silent = model.class_logits(clip)
+        model.config.repeat_short = True
+        torch.testing.assert_close(model.class_logits(clip), model.class_logits(whole))
+        assert not torch.allclose(model.class_logits(clip), silent)
+
+
+def test_an_asts_positions_fit_another_window() -> None:
+    """Cut from the middle as published (101 columns to 50: the 26th to the 75th), stretched where they are fewer."""
+    sizes: dict[str, Any] = {"classes": 3, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    wide, narrow = (
+        SpectrogramTransformerModel(SpectrogramTransformerConfig(spectra=spectra, **sizes)) for spectra in (1024, 512)
+    )
+    name = "network.v.pos_embed"
+    state = dict(wide.state_dict())
+    numbers = torch.arange(12 * 101).view(12, 101)
+    state[name] = torch.cat([torch.tensor([-2, -1]), numbers.flatten()]).float().view(1, -1, 1).repeat(1, 1, 4)
+    found = narrow.fitted(state)[name][0, :, 2]
+    assert torch.equal(found, torch.cat([torch.tensor([-2, -1]), numbers[:, 25:75].flatten()]).float())
+    assert torch.equal(wide.fitted(state)[name], state[name])
+    back = wide.fitted(narrow.fitted(state))[name][0, 2:, 0].view(12, 101)
+    assert torch.equal(back[:, 0], numbers[:, 25].float()) and (back.diff(dim=1) >= 0).all()
+
+
 def test_windows_of_a_track_as_published() -> None:
     assert starts(464_000, 464_000, "even", 16) == [0]
     assert starts(480_000, 48_000, "even", 16) == [i * 27_000 for i in range(16)]  # the end is never reached

@@ -249,6 +249,52 @@ def test_mixup_mixes_losses_and_bands_and_spans_are_cut_out(manifest: Path) -> N
     assert 0 < int(still) <= RATE // 2
 
 
+def test_clips_are_degraded_as_data_degrade_does(manifest: Path, tmp_path: Path) -> None:
+    """Twenty decibels down for a share of the clips, in training alone; silence behind a clip stays silent."""
+    (tmp_path / "quiet.json").write_text('[{"name": "gain", "volume": -20}]')
+    (tmp_path / "noisy.json").write_text('[{"name": "noise", "snr": 20}]')
+    task = (LabelTask("genre"),)
+    sound = 0.1 * torch.randn(40, 400, generator=torch.Generator().manual_seed(0))
+    valid, index = torch.full((40,), 300), torch.arange(40)
+    sound[:, 300:] = 0
+    some = make(manifest, tasks=task, degrade=(str(tmp_path / "quiet.json"),)).train()
+    changed, _ = some._changed(sound, valid, index)
+    quiet = torch.isclose(changed, 0.1 * sound).all(1)
+    assert 10 < int(quiet.sum()) < 30 and torch.equal(changed[~quiet], sound[~quiet])
+    assert torch.equal(some._changed(sound[:3], valid[:3], index[:3])[0], changed[:3])
+    assert torch.equal(some.eval()._changed(sound, valid, index)[0], sound)
+    noisy = make(manifest, tasks=task, degrade=(str(tmp_path / "noisy.json"),), degrade_share=1.0).train()
+    changed, _ = noisy._changed(sound, valid, index)
+    assert (changed[:, :300] != sound[:, :300]).all(1).all() and not changed[:, 300:].any()
+    assert make(manifest, tasks=task)._damage() == ()
+
+
+@pytest.mark.parametrize(
+    "task, chain, words",
+    [
+        (
+            LabelTask("beats"),
+            "radio",
+            "moves what is heard in time, so the label 'beats' would be wrong: leave out speed",
+        ),
+        (LabelTask("chords"), "vinyl", "moves what is heard in time.* leave out wow_flutter"),
+        (LabelTask("tempo", "numbers", tempo=True), "radio", "changes the tempo, so the label 'tempo'"),
+        (LabelTask("chords"), "shift.json", "moves the pitch.* leave out pitch_shift"),
+        (LabelTask("genre"), "radoi", "nearest: radio"),
+    ],
+)
+def test_chains_that_make_labels_wrong_are_refused(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: LabelTask, chain: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shift.json").write_text('[{"name": "pitch_shift", "octaves": 0.25}]')
+    with pytest.raises(ValueError, match=words):
+        make(manifest, tasks=(task,), degrade=("phone", chain))
+    if chain != "radoi":
+        make(manifest, tasks=(LabelTask("genre"),), degrade=("phone", chain))
+    make(manifest, tasks=(LabelTask("chords"), LabelTask("beats")), degrade=("phone", "live", "strong_mp3"))
+
+
 @pytest.mark.slow
 def test_the_best_is_kept_published_and_ends_the_run(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -17,11 +17,13 @@ from groundbass.data.batch import Batch
 from groundbass.data.track import Manifest, Track
 from groundbass.models.classifier_files import make_classifier, open_classifier, write_classifier
 from groundbass.models.encoder import load_encoder
+from groundbass.models.published import write_encoder
 from groundbass.pretrain.objectives.labelled import Mixup
 from groundbass.pretrain.objectives.parts.noisy_student import taught_losses
 from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingConfig, musicnn_tiny, striped
 from groundbass.pretrain.optim import schedule
 from groundbass.pretrain.recipe import addresses, find
+from groundbass.pretrain.run.init_weights import start_from
 from groundbass.pretrain.train import train
 
 RATE = 16_000
@@ -183,6 +185,68 @@ def student(manifest: Path, folder: Path, **changes: Any) -> Tagging:
     named = changes.pop("teacher") if "teacher" in changes else str(teacher(folder))
     settings = {"labels": ("tags:tags",), "teacher": named, "unlabelled": 0.25} | changes
     return objective(half_labelled(manifest, folder), **settings)
+
+
+def test_the_recipes_for_esc50_are_the_published_ones() -> None:
+    """Parameters as counted on the original code, without its two unused heads of 1,000 classes."""
+    ast, htsat = find("tagging.ast_esc50"), find("tagging.htsat_esc50")
+    with torch.device("meta"):
+        network = ast.objective.draw(50)
+    assert sum(weight.numel() for weight in network.parameters()) == 87_295_234 - 1_538_000
+    assert (network.config.spectra, network.config.mean, network.config.std) == (512, -6.6268077, 5.358466)
+    found = [schedule(ast.optim, step, ast.steps) for step in (0, 5 * 34 - 1, 5 * 34, 6 * 34, 25 * 34 - 1)]
+    assert found == pytest.approx([1e-5, 1e-5, 0.85e-5, 0.85**2 * 1e-5, 0.85**20 * 1e-5])
+    assert (ast.steps, ast.batch_size, htsat.steps, htsat.batch_size) == (25 * 34, 48, 2500, 64)
+    assert htsat.crops.crop_samples * 2 == htsat.objective.window_samples == 320_000 and htsat.objective.repeat_short
+
+
+@pytest.mark.parametrize("network", ["ast", "htsat"])
+def test_a_tagger_begins_with_one_of_other_labels_and_another_window(
+    manifest: Path, tmp_path: Path, network: str
+) -> None:
+    """Everything but the head is the other's; AST's positions are cut, HTS-AT hears the clip twice."""
+    torch.manual_seed(1)
+    small = {"network": network, "width": 1 / 12 if network == "ast" else 0.25, "labels": ("register",)}
+    small |= {"depth": 1} if network == "ast" else {}
+    theirs = TaggingConfig(window_samples=4 * RATE, **small).draw(7)
+    write_encoder(theirs, tmp_path / "theirs")
+    more = {} if network == "ast" else {"repeat_short": True}
+    config = TaggingConfig(window_samples=2 * RATE, **small, **more)
+    torch.manual_seed(0)
+    made = config.build()
+    start_from(made.encoder, str(tmp_path / "theirs"))
+    made.prepare(Manifest.open(manifest), manifest.parent)
+    ours, other = made.encoder.state_dict(), theirs.state_dict()
+    head = {"ast": "network.mlp_head.1.", "htsat": "network.tscam_conv."}[network]
+    differ = {
+        name for name in ours if ours[name].shape != other[name].shape or not torch.equal(ours[name], other[name])
+    }
+    assert {name for name in differ if not name.startswith(head)} == ({"network.v.pos_embed"} & set(ours))
+    assert len(ours[f"{head}weight"]) == 3
+    heard: list[torch.Tensor] = []
+    made.encoder.network.features = lambda sound, valid, real=made.encoder.network.features: (
+        heard.append(sound) or real(sound, valid)
+    )
+    sound = batch()
+    assert torch.isfinite(made.train()(sound, 0).value)
+    silence = torch.zeros_like(sound.waveform[:, 0])
+    second = sound.waveform[:, 0] if network == "htsat" else silence
+    assert torch.equal(heard[0], torch.cat([sound.waveform[:, 0], second], dim=1))
+
+
+def test_taggers_hear_degraded_clips(manifest: Path) -> None:
+    made = objective(manifest, degrade=("phone", "strong_mp3"), degrade_share=1.0).train()
+    heard: list[torch.Tensor] = []
+    made.encoder.network.features = lambda sound, valid, real=made.encoder.network.features: (
+        heard.append(sound) or real(sound, valid)
+    )
+    sound = batch()
+    loss = made(sound, 0)
+    loss.value.backward()
+    assert torch.isfinite(loss.value) and (heard[0] != sound.waveform[:, 0]).any(1).all()
+    with torch.no_grad():
+        made.eval()(sound, 0)
+    assert torch.equal(heard[1], sound.waveform[:, 0])
 
 
 def test_half_of_the_loss_is_the_teachers_by_hand(manifest: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from groundbass.models.panns import PannsConfig, PannsModel
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import classify
-from groundbass.probe.apply.classify import Classifier, OnEncoder, load_classifier
+from groundbass.probe.apply.classify import Answer, Classifier, OnEncoder, Said, load_classifier
 from groundbass.probe.apply.predict_page import lanes
 from groundbass.probe.apply.verdicts import compare
 
@@ -162,6 +163,24 @@ def test_bars_begin_where_the_harmony_changes() -> None:
     np.testing.assert_allclose(change, [0.0, 1.0, 0.0], atol=0.05)  # one frame of 25 says the chord before
 
 
+def test_a_vote_is_the_share_of_windows_that_say_it() -> None:
+    """Tags have a vote each, above their own thresholds; classes one among them; numbers have their median."""
+    logits = torch.tensor([[2.0, 2.0, -2.0], [1.0, 2.0, -2.0], [-1.0, 2.0, -2.0], [2.0, 2.0, 3.0]])
+    answer = Answer(logits.mean(0), [(float(n), n + 1.0, row) for n, row in enumerate(logits)])
+    names = ("calm", "wild", "slow")
+
+    def voted(kind: str, likely: Any) -> Any:
+        answering = SimpleNamespace(probabilities=lambda member, logits: likely(logits))
+        facts = HeadFacts(thresholds=(0.5, 0.9, 0.05) if kind == "tags" else ())
+        return Said(answering, 0, "x", kind, names, facts).prediction(answer, 4.0, "track", "vote")
+
+    tags = voted("tags", torch.sigmoid)
+    assert tags.probabilities.tolist() == [[0.75, 0.0, 1.0]] and tags.windows.probabilities.shape == (4, 3)
+    assert tags.ranked() == [("slow", 1.0), ("calm", 0.75)], "what half of the windows say holds"
+    assert voted("classes", lambda logits: torch.softmax(logits, -1)).probabilities.tolist() == [[0.25, 0.5, 0.25]]
+    assert voted("numbers", lambda logits: logits).values.tolist() == [[1.5, 2.0, -2.0]]
+
+
 def test_what_is_refused_is_named(place: Path, tmp_path: Path) -> None:
     loaded = load_classifier(place / "classifier")
     with pytest.raises(ValueError, match="NaN or infinity"):
@@ -170,7 +189,10 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path) -> None:
         loaded(np.zeros(0, np.float32))
     with pytest.raises(ValueError, match="track, window or frame"):
         loaded(noise(1.0), unit="song")  # type: ignore[arg-type]
-    assert np.isfinite(loaded(np.zeros(RATE, np.float32)).probabilities).all(), "silence"  # type: ignore[arg-type, type-var]
+    with pytest.warns(UserWarning, match="is silent"):
+        assert np.isfinite(loaded(np.zeros(RATE, np.float32)).probabilities).all()  # type: ignore[arg-type, type-var]
+    with pytest.raises(ValueError, match="longer than 0 s"):
+        loaded.hear(noise(1.0), window=float("nan"))
     assert np.isfinite(loaded(noise(0.005)).probabilities).all(), "shorter than a frame"  # type: ignore[arg-type, type-var]
     with pytest.raises(ValueError, match="holds no classifier: it is an encoder"):
         load_classifier(place / "encoder")

@@ -21,6 +21,7 @@ from sklearn.metrics import accuracy_score
 
 from groundbass.cli import main
 from groundbass.data.audio.read import write
+from groundbass.data.labels.lookup import kind_of
 from groundbass.models.classifier_files import make_classifier, write_classifier
 from groundbass.models.head_files import HeadFacts
 from groundbass.models.heads import HeadConfig
@@ -28,7 +29,7 @@ from groundbass.pretrain.recipe import find
 from groundbass.probe.apply import predict as command
 from groundbass.probe.apply.classify import Classifier, Prediction, Sound
 from groundbass.probe.apply.predict_page import chord_colour
-from groundbass.probe.apply.verdicts import compare, read_truth
+from groundbass.probe.apply.verdicts import Asked, compare, read_truth
 from groundbass.probe.report.naming import short_names
 
 RATE = 24_000
@@ -205,6 +206,95 @@ def test_the_truth_is_compared(tmp_path: Path) -> None:
         read_truth(tmp_path / "labels.csv", list(results))
 
 
+def heard(kind: str, names: tuple[str, ...], rows: list[list[float]], head: str) -> dict[str, dict[str, Prediction]]:
+    one, place = np.zeros(1), "values" if kind == "numbers" else "probabilities"
+    return {
+        f"/x/{n}.wav": {head: Prediction(kind, names, one, one + 1, **{place: np.array([row])}, name=head)}  # type: ignore[arg-type]
+        for n, row in enumerate(rows)
+    }
+
+
+def test_each_number_is_compared_with_its_own_column() -> None:
+    """A head "emotion" says arousal and valence; of the columns, whatever their order, each gets its own."""
+    results = heard("numbers", ("arousal", "valence"), [[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]], "song_emotion")
+    truth = {f"/x/{n}.wav": {"valence": str(5.5 + n), "arousal": str(1.0 + n)} for n in range(3)}
+    arousal, valence = compare(results, truth).verdicts
+    assert (arousal.head, arousal.column) == ("song_emotion, arousal", "arousal") and valence.column == "valence"
+    assert arousal.scores["mean absolute error"].value == 0 and valence.scores["mean absolute error"].value == 0.5
+    (alone,) = compare(results, {path: {"valence": row["valence"]} for path, row in truth.items()}).verdicts
+    assert alone.scores == valence.scores
+    trained = heard("numbers", ("lab_bpm.0",), [[100.0], [120.0]], "lab_bpm.0")  # as fine-tuning calls it
+    (bpm,) = compare(trained, {"/x/0.wav": {"bpm": "90"}, "/x/1.wav": {"bpm": "120"}}).verdicts
+    assert bpm.scores["mean absolute error"].value == 5.0
+    assert Asked("x_ab+y_cd", kind_of("beats"), ("beat",)).columns({"a": {"cd": 1}, "b": {"ab": 1}})[0][2] == "ab"
+
+
+def test_truth_that_is_no_number_is_counted_or_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = heard("numbers", ("bpm",), [[100.0], [120.0], [90.0]], "bpm")
+    truth = {"/x/0.wav": {"bpm": "90"}, "/x/1.wav": {"bpm": "nan"}, "/x/2.wav": {"bpm": "fast"}}
+    (verdict,) = compare(results, truth).verdicts
+    assert verdict.tracks == 1 and verdict.scores["mean absolute error"].value == 10
+    assert "2 of 3 values in the column 'bpm' are no finite numbers ('nan')" in verdict.notes[0]
+    song, table = place / "songs" / "song0.flac", place / "labels.csv"
+    monkeypatch.setattr(Classifier, "hear", None)  # it is said before anything is heard
+    for column, value, sentence in (
+        ("bpm", "fast", r"labels\.csv has no number in the column 'bpm'.*song0\.flac has 'fast'"),
+        ("beats", "120", r"labels\.csv can't be compared at the row of .*song0\.flac"),
+        ("colour", "red", "no head is called like one"),
+    ):
+        table.write_text(f"path,{column}\n{song},{value}\n")
+        with pytest.raises(ValueError, match=sentence):
+            command.predict((str(place / "classifier"), str(song)), labels=(str(table),), quiet=True)
+
+
+def test_tags_that_the_head_does_not_know_are_counted(tmp_path: Path) -> None:
+    """And names with a comma are found whole, since the head has them."""
+    speech = "Male speech, man speaking"
+    results = heard("tags", ("Music", speech), [[0.9, 0.1], [0.2, 0.8], [0.7, 0.4]], "tags")
+    table = tmp_path / "labels.csv"
+    rows = ["path,tags", "/x/0.wav,Music|jazz|Rap; trap", f'/x/1.wav,"{speech}, jazz"', f'/x/2.wav,"Music, {speech}"']
+    table.write_text("\n".join(rows) + "\n")
+    found = compare(results, read_truth(table, list(results)))
+    (verdict,) = found.verdicts
+    assert verdict.unknown == {"jazz": 2, "Rap": 1, "trap": 1} and "jazz (2)" in verdict.notes[0]
+    assert found.to_json()["verdicts"][0]["unknown"]["jazz"] == 2
+    assert verdict.scores["recall at the thresholds"].value == pytest.approx((1 + 1 / 2) / 2)
+    low = compare(results, read_truth(table, list(results)), threshold=0.4).verdicts[0]
+    assert low.scores["recall at the thresholds"].value == 1.0 and "threshold 0.4" in low.notes[1]
+
+    events = Prediction("events", ("voice",), np.zeros(1), np.ones(1), segments=[(0.0, 1.0, "voice")])
+    spans = [{"start": 0.0, "end": 1.0, "label": name} for name in ("voice", "drum")]
+    (timed,) = compare({"a": {"events": events}}, {"a": {"events": spans}}).verdicts
+    assert timed.unknown == {"drum": 1} and "drum (1)" in timed.notes[0]
+
+
+def test_json_is_strict_and_frames_of_clips_are_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One recording has no interval: null. Heads of clips have windows in place of frames: said once."""
+    song, table = place / "songs" / "song0.flac", place / "truth.csv"
+    table.write_text(f"path,genre,bpm\n{song},rock,100\n")
+    groundbass(str(place / "classifier"), str(song), "--unit", "frame", "--labels", str(table), "--json")
+    told = capsys.readouterr()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in told.out.splitlines()]
+    genre, bpm = (one for one in lines[-1]["comparison"]["verdicts"] if "window" not in one["head"])
+    assert genre["scores"]["accuracy, top 1"]["low"] is None and bpm["scores"]["R²"]["value"] is None
+    assert told.err.count("answer about windows, not frames: genre, mood, bpm.") == 1
+
+
+def test_silence_is_left_out(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, level in (("silent", 0.0), ("dither", 0.9e-4), ("soft", 2e-3)):
+        sound = level * np.sin(2 * np.pi * 440 * np.arange(4 * RATE) / RATE)
+        write(tmp_path / f"{name}.wav", sound.astype(np.float32), RATE)
+    out = tmp_path / "heard.json"
+    groundbass(str(place / "classifier"), str(tmp_path), "--out", str(out), "--quiet")
+    assert [Path(path).name for path in json.loads(out.read_text())] == ["soft.wav"]
+    said = capsys.readouterr().err
+    assert "silent.wav is left out: It is silent" in said and "dither.wav is left out: It is silent" in said
+
+
 def test_what_is_heard_over_time_is_compared(tmp_path: Path) -> None:
     """Beats and downbeats with a file of positions; events with a row per onset, a chord with a `.lab`; by hand."""
     one = np.zeros(1)
@@ -324,6 +414,10 @@ def test_what_is_refused_is_named(place: Path, tmp_path: Path, monkeypatch: pyte
             command.predict(tuple(word for word in words if not word.startswith("--") and word not in ("1.5", "x.xml")),
                             threshold=1.5 if "--threshold" in words else None,
                             out=(Path("x.xml"),) if "--out" in words else ())  # fmt: skip
+    for words_, sentence in (({"top": 0}, "at least one name"), ({"window_seconds": 0.0}, "longer than 0 s"),
+                             ({"window_seconds": float("nan")}, "longer than 0 s")):  # fmt: skip
+        with pytest.raises(ValueError, match=sentence):
+            command.predict((model, song), quiet=True, **words_)  # type: ignore[arg-type]
     (tmp_path / "labels.csv").write_text("path,genre\nelsewhere.wav,rock\n")
     with monkeypatch.context() as deaf:
         deaf.setattr(Classifier, "hear", None)  # labels are looked at before hours of listening

@@ -137,6 +137,18 @@ class Kind(ABC):
             ValueError: what can't be one.
         """
 
+    def recognised(self, value: Any, column: str, names: Sequence[str]) -> Any:
+        """As `convert` a value, where the names of a head's outputs are known.
+
+        Raises:
+            ValueError: what can't be one.
+        """
+        return self.convert([value], [column])
+
+    def unknown(self, label: Any, names: Sequence[str]) -> list[str]:
+        """What of a label no head with these names can say."""
+        return []
+
     @abstractmethod
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
         """Of the outputs, from all labels (None: no label).

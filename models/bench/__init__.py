@@ -13,7 +13,7 @@ from transformers import ASTConfig, ASTForAudioClassification, ClapAudioConfig, 
 
 from ..htsat import HtsatConfig, HtsatModel
 from ..music_taggers import SIZES, MusicTaggerConfig, MusicTaggerModel
-from ..panns import PannsConfig, PannsModel
+from ..panns import NETWORKS, PannsConfig, PannsModel
 from ..spectrogram_transformer import SpectrogramTransformerConfig, SpectrogramTransformerModel
 from ..tagger import DecibelMel, decibels
 from ..tagger_files import stft_tables
@@ -42,7 +42,7 @@ def models() -> list[Row]:
     rows += [_alone("musicnn_msd", MusicTaggerModel(MusicTaggerConfig(network="musicnn", back_end=512, hidden=500)))]
     for name, size in (("mtt_teacher", 256), ("mtt_student", 64)):
         rows.append(_alone(name, TaggingTransformerModel(TaggingTransformerConfig(hidden_size=size))))
-    for network in ("Cnn6", "Cnn10", "Cnn14", "Cnn14_DecisionLevelMax", "Cnn14_DecisionLevelAtt"):
+    for network in NETWORKS:
         rows.append(_alone(network, PannsModel(PannsConfig(network=network))))
     rows.append(_alone("Cnn14_16k", PannsModel(PannsConfig.at_16k())))
     return [*rows, _ast(), _htsat(), _panns_front_end()]

@@ -36,6 +36,7 @@ from ...data.augment.degradations import Degrade
 from ...data.batch import Batch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seeds
+from ...models.own_heads import freeze_unheard
 from ...models.samplecnn import SampleCNNConfig, SampleCNNModel
 from ..clock import section
 from ..distributed import gather, rank
@@ -86,8 +87,7 @@ class NetworkConfig:
         if unknown:
             raise ValueError(f"{make.__name__} has no {', '.join(unknown)}; look at its arguments.")
         model: PreTrainedModel = kind(make(**{**self.settings, "sample_rate": sample_rate}))
-        for parameter in (p for n, p in model.named_parameters() if "mask" in n.rpartition(".")[2]):
-            parameter.requires_grad_(False)  # nothing is hidden here, so what replaces it isn't learned
+        freeze_unheard(model)
         return model
 
 

@@ -46,11 +46,13 @@ from ...models.classifier_files import make_classifier, write_classifier
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
 from ...models.head_files import HeadFacts, head_names, read_head
 from ...models.heads import Head, HeadConfig
+from ...models.own_heads import UNHEARD
 from ...models.transformer import time_mask
 from ..clock import section
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
+from .parts.damage import damage_for
 from .parts.label_targets import Answers, Clips, LabelTask, meet, resolved, targets_of
 from .parts.low_rank import adapt, linear_maps, merged
 from .parts.picture_augment import Changed, PictureAugment, change, moves, played
@@ -61,12 +63,7 @@ if TYPE_CHECKING:
 
     from ...data.batch import Batch
 
-AUGMENT, PARTNER, SHARE, SPEC, PICTURES = 401, 402, 403, 404, 405  # streams of draws
-UNHEARD = (
-    "masked_spec_embed", "head.", "predictor.", "hidden_embedding", "network.dense", "network.bn.", "network.pooler.",
-    "network.mlp_head.", "network.fc1.", "network.fc_audioset.", "network.att_block.", "network.tscam_conv.",
-)  # fmt: skip
-"""Parameters of encoders that no label reaches: mask embeddings and heads of their own, those of taggers too."""
+AUGMENT, PARTNER, SHARE, SPEC, PICTURES, DAMAGE = 401, 402, 403, 404, 405, 408  # streams of draws
 TRAINING = {"train", "training"}
 VALIDATION = {"valid", "validation", "val", "dev"}
 VALID_SECONDS = 30.0  # of a track, that validation hears
@@ -150,6 +147,11 @@ class LabelledConfig(ObjectiveConfig):
     """in its place, the plain mean of the weights after some steps"""
     augment: Literal["none", "clmr"] = "none"
     """CLMR's chain on each clip, without its pitch shift"""
+    degrade: tuple[str, ...] | None = None
+    """presets (phone, radio, vinyl, live, …) or chains (.json) of data degrade: a clip goes through one of them; those
+    that move time or pitch are refused where a label is about it"""
+    degrade_share: float | None = None
+    """of the clips that do; None: a half"""
     transpose: int = 0
     """semitones by which a clip may be transposed up or down; keys, chords and pitches move with it"""
     pictures: PictureAugment = field(default_factory=PictureAugment)
@@ -326,6 +328,7 @@ class Labelled(Objective):
         ]
         self._labels_hash = hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
         self._draw_heads()
+        self._damage()
 
     def _questions(self) -> tuple[LabelTask, ...]:
         """What is asked, once it is known what answers there are."""
@@ -493,6 +496,9 @@ class Labelled(Objective):
             waveform = shift_pitch(waveform, 100.0 * semitones, rate)
         if config.augment == "clmr":
             waveform = self._chain()(waveform, draw_seeds(self.seed, index, AUGMENT + 1000))
+        for damage in self._damage():
+            damaged = damage(waveform, draw_seeds(self.seed, index, DAMAGE))
+            waveform = torch.where(time_mask(sent(valid, waveform.device), waveform.shape[1]), damaged, 0.0)
         if config.spec.times or config.spec.bands:
             waveform = spec_augment(waveform, valid, rate, config.spec, draw_seeds(self.seed, index, SPEC))
         return waveform, semitones
@@ -501,6 +507,19 @@ class Labelled(Objective):
         if not hasattr(self, "_augmentation"):
             self._augmentation: tuple[nn.Module, ...] = (clmr_chain(int(self.encoder.config.sample_rate), pitch=False),)
         return self._augmentation[0]
+
+    def _damage(self) -> tuple[nn.Module, ...]:
+        """What degrades a share of the clips, if that is asked.
+
+        Raises:
+            ValueError: a chain under which labels would be wrong.
+        """
+        if not self.config.degrade:
+            return ()
+        if not hasattr(self, "_damages"):
+            rate, share = int(self.encoder.config.sample_rate), self.config.degrade_share
+            self._damages: tuple[nn.Module, ...] = (damage_for(self.config.degrade, share, rate, self.answers),)
+        return self._damages
 
     def _mixed(self, waveform: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Mixup: the mixture, each clip's partner (None: nothing was mixed), and each clip's share [batch]."""

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 
 from ...models.encoder import ModelEncoder, load_encoder, weights_hash
+from ...models.own_heads import UNHEARD
 
 HEADS = ("head.", "predictor.")  # a fitted classifier is no part of what is pretrained
 
 
 def start_from(encoder: Any, name: str) -> str:
     """Copy the weights of `name` (a run, a published or an imported folder) into `encoder`; their hash.
+
+    A tagger's own head of other labels begins afresh, and an AST's positions are cut or stretched to its window.
 
     Raises:
         FileNotFoundError: there is no such encoder.
@@ -23,7 +26,11 @@ def start_from(encoder: Any, name: str) -> str:
         kind = type(getattr(loaded, "model", loaded)).__name__
         raise ValueError(f"--init {name} is a {kind}; this recipe trains a {type(encoder).__name__}.")
     theirs = {key: value for key, value in loaded.model.state_dict().items() if not key.startswith(HEADS)}
+    if hasattr(encoder, "fitted"):
+        theirs = encoder.fitted(theirs)
     ours = encoder.state_dict()
+    other = {key for key in theirs if key.startswith(UNHEARD) and key in ours and theirs[key].shape != ours[key].shape}
+    theirs, ours = ({k: v for k, v in state.items() if k not in other} for state in (theirs, ours))
     differ = sorted(set(ours) ^ set(theirs)) or [key for key in ours if ours[key].shape != theirs[key].shape]
     if differ:
         key = differ[0]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,6 +41,8 @@ Array = npt.NDArray[np.float64]
 BATCH_SECONDS = 80.0  # of sound that is heard at a time, and decoded at a time
 Decode = Callable[[int, int], npt.NDArray[np.float32]]
 WINDOW_SECONDS = 10.0
+SILENCE = 1e-4
+"""The highest sample (−80 dBFS) of what is silent: dither and converters' noise lie below, the softest music above."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,15 @@ class Sound:
     ) -> None:  # fmt: skip
         self.samples, self.rate, self.name, self.recorded = samples, rate, name, recorded or rate
         self._decode, self._pool = decode, pool
+        self.peak: float | None = None  # the highest sample of what was read
         self._size = round(BATCH_SECONDS * rate)
         self._stopped = False
         self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
+
+    @property
+    def silent(self) -> bool:
+        """Whether all that was read is silence."""
+        return self.peak is not None and self.peak <= SILENCE
 
     @property
     def seconds(self) -> float:
@@ -166,12 +175,12 @@ class Sound:
 
     def _stretch(self, number: int) -> npt.NDArray[np.float32]:
         found = self._stretches.get(number)
-        if found is None:
-            found = self._decode(number * self._size, self._size)
-        elif isinstance(found, Future):
-            found = found.result()
-        self._stretches[number] = found
-        return found
+        if isinstance(found, np.ndarray):
+            return found
+        wave = self._decode(number * self._size, self._size) if found is None else found.result()
+        self.peak = max(self.peak or 0.0, float(wave.max(initial=0.0)), -float(wave.min(initial=0.0)))
+        self._stretches[number] = wave
+        return wave
 
 
 def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None) -> Sound:
@@ -420,6 +429,8 @@ class Classifier:
 
         unit: "track", "window", or "frame" (heads over time, others answer about windows).
 
+        Silence is heard as anything else, with a warning.
+
         Raises:
             ValueError: what is no sound.
             OSError: what is no sound.
@@ -436,17 +447,33 @@ class Classifier:
     ) -> dict[str, Prediction]:
         """What every head says, in one pass.
 
-        aggregate: of the windows of a track; None for each head's own way. window: seconds, where the unit is one.
+        aggregate: of the windows of a track; None for each head's own way. A vote is the share of windows in which a
+        class is likeliest, or a tag above its threshold; numbers, which nothing can vote for, have their median.
+        window: seconds, where the unit is one.
+
+        Raises:
+            ValueError: another unit, a window of no length, what is no sound.
         """
         if unit not in ("track", "window", "frame"):
             raise ValueError(f"unit is {unit!r}; it is track, window or frame.")
+        if window is not None and not 0 < window < math.inf:
+            raise ValueError(f"A window of {window} s can't be heard: it is longer than 0 s, such as 10.")
         heard = sound if isinstance(sound, Sound) else sound_of(sound, sample_rate, self.answering.rate)
         answers = self.answering.hear(heard, window)
         found: dict[str, Prediction] = {}
         for number, (answer, (name, kind, names, facts)) in enumerate(zip(answers, self.answering.heads)):
             said = Said(self.answering, number, name, kind, names, facts, self._beside(answers, number))
             found[name] = said.prediction(answer, heard.seconds, unit, aggregate)
+        if heard.silent and heard is not sound:
+            warnings.warn("This sound is silent (below −80 dBFS): the answers are about nothing.", stacklevel=2)
         return found
+
+    @property
+    def about_clips(self) -> list[str]:
+        """The heads that have no answer per frame."""
+        if getattr(self.answering, "frame_wise", False):
+            return []
+        return [name for name, kind, _, _ in self.answering.heads if not kind_of(kind).over_time]
 
     def _beside(self, answers: Sequence[Answer], number: int) -> dict[str, Array]:
         """What the head that this one's decoder names says of the very frames; nothing where none is named or there."""
@@ -488,9 +515,19 @@ class Said:
             if answer.frames is not None:
                 over = self._frames(answer, seconds)
             if aggregate is not None and len(answer.windows) > 1:
-                likely = _aggregated(np.stack([self._likely(one) for _, _, one in answer.windows]), aggregate)
+                each = np.stack([self._likely(one) for _, _, one in answer.windows])
+                if aggregate == "vote" and self.label_kind.several:
+                    return self._voted(each, seconds, over)
+                numbers = aggregate == "vote" and not self.label_kind.nominal
+                likely = _aggregated(each, "median" if numbers else aggregate)
             return self._made(np.zeros(1), np.array([seconds]), likely, windows=over)
         return self._windows(answer)
+
+    def _voted(self, each: Array, seconds: float, windows: Prediction | None) -> Prediction:
+        """Tags: the share of windows in which each is above its threshold; one holds that half of them say."""
+        shares = (each >= np.array(self.facts.thresholds or (0.5,) * each.shape[1])).mean(0)[None]
+        voted = self._made(np.zeros(1), np.array([seconds]), shares, windows=windows)
+        return replace(voted, thresholds=())
 
     def _windows(self, answer: Answer) -> Prediction:
         start, end = (np.array([window[side] for window in answer.windows]) for side in (0, 1))

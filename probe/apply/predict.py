@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from ...models.encoder import usual_device
 from ...models.head_files import head_names
 from ...progress import tqdm
 from ..report.naming import short_names
+from ..report.result import plain
 from ..report.table import Column, Table
 from .classify import (
     Aggregate,
@@ -45,7 +47,7 @@ from .classify import (
     together,
     what_to_hear,
 )
-from .verdicts import compare, read_truth
+from .verdicts import check, compare, read_truth
 from .zero_shot import load_clap
 
 __all__ = ["hear_all", "predict"]
@@ -87,17 +89,21 @@ def predict(
 ) -> None:
     """Say what classifiers hear in recordings. Heads on one encoder share one pass.
 
+    Recordings that can't be read or are silent (below −80 dBFS throughout) are left out, with a sentence each.
+
     Classifiers are heads folders (of groundbass probe), runs of labelled.*, published folders, or Hugging Face audio
     classifiers; whatever else is named is sound. Without a classifier, what ships with groundbass answers.
 
     Args:
         what: classifiers, then sound: files and folders of audio, manifests (.parquet, .csv), shards or their URL, data
             sets of the library `datasets`, CORPUS:ROOT.
-        unit: answers about tracks, windows or frames.
-        aggregate: of windows into a track's answer: mean, max, median or vote; by default each head's own way.
+        unit: answers about tracks, windows or frames; heads of labels of whole clips have windows in place of frames.
+        aggregate: of windows into a track's answer: mean, max, median or vote (the share of windows in which a class is
+            likeliest, or a tag above its threshold; of numbers the median); by default each head's own way.
         window_seconds: of the windows, where the unit is one.
         top: show so many names.
-        threshold: show tags above this; by default the head's own thresholds.
+        threshold: tags above this hold, shown and (with --labels) in precision, recall and F; by default the head's own
+            thresholds.
         out: X.json, X.csv, X.parquet, X.jams (one JAMS per recording in a folder of that name), or a folder: chords as
             .lab, beats as .beats. May be given several times; one that was interrupted goes on.
         page: an HTML page with players and what was heard over time.
@@ -114,8 +120,12 @@ def predict(
         trust_remote_code: run the Python that a folder or Hub repository brings; read it first.
 
     Raises:
-        ValueError: no classifier, no audio, a threshold outside [0, 1], an unknown format.
+        ValueError: no classifier, no audio, a threshold outside [0, 1], an unknown format, labels that can't be read.
     """
+    if top is not None and top < 1:
+        raise ValueError(f"--top {top}: at least one name is shown.")
+    if window_seconds is not None and not 0 < window_seconds < math.inf:
+        raise ValueError(f"--window-seconds {window_seconds}: a window is longer than 0 s, such as 10.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"--threshold {threshold}: a probability from 0 to 1.")
     for place in out:
@@ -136,7 +146,12 @@ def predict(
     share = Part.of(part)
     if share is not None and not out:
         raise ValueError(f"--part {part} needs --out, beside which the parts are kept.")
-    truth = read_truth(Path(named[0]), [one.name for one in recordings]) if named and clap is None else {}
+    if unit == "frame" and not quiet and (whole := [name for one in classifiers for name in one.about_clips]):
+        print(f"Heads of whole clips answer about windows, not frames: {', '.join(whole)}.", file=sys.stderr)
+    truth = {}
+    if named and clap is None:
+        truth = read_truth(Path(named[0]), [one.name for one in recordings])
+        check([head[:3] for one in classifiers for head in one.answering.heads], truth, Path(named[0]))
     kept = _Kept(out, recordings, [*names, unit, aggregate, window_seconds, *asked], force, share)
     if share is not None:
         recordings = [recordings[row] for row in share.rows(len(recordings))]
@@ -150,7 +165,7 @@ def predict(
             results[one.name] = found
             if json_:
                 for name, said in found.items():
-                    print(json.dumps({"path": one.name, "head": name, **to_json(said, options)}))
+                    print(_json({"path": one.name, "head": name, **to_json(said, options)}))
             elif not quiet and len(recordings) == 1:
                 _show(one.name, found, options)
     if not quiet and not json_ and len(recordings) > 1:
@@ -179,9 +194,9 @@ def predict(
     if not quiet and not json_ and (written_to := [*out, *([] if page is None else [page])]):
         print(f"Written: {', '.join(map(str, written_to))}.")
     if truth:
-        comparison = compare(results, {name: row for name, row in truth.items() if name in results})
+        comparison = compare(results, {name: row for name, row in truth.items() if name in results}, threshold)
         if json_:
-            print(json.dumps({"comparison": comparison.to_json()}))
+            print(_json({"comparison": comparison.to_json()}))
         elif not quiet:
             comparison.show(Console())
 
@@ -328,6 +343,8 @@ def _heard(
         for classifier in classifiers:
             sound = sounds[classifier.answering.rate]
             found |= classifier.hear(sound, None, options.unit, options.aggregate, options.window)
+        if all(sound.silent for sound in sounds.values()):
+            raise ValueError("It is silent, below −80 dBFS throughout, so that nothing can be heard in it.")
         return found, {(sound.recorded, sound.rate) for sound in sounds.values() if sound.recorded != sound.rate}
 
     coming: deque[tuple[Future[dict[int, Sound]], Future[Any]]] = deque()
@@ -372,6 +389,14 @@ def _hearing(beside: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(cores)  # what a thread says holds for every thread that begins later
+
+
+def _json(content: Any, **how: Any) -> str:
+    """Strict JSON: null where a number isn't finite."""
+    try:
+        return json.dumps(content, allow_nan=False, **how)
+    except ValueError:
+        return json.dumps(plain(content), allow_nan=False, **how)
 
 
 def to_json(said: Prediction, options: Options | None = None) -> dict[str, Any]:
@@ -423,7 +448,7 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
     """Write everything as the ending says; beside and renamed."""
     if place.suffix == ".json":
         told = {path: {name: to_json(said, options) for name, said in found.items()} for path, found in results.items()}
-        write_text(place, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        write_text(place, _json(told, indent=1, ensure_ascii=False) + "\n")
         return
     if place.suffix in (".csv", ".parquet"):
         rows = [row for path, found in results.items() for name, said in found.items()
@@ -442,7 +467,7 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
     for path, found in results.items():
         stem = _unique(Path(path).stem, taken)
         if place.suffix == ".jams":
-            write_text(place / f"{stem}.jams", json.dumps(jams(path, found), indent=1) + "\n")
+            write_text(place / f"{stem}.jams", _json(jams(path, found), indent=1) + "\n")
             continue
         for name, said in found.items():
             ending = "" if sum(other.kind == said.kind for other in found.values()) == 1 else f".{_plain(name)}"
@@ -450,7 +475,7 @@ def write_results(place: Path, results: dict[str, dict[str, Prediction]], option
             if text is not None:
                 write_text(place / f"{stem}{ending}{said.label_kind.ending}", text)
             else:
-                write_text(place / f"{stem}.{_plain(name)}.json", json.dumps(to_json(said, options), indent=1) + "\n")
+                write_text(place / f"{stem}.{_plain(name)}.json", _json(to_json(said, options), indent=1) + "\n")
 
 
 def jams(path: str, found: dict[str, Prediction]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,21 @@ from ...data.labels.kind import Kind, OverTime
 from ...data.labels.kinds.classes import Classes
 from ...data.labels.lookup import kind_of
 from ..report.bootstrap import Interval, interval
+from ..report.result import plain
 from ..report.table import Column, Table
 from ..report.tables import text
 from .classify import Prediction
 
+Truth = Mapping[str, Mapping[str, Any]]
+"""Recording → column → value."""
 MOST_NAMES = 20  # of a confusion matrix that is shown
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A head against the truth. scores: metric → value with 95 % interval over tracks; confusion: [truth][guess]."""
+    """A head against the truth. scores: metric → value with 95 % interval over tracks; confusion: [truth][guess];
+    unknown: what the truth says and the head can't, with how often; column: of the truth.
+    """
 
     head: str
     tracks: int
@@ -39,6 +46,8 @@ class Verdict:
     names: tuple[str, ...] = ()
     confusion: list[list[int]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    unknown: dict[str, int] = field(default_factory=dict)
+    column: str = ""
 
     def tables(self) -> Iterator[Table]:
         """The scores, and the confusions where there are few names."""
@@ -58,8 +67,9 @@ class Comparison:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
+        """As JSON has it; null where a score isn't known."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
     def show(self, console: Console) -> None:
         """In the terminal."""
@@ -108,54 +118,148 @@ def _opened(value: Any, folder: Path) -> Any:
     return read_annotation(folder / value) if names_annotation(value) else value
 
 
-def compare(results: dict[str, dict[str, Prediction]], truth: dict[str, dict[str, Any]]) -> Comparison:
-    """Score every head that has a column of its name (or of its last part; of beats+downbeats, of either).
+@dataclass(frozen=True)
+class Asked:
+    """A head as the truth is about it. kind: of its labels; names: of its outputs."""
 
-    A head that has none, as a network's own is often called after nothing, takes the column of which most values are
-    among its names.
+    name: str
+    kind: Kind
+    names: Sequence[str]
+
+    def columns(self, truth: Truth) -> list[tuple[str, int, str]]:
+        """(what is scored, number of the output, column), one per output of numbers; none where nothing fits.
+
+        A head takes the column of its name or of its last part (of beats+downbeats, of either); one that has none, as a
+        network's own is often called after nothing, that of which most values are among its names. Each number takes
+        the column of its own name, the only one that of the head too.
+        """
+        columns = sorted({column for row in truth.values() for column in row})
+        if self.kind.nominal:
+            column = _column(self.name, columns) or _by_values(self, columns, truth)
+            return [] if column is None else [(self.name, 0, column)]
+        if len(self.names) == 1:
+            column = _column(self.name, columns) or _column(self.names[0], columns)
+            return [] if column is None else [(self.name, 0, column)]
+        own = ((number, name, _column(name, columns)) for number, name in enumerate(self.names))
+        return [(f"{self.name}, {name}", number, column) for number, name, column in own if column is not None]
+
+
+def check(heads: Sequence[tuple[str, str, Sequence[str]]], truth: Truth, table: Path) -> None:
+    """That the truth is about one of the heads and can be read, before hours of listening. heads: name, kind, names.
+
+    Raises:
+        ValueError: no head has a column; a value is no label of its kind; of numbers, none is one.
+    """
+    asked = [Asked(name, kind_of(kind), names) for name, kind, names in heads]
+    found = [(one, column) for one in asked for _, _, column in one.columns(truth)]
+    if not found:
+        raise _nothing_asked(truth, [one.name for one in asked])
+    for one, column in found:
+        values = [(path, row[column]) for path, row in truth.items() if column in row]
+        if not one.kind.nominal and not any(_finite(value) for _, value in values):
+            path, value = values[0]
+            raise ValueError(
+                f"{table} has no number in the column {column!r}, which the head {one.name!r} answers about: the row "
+                f"of {path} has {value!r}."
+            )
+        for path, value in values if one.kind.over_time else []:
+            try:
+                one.kind.recognised(value, column, one.names)
+            except ValueError as error:
+                raise ValueError(f"{table} can't be compared at the row of {path}: {error}") from error
+
+
+def compare(
+    results: Mapping[str, Mapping[str, Prediction]], truth: Truth, threshold: float | None = None
+) -> Comparison:
+    """Score every head that has a column; see `Asked.columns`.
+
+    threshold: above which tags hold; None: the heads' own.
     """
     notes = [
         f"{len(results) - len(truth)} of {len(results)} recordings have no row: they aren't scored."
     ] if len(truth) < len(results) else []  # fmt: skip
     names = list(dict.fromkeys(name for found in results.values() for name in found))
-    columns = {column for row in truth.values() for column in row}
     verdicts: list[Verdict] = []
     for name in names:
         said = next(found[name] for found in results.values() if name in found)
-        column = _column(name, columns) or _by_values(said, columns, truth)
-        pairs = [
-            (results[path][name], row[column]) for path, row in truth.items()
-            if column is not None and column in row and name in results[path]
-        ]  # fmt: skip
-        if pairs and pairs[0][0].label_kind.over_time:
-            verdicts += _over_time(name, str(column), pairs)
-        elif pairs:
-            verdicts.append(_verdict(name, [said for said, _ in pairs], [value for _, value in pairs]))
-            verdicts += _by_window(name, pairs)
+        asked = Asked(name, said.label_kind, said.names)
+        for title, output, column in asked.columns(truth):
+            answers = {path: found[name] for path, found in results.items() if name in found}
+            verdicts += _verdicts(title, output, column, answers, truth, threshold)
     if not verdicts:
-        raise ValueError(
-            f"The labels have the columns {', '.join(sorted(columns))}, and no head is called like one, nor has its "
-            f"values among its names: the heads are {', '.join(names)}."
-        )
+        raise _nothing_asked(truth, names)
     return Comparison(tuple(verdicts), tuple(notes))
 
 
-def _column(head: str, columns: set[str]) -> str | None:
+def _verdicts(
+    title: str, output: int, column: str, answers: Mapping[str, Prediction], truth: Truth, threshold: float | None
+) -> list[Verdict]:
+    """Of one head (of numbers, of one output) over its recordings, and over their windows."""
+    pairs = [(answers[path], row[column]) for path, row in truth.items() if column in row and path in answers]
+    if not pairs:
+        return []
+    kind = pairs[0][0].label_kind
+    if kind.over_time:
+        return list(_over_time(title, column, pairs))
+    notes: tuple[str, ...] = ()
+    if not kind.nominal:
+        pairs, notes = _of_numbers(pairs, column, output)
+    if not pairs:
+        return []
+    score = functools.partial(_verdict, column=column, threshold=threshold)
+    return [score(title, *map(list, zip(*pairs)), notes=notes), *_by_window(title, pairs, score)]
+
+
+def _of_numbers(
+    pairs: list[tuple[Prediction, Any]], column: str, output: int
+) -> tuple[list[tuple[Prediction, Any]], tuple[str, ...]]:
+    """Answers of one output with their numbers, and a sentence on cells that hold none."""
+    lost = [value for _, value in pairs if not _finite(value)]
+    kept = [(_one_output(said, output), float(value)) for said, value in pairs if _finite(value)]
+    more = f"{len(lost)} of {len(pairs)} values in the column {column!r} are no finite numbers"
+    return kept, (f"{more} ({lost[0]!r}): they aren't scored.",) if lost else ()
+
+
+def _one_output(said: Prediction, output: int) -> Prediction:
+    """A head of one number, of a head of several."""
+    values = None if said.values is None else said.values[:, [output]]
+    windows = None if said.windows is None else _one_output(said.windows, output)
+    return replace(said, names=(said.names[output],), values=values, windows=windows)
+
+
+def _finite(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _nothing_asked(truth: Truth, heads: Sequence[str]) -> ValueError:
+    columns = sorted({column for row in truth.values() for column in row})
+    return ValueError(
+        f"The labels have the columns {', '.join(columns)}, and no head is called like one, nor has its "
+        f"values among its names: the heads are {', '.join(heads)}."
+    )
+
+
+def _column(head: str, columns: Sequence[str]) -> str | None:
     """The longest that a head, or a part of its name, is called after."""
     parts = (head, *head.split("+"))
+    parts = (*parts, *(re.sub(r"\.\d+$", "", part) for part in parts if "+" not in head))  # of numbers, after training
     called = (c for c in columns if any(part == c or part.endswith((f"_{c}", f"/{c}")) for part in parts))
     return max(called, key=len, default=None)
 
 
-def _by_values(said: Prediction, columns: set[str], truth: dict[str, dict[str, Any]]) -> str | None:
+def _by_values(asked: Asked, columns: Sequence[str], truth: Truth) -> str | None:
     """The column of which most values are among the names of a head; None where no column has half of them there."""
-    if not said.label_kind.nominal or said.label_kind.over_time:
+    if asked.kind.over_time:
         return None
-    known = set(said.names)
+    known, tags = set(asked.names), kind_of("tags")
     shares = {}
     for column in columns:
         values = [row[column] for row in truth.values() if isinstance(row.get(column), str)]
-        held = [not known.isdisjoint([value, *kind_of("tags").convert([value], [column])]) for value in values]
+        held = [not known.isdisjoint([value, *tags.recognised(value, column, asked.names)]) for value in values]
         shares[column] = sum(held) / len(held) if held else 0.0
     best = max(sorted(shares), key=lambda column: shares[column], default="")
     return best if shares.get(best, 0.0) >= 0.5 else None
@@ -163,28 +267,43 @@ def _by_values(said: Prediction, columns: set[str], truth: dict[str, dict[str, A
 
 def _over_time(name: str, column: str, pairs: list[tuple[Prediction, Any]]) -> Iterator[Verdict]:
     """As the kind measures tracks; where beats have positions, those that begin a bar too."""
-    kind = pairs[0][0].label_kind
+    kind, names = pairs[0][0].label_kind, pairs[0][0].names
     asked = [(name, kind)]
     if all(said.positions is not None for said, _ in pairs):
         asked.append((f"{name}, downbeats", kind_of("downbeats")))
     for called, one in asked:
         if not isinstance(one, OverTime):
             continue
-        labels = [one.convert([value], [column]) for _, value in pairs]
+        labels = [one.recognised(value, column, names) for _, value in pairs]
         answers = [one.answered(said.timed) for said, _ in pairs]
         known = [(a, b) for a, b in zip(labels, answers) if a is not None and b is not None]
         if known:
             scores = np.array([one.score(label, answer) for label, answer in known])
-            names = [one.metrics.get(measure) or measure.replace("_", " ") for measure in one.measures]
-            measured = functools.partial(_means, scores, names)
-            yield Verdict(called, len(known), _scored(measured, np.arange(len(known))))
+            titles = [one.metrics.get(measure) or measure.replace("_", " ") for measure in one.measures]
+            measured = functools.partial(_means, scores, titles)
+            unknown = _counted(one, [label for label, _ in known], names)
+            notes = (f"Nothing that this head can say, in the truth: {_listed(unknown)}.",) if unknown else ()
+            yield Verdict(
+                called, len(known), _scored(measured, np.arange(len(known))), notes=notes, unknown=unknown,
+                column=column,
+            )  # fmt: skip
+
+
+def _counted(kind: Kind, labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+    """How often the truth says what no head with these names can, the commonest first."""
+    return dict(Counter(word for label in labels for word in kind.unknown(label, names)).most_common())
+
+
+def _listed(counts: Mapping[str, int], most: int = 8) -> str:
+    shown = ", ".join(f"{word} ({count})" for word, count in list(counts.items())[:most])
+    return f"{shown} and {len(counts) - most} more" if len(counts) > most else shown
 
 
 def _means(scores: npt.NDArray[Any], names: Sequence[str], rows: npt.NDArray[np.int64]) -> dict[str, float]:
     return dict(zip(names, scores[rows].mean(axis=0).tolist()))
 
 
-def _by_window(name: str, pairs: list[tuple[Prediction, str]]) -> list[Verdict]:
+def _by_window(name: str, pairs: list[tuple[Prediction, Any]], score: Callable[..., Verdict]) -> list[Verdict]:
     """Every window by itself, against its recording's label; nothing where no recording has several."""
     pieces = [
         (one, value, row) for row, (said, value) in enumerate(pairs)
@@ -193,27 +312,30 @@ def _by_window(name: str, pairs: list[tuple[Prediction, str]]) -> list[Verdict]:
     if len(pieces) == len(pairs):
         return []
     said, values, owner = (list(column) for column in zip(*pieces))
-    return [_verdict(f"{name}, each of {len(pieces)} windows", said, values, np.array(owner))]
+    return [score(f"{name}, each of {len(pieces)} windows", said, values, owner=np.array(owner))]
 
 
 def _verdict(
-    name: str, said: list[Prediction], values: list[str], owner: npt.NDArray[np.int64] | None = None
-) -> Verdict:
+    name: str, said: list[Prediction], values: list[Any], *, column: str, threshold: float | None = None,
+    owner: npt.NDArray[np.int64] | None = None, notes: tuple[str, ...] = (),
+) -> Verdict:  # fmt: skip
     """owner: of which recording each answer is, where there are several of one; intervals are over recordings."""
     owner = np.arange(len(said)) if owner is None else owner
     tracks = int(owner[-1]) + 1
     if not said[0].label_kind.nominal:
-        guess = np.array([one.values.mean(0)[0] for one in said if one.values is not None])
-        return Verdict(name, tracks, _scored(lambda rows: _distance(np.array(values, float)[rows], guess[rows]), owner))
+        guess, truth = np.array([one.values.mean(0)[0] for one in said if one.values is not None]), np.array(values)
+        scores = _scored(lambda rows: _distance(truth[rows], guess[rows]), owner)
+        return Verdict(name, tracks, scores, notes=notes, column=column)
     likely = np.stack([one.probabilities.mean(0) for one in said if one.probabilities is not None])
     if said[0].label_kind.several:
-        return _tags(name, said[0], likely, values, owner)
+        return _tags(name, said[0], likely, values, owner, column, threshold)
     names, kind = said[0].names, said[0].label_kind
     values = [_spelt(kind, value) for value in values]
     index = {label: number for number, label in enumerate(names)}
-    strange = sorted({value for value in values if value not in index})
+    first = np.unique(owner, return_index=True)[1]  # a recording's label counts once
+    strange = dict(Counter(values[row] for row in first if values[row] not in index).most_common())
     kept = np.array([value in index for value in values])
-    notes = (f"Not among the classes, so always wrong: {', '.join(strange[:8])}.",) if strange else ()
+    notes = (f"Not among the classes, so always wrong: {_listed(strange)}.",) if strange else ()
     truth = np.array([index.get(value, -1) for value in values])
     order = np.argsort(-likely, axis=1)
     gains = kind.gains(names) if isinstance(kind, Classes) and kind.related else None
@@ -235,7 +357,9 @@ def _verdict(
     matrix = (
         sk.confusion_matrix(truth[kept], order[kept, 0], labels=range(len(names))) if kept.any() else np.zeros((0, 0))
     )
-    return Verdict(name, tracks, _scored(measure, owner), names, matrix.astype(int).tolist(), notes)
+    return Verdict(
+        name, tracks, _scored(measure, owner), names, matrix.astype(int).tolist(), notes, unknown=strange, column=column
+    )
 
 
 def _spelt(kind: Kind, value: str) -> str:
@@ -252,11 +376,18 @@ def _distance(truth: npt.NDArray[Any], guess: npt.NDArray[Any]) -> dict[str, flo
 
 
 def _tags(
-    name: str, said: Prediction, likely: npt.NDArray[Any], values: list[str], owner: npt.NDArray[np.int64]
-) -> Verdict:
-    tags = [said.label_kind.convert([value], [name]) for value in values]
+    name: str, said: Prediction, likely: npt.NDArray[Any], values: list[Any], owner: npt.NDArray[np.int64],
+    column: str, threshold: float | None,
+) -> Verdict:  # fmt: skip
+    kind = said.label_kind
+    tags = [kind.recognised(value, column, said.names) for value in values]
     truth = np.array([[int(label in row) for label in said.names] for row in tags])
-    limits = np.array(said.thresholds or (0.5,) * len(said.names))
+    limits = np.array((threshold,) * len(said.names) if threshold is not None else _limits(said))
+    first = np.unique(owner, return_index=True)[1]  # a recording's label counts once
+    unknown = _counted(kind, [tags[row] for row in first], said.names)
+    notes = [f"Tags in the truth that this head doesn't know, so none of them is scored: {_listed(unknown)}."]
+    notes = notes if unknown else []
+    notes += [] if threshold is None else [f"Precision, recall and F are those at the threshold {threshold:g}."]
 
     def measure(rows: npt.NDArray[np.int64]) -> dict[str, float]:
         right, guess = truth[rows], likely[rows]
@@ -276,7 +407,12 @@ def _tags(
             "F at the thresholds": float(f), "F at the best thresholds": float(np.mean(best)) if best else np.nan,
         }  # fmt: skip
 
-    return Verdict(name, int(owner[-1]) + 1, _scored(measure, owner, resamples=100), said.names)
+    scores = _scored(measure, owner, resamples=100)
+    return Verdict(name, int(owner[-1]) + 1, scores, said.names, notes=tuple(notes), unknown=unknown, column=column)
+
+
+def _limits(said: Prediction) -> tuple[float, ...]:
+    return said.thresholds or (0.5,) * len(said.names)
 
 
 BOUNDS = {"R²": (-math.inf, 1.0), "mean absolute error": (0.0, math.inf)}

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...data.writing import write_text
 from .bootstrap import Interval, mark
+from .per_class import ClassScore
 from .result import plain
 from .tables import text
 
@@ -20,7 +21,8 @@ FILE = "finetune.json"
 class Compared:
     """A task's score on the test tracks. probe: of the frozen encoder; difference: fine-tuned minus that, paired.
 
-    constant: the accuracy of always saying the commonest class; confusion: [truth][guess] of classes.
+    constant: the accuracy of always saying the commonest class; confusion: [truth][guess] of classes; classes: the
+    score of each class, tag or number.
     """
 
     task: str
@@ -32,6 +34,7 @@ class Compared:
     constant: float | None = None
     names: tuple[str, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    classes: tuple[ClassScore, ...] = ()
 
     def told(self) -> str:
         """In one line."""
@@ -49,6 +52,7 @@ class Compared:
                 known[name] = Interval.from_json(known[name])
         known["names"] = tuple(known.get("names", ()))
         known["confusion"] = tuple(map(tuple, known.get("confusion", ())))
+        known["classes"] = tuple(map(ClassScore.from_json, known.get("classes", ())))
         return cls(**known)
 
 
@@ -68,7 +72,7 @@ def read(place: Path) -> list[Compared]:
         if path.is_file():
             try:
                 return [Compared.from_json(one) for one in json.loads(path.read_text(encoding="utf-8"))]
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
                 raise ValueError(
                     f"{path} isn't what `groundbass finetune` writes ({error}): fine-tune again."
                 ) from error

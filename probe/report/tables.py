@@ -126,9 +126,14 @@ def bounds(found: Interval, sign: bool = False, digits: int = 3) -> str:
     return f"[{found.low:{plus}.{digits}f}, {found.high:{plus}.{digits}f}]"
 
 
-def number(found: Interval | None) -> str:
+def number(found: Interval | None, digits: int = 3) -> str:
     """0.620, without its interval."""
-    return "–" if found is None or not found.known else f"{found.value:.3f}"
+    return "–" if found is None or not found.known else f"{found.value:.{digits}f}"
+
+
+def with_interval(found: Interval | None, digits: int = 3) -> str:
+    """0.71 [0.65, 0.77], without what isn't known."""
+    return text(found, digits=digits) if found is None or found.bounded else number(found, digits)
 
 
 def short(found: Baseline | None) -> str:

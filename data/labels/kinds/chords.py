@@ -38,6 +38,18 @@ class Chords(OverTime):
         """As they are."""
         return spans_of(values[0], columns, self.name)
 
+    def recognised(self, value: Any, column: str, names: Sequence[str]) -> Any:
+        """As `convert`; every name must be a chord."""
+        spans = self.convert([value], [column])
+        strange = next((span["label"] for span in spans if not _is_chord(str(span["label"]))), None)
+        if strange is not None:
+            raise ValueError(f"{strange!r} in the column {column} is no chord in Harte's syntax, such as C:min or N.")
+        return spans
+
+    def unknown(self, label: Any, names: Sequence[str]) -> list[str]:
+        """Chords that are neither major, minor nor none: the score leaves their time out."""
+        return [str(span["label"]) for span in label if chord_class(str(span["label"])) < 0]
+
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
         """24 triads and N."""
         return CHORDS

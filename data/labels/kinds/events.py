@@ -45,6 +45,10 @@ class Events(OverTime):
         """As they are."""
         return spans_of(values[0], columns, self.name)
 
+    def unknown(self, label: Any, names: Sequence[str]) -> list[str]:
+        """Events that aren't among the names: a head always misses them."""
+        return [str(span["label"]) for span in label if str(span["label"]) not in names]
+
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
         """All that occur."""
         return sorted_names({str(span["label"]) for spans in labels if spans for span in spans})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,16 @@ class Tags(Kind):
     rank = 20
 
     def convert(self, values: Sequence[Any], columns: Sequence[str]) -> Any:
-        """A list as it is; text is parted at | ; and commas."""
-        if isinstance(values[0], (list, tuple)):
-            return values[0]
-        return sorted({part.strip() for part in SEPARATORS.split(str(values[0])) if part.strip()})
+        """A list as it is; text is parted, see `parted`."""
+        return self.recognised(values[0], columns[0], ())
+
+    def recognised(self, value: Any, column: str, names: Sequence[str]) -> Any:
+        """A name with a comma in it is found among the names."""
+        return value if isinstance(value, (list, tuple)) else sorted(set(parted(str(value), names)))
+
+    def unknown(self, label: Any, names: Sequence[str]) -> list[str]:
+        """Tags that aren't among the names."""
+        return [tag for tag in label if tag not in names]
 
     def names(self, labels: Sequence[Any], columns: Sequence[str]) -> tuple[str, ...]:
         """All that occur."""
@@ -103,6 +109,26 @@ class Tags(Kind):
     def thresholds(self, truth: npt.NDArray[Any], probabilities: Array) -> tuple[float, ...]:
         """Of the highest F."""
         return best_thresholds(truth, probabilities)
+
+
+def parted(text: str, names: Collection[str] = ()) -> list[str]:
+    """The tags in a cell: parted at | and ; where it has one, else at commas, but not inside one of the names.
+
+    "Male speech, man speaking|Music" is two tags, "calm, wild" two, and "Male speech, man speaking|" one; without the
+    bar it is one where it is among the names.
+    """
+    if "|" in text or ";" in text:
+        return [part.strip() for part in re.split(r"[|;]", text) if part.strip()]
+    pieces = [part.strip() for part in text.split(",") if part.strip()]
+    whole = {tuple(part.strip() for part in name.split(",")): name for name in names if "," in name}
+    longest = max(map(len, whole), default=1)
+    found, first = [], 0
+    while first < len(pieces):
+        sizes = range(min(longest, len(pieces) - first), 1, -1)
+        size = next((size for size in sizes if tuple(pieces[first : first + size]) in whole), 1)
+        found.append(pieces[first] if size == 1 else whole[tuple(pieces[first : first + size])])
+        first += size
+    return found
 
 
 def d_prime(area: float) -> float:

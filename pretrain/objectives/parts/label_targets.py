@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ....data.labels.kind import Kind, sorted_names
 from ....data.labels.kinds import chords, classes, key
+from ....data.labels.kinds.tags import parted
 from ....data.labels.lookup import guess, kind_of
 from ....models.heads import widened
 
@@ -160,8 +161,7 @@ class Tags(_CropTargets):
         value = values[0]
         if value is None or isinstance(value, (list, tuple)):
             return value
-        parts = [part.strip() for part in str(value).replace("|", ";").replace(",", ";").split(";")]
-        return [part for part in parts if part] or None
+        return parted(str(value)) or None
 
     def names(self, labels: Sequence[Any], task: LabelTask) -> tuple[str, ...]:
         """All that occur."""
