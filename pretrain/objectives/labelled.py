@@ -247,6 +247,8 @@ class Labelled(Objective):
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Rows of the training split that have any of the labels, and those that have none; notes who validates.
 
+        Tracks without a label that are in no split train, too: they came beside others that are.
+
         Raises:
             ValueError: none has a label.
         """
@@ -266,7 +268,8 @@ class Labelled(Objective):
                 f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
                 f"{' in the training split' if training.any() else ''}: nothing can be learned."
             )
-        return chosen, among & ~has
+        alone = np.array([split is None or not str(split) for split in splits])
+        return chosen, (among | alone) & ~has
 
     def _balanced(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> Manifest:
         """With a column of weights: 1 / (number of tracks) of a track's rarest class, or summed over its classes."""
