@@ -74,6 +74,7 @@ class Objective(nn.Module):
 
     encoder: PreTrainedModel  # what gets published
     seed: int = 0  # the run's seed; the trainer sets it
+    fixed: tuple[str, ...] = ()  # weights of the encoder that stay as they are, also where others train it beside this
     logs: bool = True  # whether this step's metrics will be written; the trainer sets it, costly ones may follow it
 
     def forward(self, batch: Batch, step: int) -> Loss:

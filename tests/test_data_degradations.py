@@ -386,9 +386,9 @@ def test_the_command_moves_annotation_files(tmp_path: Path, capsys: pytest.Captu
     assert "2 annotation file(s) can't be read, and are no labels any more. Line 2 of" in said
     assert "1 recording(s) had several channels, which were mixed to one" in said
     labels = {track.path: track.labels for track in Manifest.open(out / "manifest.parquet")}
-    assert labels["a.wav"] == {"rhythm": "a.wav.rhythm.beats", "genre": "x", "lab": "a.wav.lab"}
+    assert labels["a.wav"] == {"rhythm": "a.wav.beats", "genre": "x", "lab": "a.wav.lab"}
     assert labels["c.wav"] == {"genre": "x"} and labels["sub/b.wav"] == {"genre": "x", "lab": "sub/b.lab"}
-    assert (out / "a.wav.rhythm.beats").read_text() == "0.500000\t4\n0.800000\t1\n1.400000\t3\n"
+    assert (out / "a.wav.beats").read_text() == "0.500000\t4\n0.800000\t1\n1.400000\t3\n"
     spans = "0.400000\t0.600000\tN\n0.600000\t1.000000\tC:maj\n1.400000\t1.800000\ta long name\n"
     assert (out / "a.wav.lab").read_text() == (out / "a.flac.lab").read_text() == spans
     folder = read_folder(out)
@@ -396,6 +396,22 @@ def test_the_command_moves_annotation_files(tmp_path: Path, capsys: pytest.Captu
     assert folder.columns["rhythm"][at["a.flac"]] == [[0.5, 4], [0.8, 1], [1.4, 3]]
     assert folder.columns["lab"][at["sub/b.wav"]] == [{"start": 0.4, "end": 1.8, "label": "verse"}]
     assert not [file for file in out.rglob("*") if file.name.startswith(".")]
+
+
+def test_annotation_files_of_several_labels_keep_their_names(tmp_path: Path) -> None:
+    """Two labels of one file name one file again; two files of one ending have the label's name, but for its own."""
+    home, out = tmp_path / "in", tmp_path / "out"
+    audio.write(home / "a.wav", tone(300)[0].numpy(), RATE)
+    for name, text in {"a.lab": "0 1 C\n", "on.beats": "0.25\n", "b.beats": "0.5\n"}.items():
+        (home / name).write_text(text)
+    (home / "labels.csv").write_text("path,chords,onset s,beats\na.wav,a.lab,on.beats,b.beats\n")
+    (tmp_path / "chain.json").write_text('[{"name": "delay", "samples": 22050}]')
+    assert run(["data", "degrade", str(home), str(out), "--chain", str(tmp_path / "chain.json")]) == 0
+    (track,) = Manifest.open(out / "manifest.parquet")
+    named = {"lab": "a.lab", "chords": "a.lab", "beats": "a.beats", "onset s": "a.onset_s.beats"}
+    assert track.labels == named
+    texts = {"a.lab": "1.000000\t2.000000\tC\n", "a.beats": "1.500000\n", "a.onset_s.beats": "1.250000\n"}
+    assert {file.name: file.read_text() for file in out.iterdir() if file.suffix in (".lab", ".beats")} == texts
 
 
 def test_one_file_takes_its_annotations_along(tmp_path: Path) -> None:

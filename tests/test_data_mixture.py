@@ -74,6 +74,21 @@ def test_the_same_recording_is_heard_once(tmp_path: Path) -> None:
     assert left_out[str(b)] == 2 and sorted(manifest.column("key")) == [*(f"0/{k}.flac" for k in range(4)), "1/7.flac"]
 
 
+def test_labels_stay_and_are_missing_where_there_are_none(tmp_path: Path) -> None:
+    (a, b, c), seeds = [tmp_path / name for name in "abc"], iter(range(9))
+    for place, cells in ((a, ["genre", "rock", "jazz"]), (b, []), (c, ["genre", "1", "2"])):
+        folder(place, [next(seeds), next(seeds)])
+        if cells:
+            names = sorted(file.name for file in place.glob("*.flac"))
+            rows = [f"path,{cells[0]}", *(f"{name},{cell}" for name, cell in zip(names, cells[1:], strict=True))]
+            (place / "labels.csv").write_text("\n".join(rows) + "\n")
+            scan_folder(place, workers=1, progress=False)[0].write(place.with_suffix(".parquet"))
+    manifest, _ = mixed([Part(str(place.with_suffix(".parquet"))) for place in (a, b)])
+    assert manifest.table["label.genre"].to_pylist() == ["rock", "jazz", None, None]
+    with pytest.raises(ValueError, match=r"The label 'genre' is string in .*a\.parquet, int64 in .*: write it alike"):
+        mixed([Part(str(place.with_suffix(".parquet"))) for place in (a, c)])
+
+
 @pytest.mark.slow
 def test_a_run_on_two_manifests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = folder(tmp_path / "a", [0, 1, 2]), folder(tmp_path / "b", [2, 3])

@@ -14,6 +14,7 @@ from torch import Tensor
 from groundbass.data.batch import Batch
 from groundbass.models.cqt import MAX_SHIFT, CqtConfig, CqtModel, describe
 from groundbass.models.vit import ViTConfig, ViTModel
+from groundbass.pretrain.objectives.contrastive import ContrastiveConfig, NetworkConfig
 from groundbass.pretrain.objectives.crop_contrast import CropContrastConfig, on_circle
 from groundbass.pretrain.objectives.descriptors import DescriptorConfig, Workers, describe_frames, lags, tempogram
 from groundbass.pretrain.objectives.joint import JointConfig, Part
@@ -261,6 +262,19 @@ def test_shares_of_the_gradient_add_up_and_follow_the_weights() -> None:
     assert float(shares[0] + other) == pytest.approx(1.0, abs=1e-5)
     odds = [float(share / (1 - share)) for share in shares]
     assert odds[1] / odds[0] == pytest.approx(10.0, rel=1e-3)
+
+
+def test_what_one_part_holds_fixed_no_other_moves() -> None:
+    frames = find("descriptors.music_tiny").objective
+    shape = dataclasses.replace(frames.network, hidden_size=16, num_hidden_layers=1, mel_bins=27)
+    settings = dataclasses.asdict(shape)
+    tracks = ContrastiveConfig(sample_rate=RATE, augment=False, network=NetworkConfig("cqt", settings))
+    parts = Part("frames", dataclasses.replace(frames, network=shape)), Part("tracks", tracks)
+    torch.manual_seed(0)
+    made = JointConfig(parts).build()
+    made(batch_of(samples=96_000), 0).value.backward()
+    without = {name for name, weight in made.encoder.named_parameters() if weight.grad is None}
+    assert without == {"patches.project.weight", "patches.project.bias"} == set(made.fixed)
 
 
 def test_parts_that_bring_different_encoders_are_refused() -> None:

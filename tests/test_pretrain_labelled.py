@@ -214,6 +214,19 @@ def test_labels_from_a_table(manifest: Path, tmp_path: Path, capsys: pytest.Capt
         make(manifest, tasks=(), labels=("mood",), labels_csv=str(table))
 
 
+def test_labels_may_lie_in_annotation_files(manifest: Path) -> None:
+    """The column names them, beside the sound; as scanned, or as `data degrade` leaves them."""
+    sound = list(Manifest.open(manifest))
+    names = ("rhythm", "bars")
+    tracks = [dataclasses.replace(track, labels=dict.fromkeys(names, f"{track.key}.beats")) for track in sound]
+    for number, track in enumerate(tracks):
+        (manifest.parent / f"{track.key}.beats").write_text(f"0.5 4\n{1 + number / 10:g} 1\n")
+    Manifest.from_tracks(tracks, manifest.parent).write(manifest.parent / "files.parquet")
+    made = make(manifest.parent / "files.parquet", tasks=(LabelTask("rhythm+bars"),))
+    (answers,) = made.answers
+    assert answers.kind.name == "beats" and answers.labels["3.flac"] == [[0.5, 1.3], [1.3]]
+
+
 def test_what_is_frozen_stays_and_rates_fall_with_depth(manifest: Path) -> None:
     objective = make(manifest, unfreeze=1)
     depth, blocks = depths(objective.encoder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.nn import functional
@@ -275,6 +276,11 @@ def test_crops_are_drawn_by_halves(manifest: Path, tmp_path: Path) -> None:
     weights = dict(zip(kept.column("key"), kept.column("weight"), strict=True))
     assert len(weights) == 12 and sum(weights[str(number)] for number in range(1, 12, 2)) == pytest.approx(0.25)
     assert sum(weights.values()) == pytest.approx(1.0) and made.shares == [pytest.approx(0.75)]
+    whole = Manifest.open(tmp_path / "half.parquet")
+    splits = ["train" if int(key) % 2 == 0 else None for key in whole.column("key")]  # no split of the unlabelled ones
+    place = whole.table.column_names.index("split")
+    apart = whole.with_table(whole.table.set_column(place, "split", pa.array(splits, pa.string())))
+    assert len(made.heard(apart)) == 12
 
 
 def test_the_teacher_hears_the_untouched_sound(manifest: Path, tmp_path: Path) -> None:

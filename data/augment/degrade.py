@@ -7,8 +7,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,8 +41,8 @@ class Job:
     root: Path | RemoteFolder
     chain: DegradationChain
     seed: int
-    columns: tuple[str, ...] = ()
-    """labels that are kept in files (`.beats`, `.lab`)"""
+    columns: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """labels that are kept in files, and what these end in (`.beats`, `.lab`)"""
     crowded: frozenset[str] = frozenset()
     """paths without their suffix that several recordings share: what is written keeps the suffix in its name"""
 
@@ -64,8 +64,8 @@ class Job:
         return self.base(path).with_name(f"{self.base(path).name}.flac")
 
     def annotation(self, path: Path, column: str, suffix: str) -> Path:
-        """Where a label's file goes to: beside the sound, of its name and, if there are several, the label's."""
-        alone = column == suffix.removeprefix(".") or len(self.columns) == 1
+        """Where a label's file goes to: beside the sound, of its name and, if several end so, the label's."""
+        alone = column == suffix.removeprefix(".") or sum(suffix in found for found in self.columns.values()) == 1
         label = "" if alone else "." + re.sub(r"[^\w-]+", "_", column)
         return self.base(path).with_name(f"{self.base(path).name}{label}{suffix}")
 
@@ -134,6 +134,7 @@ def degrade(
         "recordings": len(done),
         "labels_cut": sum(item.cut for item in done),
         "annotations_unread": sum(len(item.unread) for item in done),
+        "mixed": sum(item.mixed for item in done),
         "clipped": sum(item.clipped for item in done),
         "silent": sum(item.silent for item in done),
     }
@@ -145,7 +146,8 @@ def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int, force: 
     about = audio.info(file)
     labels = _beside(file)
     same = file.resolve().with_suffix("") == out.resolve().with_suffix("")
-    job = Job(file.parent, chain, seed, tuple(labels), frozenset({out.stem} if same else ()))
+    columns = {name: frozenset({Path(label).suffix}) for name, label in labels.items()}
+    job = Job(file.parent, chain, seed, columns, frozenset({out.stem} if same else ()))
     for name, label in labels.items():
         if (there := out.parent / job.annotation(Path(out.name), name, Path(label).suffix)).exists() and not force:
             raise FileExistsError(f"{there} is in use, where the labels of {file} would go to; say --force.")
@@ -217,10 +219,15 @@ def _beside(sound: Path, known: Collection[str] = ()) -> dict[str, str]:
     return {name: str(file.resolve()) for name, file in files.items() if name not in known and file.is_file()}
 
 
-def _annotation_columns(tracks: Sequence[Track]) -> tuple[str, ...]:
-    """The labels that are kept in files."""
+def _annotation_columns(tracks: Sequence[Track]) -> dict[str, frozenset[str]]:
+    """The labels that are kept in files, and what these end in."""
     names = dict.fromkeys(name for track in tracks for name in track.labels)
-    return tuple(name for name in names if name_annotations(track.labels.get(name) for track in tracks))
+    columns = {name: [track.labels[name] for track in tracks if name in track.labels] for name in names}
+    return {
+        name: frozenset(Path(file).suffix.lower() for file in files)
+        for name, files in columns.items()
+        if name_annotations(files)
+    }
 
 
 def _moved_files(
@@ -232,24 +239,28 @@ def _moved_files(
     read, whose label is left out.
     """
     named: dict[str, str | None] = {}
+    written: dict[Path, str] = {}  # several labels may name one file
     unread: list[str] = []
     cut = 0
     for name in job.columns:
-        file = track.labels.get(name)
-        if file is None:
+        label = track.labels.get(name)
+        if label is None:
             continue
         try:
-            rows = read_annotation(job.file_of(file))
+            file = job.file_of(label).resolve()
+            rows = [] if file in written else read_annotation(file)
         except (OSError, ValueError) as error:
             named[name] = None
             unread.append(str(error))
             continue
-        moved = moved_rows(rows, where)
-        cut += len(rows) - len(moved)
-        there = job.annotation(path, name, Path(file).suffix.lower())
-        write_text(out / there, annotation_text(moved))
-        named[name] = there.as_posix()
-    return named, cut, tuple(unread)
+        if file not in written:
+            moved = moved_rows(rows, where)
+            cut += len(rows) - len(moved)
+            there = job.annotation(path, name, file.suffix.lower())
+            write_text(out / there, annotation_text(moved))
+            written[file] = there.as_posix()
+        named[name] = written[file]
+    return named, cut, tuple(dict.fromkeys(unread))
 
 
 def summary(done: list[Done], chain: DegradationChain, out: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..open import open_sound
-from ..track import FIELDS, WEIGHT, Manifest
+from ..track import FIELDS, LABEL, WEIGHT, Manifest
 from .overlap import find_overlap
 
 
@@ -39,7 +39,11 @@ def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict
     """One manifest of all tracks; a recording that an earlier part holds is left out of later ones.
 
     by_sound: also find the same recording re-encoded or cut (fingerprints); otherwise only the same bytes.
-    Returns the manifest, with a column `weight` and absolute paths, and how many tracks of each part were left out.
+    Returns the manifest, with a column `weight`, absolute paths and the labels of all parts (none where a part hasn't
+    that one), and how many tracks of each part were left out.
+
+    Raises:
+        ValueError: parts that aren't files of their own, or labels of one name and different kinds.
     """
     tables, left_out = [], {}
     seen: set[str] = set()
@@ -60,10 +64,30 @@ def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict
         earlier.append(manifest)
         seen.update(hashes.tolist())
         kept = manifest.select(keep)
-        columns = {name: kept.table[name] for name in FIELDS.names}
+        labels = [name for name in kept.table.column_names if name.startswith(LABEL)]
+        columns = {name: kept.table[name] for name in (*FIELDS.names, *labels)}
         root = kept.root.resolve().as_posix()
         columns["path"] = pa.array([f"{root}/{path}" for path in kept.column("path")], pa.string())
         columns["key"] = pa.array([f"{number}/{key}" for key in kept.column("key")], pa.string())
         columns[WEIGHT] = pa.array(np.full(len(keep), part.weight))
         tables.append(pa.table(columns))
-    return Manifest(pa.concat_tables(tables), "/"), left_out
+    return Manifest(_joined(tables, parts), "/"), left_out
+
+
+def _joined(tables: Sequence[pa.Table], parts: Sequence[Part]) -> pa.Table:
+    """One after the other; a label that a table hasn't is null there."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException:
+        for name in dict.fromkeys(name for table in tables for name in table.column_names):
+            kinds = {
+                part.address: str(table.schema.field(name).type)
+                for part, table in zip(parts, tables, strict=True)
+                if name in table.column_names
+            }
+            if len(set(kinds.values())) > 1:
+                told = ", ".join(f"{kind} in {address}" for address, kind in kinds.items())
+                raise ValueError(
+                    f"The label {name.removeprefix(LABEL)!r} is {told}: write it alike in all labels.csv."
+                ) from None
+        raise

@@ -98,10 +98,7 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
     for row, track in enumerate(manifest):
         for name, value in track.labels.items():
             columns.setdefault(name, [None] * len(manifest))[row] = None if value == "" else value
-    if isinstance(manifest, RemoteFiles):
-        columns = {name: _opened(values, manifest.place.fetch) for name, values in columns.items()}
-    elif manifest.has_files:
-        columns = {name: _opened(values, manifest.root.joinpath) for name, values in columns.items()}
+    columns = {name: opened(values, manifest) for name, values in columns.items()}
     if not scanned:
         return LabelledFolder(path, manifest, columns)
     for suffix in ANNOTATIONS:
@@ -109,10 +106,17 @@ def read_folder(address: str | Path, store: Path | None = None) -> LabelledFolde
     return LabelledFolder(path, manifest, columns, tuple(_unmatched(path, manifest, bool(columns))))
 
 
-def _opened(values: list[Any], file_of: Callable[[str], Path]) -> list[Any]:
-    """Where a column names annotation files, what is in them. file_of: where one lies on this machine."""
-    if not name_annotations(values):
+def opened(values: list[Any], manifest: Manifest) -> list[Any]:
+    """A column of a manifest: where it names annotation files beside the sound, what is in them.
+
+    Raises:
+        FileNotFoundError: one isn't there.
+        ValueError: one can't be read; the sentence names the line.
+    """
+    remote = manifest.place if isinstance(manifest, RemoteFiles) else None
+    if not name_annotations(values) or not (remote or manifest.has_files):
         return values
+    file_of: Callable[[str], Path] = manifest.root.joinpath if remote is None else remote.fetch
     return [None if value is None else read_annotation(file_of(value)) for value in values]
 
 

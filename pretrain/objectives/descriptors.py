@@ -141,6 +141,7 @@ class Descriptors(Objective):
             self.register_buffer(f"{name}_scale", torch.tensor([0.0, 1.0])[:, None].repeat(1, sizes[name]))
         if config.principal:
             self.encoder.patches.project.requires_grad_(False)
+            self.fixed = ("patches.project.weight", "patches.project.bias")
 
     @property
     def _measured(self) -> list[str]:

@@ -106,8 +106,9 @@ class Joint(Objective):
         trainable = {
             name for part in self._parts() for name, weight in part.encoder.named_parameters() if weight.requires_grad
         }
+        self.fixed = tuple(name for part in self._parts() for name in part.fixed)
         for name, weight in self.encoder.named_parameters():
-            weight.requires_grad_(name in trainable)
+            weight.requires_grad_(name in trainable and name not in self.fixed)
         for part in self._parts():
             share(part, self.encoder)
         self.register_buffer("usual", torch.zeros(len(config.parts)))

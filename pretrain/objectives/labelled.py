@@ -39,6 +39,7 @@ from ...data.augment.chain import clmr_chain
 from ...data.augment.pitch import shift_pitch
 from ...data.crops import CropConfig
 from ...data.draws import draw_seed, draw_seeds, sent
+from ...data.labels.folder import opened
 from ...data.labels.kind import Kind
 from ...data.track import WEIGHT, Manifest
 from ...models.classifier import AudioClassifier
@@ -246,6 +247,8 @@ class Labelled(Objective):
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Rows of the training split that have any of the labels, and those that have none; notes who validates.
 
+        Tracks without a label that are in no split train, too: they came beside others that are.
+
         Raises:
             ValueError: none has a label.
         """
@@ -265,7 +268,8 @@ class Labelled(Objective):
                 f"None of the {len(keys)} tracks has a label of {', '.join(t.label for t in self.config.questions)}"
                 f"{' in the training split' if training.any() else ''}: nothing can be learned."
             )
-        return chosen, among & ~has
+        alone = np.array([split is None or not str(split) for split in splits])
+        return chosen, (among | alone) & ~has
 
     def _balanced(self, manifest: Manifest, columns: dict[str, dict[str, Any]]) -> Manifest:
         """With a column of weights: 1 / (number of tracks) of a track's rarest class, or summed over its classes."""
@@ -296,7 +300,7 @@ class Labelled(Objective):
         if self.config.labels_csv:
             return _csv_columns(Path(self.config.labels_csv), set(keys), wanted)
         names = [name for name in manifest.label_names if name in wanted]
-        found = {name: dict(zip(keys, manifest.labels(name), strict=True)) for name in names}
+        found = {name: dict(zip(keys, opened(manifest.labels(name), manifest), strict=True)) for name in names}
         found = {name: {k: v for k, v in values.items() if v not in (None, "")} for name, values in found.items()}
         return found if set(found) == wanted else found | {n: {} for n in manifest.label_names if n not in found}
 

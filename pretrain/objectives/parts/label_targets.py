@@ -202,13 +202,21 @@ class Numbers(_CropTargets):
         return found.float()
 
 
+def _times(rows: Sequence[Any], downbeats: bool) -> list[float]:
+    """Times of a list of them, or of [time, position] rows."""
+    paired = [row if isinstance(row, list | tuple) else [row] for row in rows]
+    return [float(row[0]) for row in paired if not downbeats or len(row) < 2 or row[1] == 1]
+
+
 @dataclass(frozen=True)
 class Beats(_CropTargets):
     """Beats, or beats and downbeats: float32 [batch, frames, names], NaN for none and beyond the sound."""
 
     def convert(self, values: Sequence[Any], task: LabelTask) -> Any:
-        """A list of times in s per column, or None."""
-        found = [None if value is None else [float(time) for time in value] for value in values]
+        """A list of times in s per column, or None; of a file's [time, position in the bar], those of a second column
+        are the downbeats, at position 1.
+        """
+        found = [None if value is None else _times(value, number > 0) for number, value in enumerate(values)]
         return None if all(times is None for times in found) else found
 
     def first(self, label: Any) -> Any:
