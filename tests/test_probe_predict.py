@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -444,13 +445,22 @@ class Endless:
             self.begun.set()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: what runs in a shell's background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_does_not_wait_for_what_is_heard(place: Path) -> None:
     classifier = Endless()
     recordings = [command.Recording(f"{n}", (n,), place / "songs" / f"song{n}.flac") for n in range(2)]
 
     def interrupt() -> None:
         classifier.begun.wait()
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     options = command.Options("track", None, None, None, None)
