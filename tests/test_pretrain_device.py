@@ -174,7 +174,7 @@ def test_more_waits_than_allowed_are_told_by_file(manifest: Manifest, tmp_path: 
 
 
 def test_what_would_be_compiled_says_so(manifest: Manifest, tmp_path: Path) -> None:
-    """BEATs compiles its blocks (and the GELU in them): their kernels are marked and become fewer, those of losses and draws stay."""
+    """BEATs compiles its blocks: their kernels (of GELU, too) are marked and fewer, those of losses and draws stay."""
     recipe = of_size(find("tokens.beats_iter1_debug"), 2, "no")
     kernels = on_pretended_gpu(recipe, manifest, tmp_path, 1, multiplies=False).kernels[-1]
     marked = [kernel for kernel in kernels if kernel.compiled]
