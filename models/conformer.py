@@ -22,6 +22,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from .frontends import LogMel, MelScale, ResidualMelFrontEnd, StackedMelFrontEnd, normalise_inside
+from .layers import silu
 from .transformer import Rotation, rotate, rotation, time_mask
 
 MelFrontEnds = Literal["conv2d", "stacked"]
@@ -128,7 +129,7 @@ class ConformerFeedForward(nn.Module):
         self.output_dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        inner = self.intermediate_dropout(F.silu(self.intermediate_dense(hidden)))
+        inner = self.intermediate_dropout(silu(self.intermediate_dense(hidden)))
         return self.output_dropout(self.output_dense(inner))
 
 
@@ -182,7 +183,7 @@ class ConvolutionModule(nn.Module):
         gated = F.glu(self.pointwise_conv1(self.layer_norm(hidden)), dim=-1).transpose(1, 2)
         if inside is not None:
             gated = gated.masked_fill(~inside[:, None], 0.0)
-        mixed = F.silu(normalise_inside(self.batch_norm, self.depthwise_conv(gated), inside))
+        mixed = silu(normalise_inside(self.batch_norm, self.depthwise_conv(gated), inside))
         return self.dropout(self.pointwise_conv2(mixed.transpose(1, 2)))
 
 
