@@ -80,8 +80,8 @@ class Loader(Iterator[Batch]):
     def _start(self) -> Iterator[tuple[_Packed | None, dict[str, str]]]:
         """Workers from the present step on, with memory of their own: an earlier one may still be writing into its.
 
-        They block SIGTERM and SIGINT: a scheduler and a terminal send them to all
-        processes, and the step in progress needs them to finish.
+        They block SIGTERM and SIGINT: a scheduler and a terminal send them to all processes, and the step in progress
+        needs them to finish.
         """
         self._dataset.room = _Room(self._dataset, self._workers * PREFETCH + 1) if self._workers else None
         batches = DataLoader(

@@ -47,7 +47,7 @@ def convert_rate(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor
 def gelu(inner: Tensor) -> Tensor:
     """GELU of what nobody else reads: in place where no gradient is asked for.
 
-    A block's widest tensor is then made once, and a CPU spends a tenth of an inference on fetching such memory.
+    A block's widest tensor is then made once; fetching memory for it twice costs a CPU time.
     """
     return nn.functional.gelu(inner) if _kept_apart() else torch.ops.aten.gelu_(inner)
 

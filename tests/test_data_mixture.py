@@ -11,6 +11,7 @@ from groundbass.data.audio.read import write
 from groundbass.data.collections.mixed import Part, mixed, parse
 from groundbass.data.collections.scan import scan_folder
 from groundbass.data.crops import CropConfig, Crops
+from groundbass.data.labels.folder import opened
 from groundbass.pretrain.command import main
 
 RATE = 8000
@@ -87,6 +88,15 @@ def test_labels_stay_and_are_missing_where_there_are_none(tmp_path: Path) -> Non
     assert manifest.table["label.genre"].to_pylist() == ["rock", "jazz", None, None]
     with pytest.raises(ValueError, match=r"The label 'genre' is string in .*a\.parquet, int64 in .*: write it alike"):
         mixed([Part(str(place.with_suffix(".parquet"))) for place in (a, c)])
+
+
+def test_labels_that_lie_in_files_are_found_from_a_mixture(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", [0]), folder(tmp_path / "b", [1])
+    (tmp_path / "a" / "0.beats").write_text("0.5 1\n1.0 2\n")
+    (tmp_path / "a" / "labels.csv").write_text("path,beats\n0.flac,0.beats\n")
+    scan_folder(tmp_path / "a", workers=1, progress=False)[0].write(a)
+    manifest, _ = mixed([Part(str(a)), Part(str(b))])
+    assert opened(manifest.labels("beats"), manifest) == [[[0.5, 1.0], [1.0, 2.0]], None]
 
 
 @pytest.mark.slow

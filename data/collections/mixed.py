@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ..labels.annotations import name_annotations
 from ..open import open_sound
 from ..track import FIELDS, LABEL, WEIGHT, Manifest
 from .overlap import find_overlap
@@ -64,14 +66,23 @@ def mixed(parts: Sequence[Part], by_sound: bool = False) -> tuple[Manifest, dict
         earlier.append(manifest)
         seen.update(hashes.tolist())
         kept = manifest.select(keep)
-        labels = [name for name in kept.table.column_names if name.startswith(LABEL)]
-        columns = {name: kept.table[name] for name in (*FIELDS.names, *labels)}
         root = kept.root.resolve().as_posix()
+        columns = {name: kept.table[name] for name in FIELDS.names}
+        for name in (name for name in kept.table.column_names if name.startswith(LABEL)):
+            columns[name] = _label(kept.table[name], root)
         columns["path"] = pa.array([f"{root}/{path}" for path in kept.column("path")], pa.string())
         columns["key"] = pa.array([f"{number}/{key}" for key in kept.column("key")], pa.string())
         columns[WEIGHT] = pa.array(np.full(len(keep), part.weight))
         tables.append(pa.table(columns))
     return Manifest(_joined(tables, parts), "/"), left_out
+
+
+def _label(column: pa.ChunkedArray, root: str) -> Any:
+    """A column of labels; where it names annotation files, their absolute paths, as those of the sound."""
+    values = column.to_pylist() if pa.types.is_string(column.type) else []
+    if not name_annotations(values):
+        return column
+    return pa.array([None if value is None else f"{root}/{value}" for value in values], pa.string())
 
 
 def _joined(tables: Sequence[pa.Table], parts: Sequence[Part]) -> pa.Table:
