@@ -455,17 +455,18 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interruption_does_not_wait_for_what_is_heard(place: Path) -> None:
-    classifier = Endless()
     recordings = [command.Recording(f"{n}", (n,), place / "songs" / f"song{n}.flac") for n in range(2)]
-
-    def interrupt() -> None:
-        classifier.begun.wait()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
     options = command.Options("track", None, None, None, None)
     nothing = command._Kept((), recordings, [], False)
     cores = torch.get_num_threads()
-    with pytest.raises(KeyboardInterrupt):
-        list(command._heard(recordings, [classifier], options, nothing, 2, 2, {}, Counter()))  # type: ignore[list-item]
-    assert torch.get_num_threads() == cores
+
+    def interrupt(begun: threading.Event) -> None:
+        begun.wait()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    for _ in range(30):  # each time at another line of the command
+        classifier = Endless()
+        threading.Thread(target=interrupt, args=[classifier.begun]).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(command._heard(recordings, [classifier], options, nothing, 2, 2, {}, Counter()))  # type: ignore[list-item]
+        assert torch.get_num_threads() == cores

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
@@ -128,17 +129,18 @@ class Sound:
         pool: whose threads decode ahead; None: nothing is decoded before it is asked for.
         name: of the file.
         recorded: Hz of what it was made from; None: `rate`.
+        over: once it is set nothing can be read, so that another thread which hears this ends soon.
     """
 
     def __init__(
         self, samples: int, rate: int, decode: Decode, pool: Executor | None = None, name: str = "",
-        recorded: int | None = None,
+        recorded: int | None = None, over: threading.Event | None = None,
     ) -> None:  # fmt: skip
         self.samples, self.rate, self.name, self.recorded = samples, rate, name, recorded or rate
         self._decode, self._pool = decode, pool
         self.peak: float | None = None  # the highest sample of what was read
         self._size = round(BATCH_SECONDS * rate)
-        self._stopped = False
+        self._over = over
         self._stretches: dict[int, npt.NDArray[np.float32] | Future[npt.NDArray[np.float32]]] = {}
 
     @property
@@ -157,13 +159,9 @@ class Sound:
             self._stretches[number] = self._pool.submit(self._decode, number * self._size, self._size)
         return self
 
-    def stop(self) -> None:
-        """From now on nothing can be read, so that another thread which hears this ends soon."""
-        self._stopped = True
-
     def read(self, start: int, count: int) -> npt.NDArray[np.float32]:
         """[count] samples from `start` on, fewer at the end. Raises what decoding raises, and CancelledError."""
-        if self._stopped:
+        if self._over is not None and self._over.is_set():
             raise CancelledError(f"{self.name} is no longer heard.")
         first, last = start // self._size, max(start, start + count - 1) // self._size
         for number in [number for number in self._stretches if not first <= number <= last + 1]:
@@ -183,8 +181,10 @@ class Sound:
         return wave
 
 
-def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None) -> Sound:
-    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz; pool: see `Sound`.
+def sound_of(
+    source: Any, sample_rate: int | None, rate: int, pool: Executor | None = None, over: threading.Event | None = None
+) -> Sound:
+    """A file or a waveform ([samples] or [channels, samples], at `sample_rate`) at `rate` Hz; pool, over: see `Sound`.
 
     Raises:
         ValueError: what is no sound: empty, NaN, an unreadable file.
@@ -194,13 +194,13 @@ def sound_of(source: Any, sample_rate: int | None, rate: int, pool: Executor | N
         about = audio.info(source)
         samples = max(1, about.samples * rate // about.sample_rate)
         decode: Decode = lambda start, count: _finite(audio.read(source, rate, start, count), source)  # noqa: E731
-        return Sound(samples, rate, decode, pool, Path(source).name, about.sample_rate)
+        return Sound(samples, rate, decode, pool, Path(source).name, about.sample_rate, over)
     wave = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source, dtype=np.float32)
     wave = wave.mean(0) if wave.ndim == 2 else wave
     if wave.ndim != 1 or not len(wave):
         raise ValueError(f"A waveform is [samples] or [channels, samples] and not empty; this one is {wave.shape}.")
     wave = _finite(audio.resample(wave, sample_rate or rate, rate), "the waveform")
-    return Sound(len(wave), rate, lambda start, count: wave[start : start + count], recorded=sample_rate)
+    return Sound(len(wave), rate, lambda start, count: wave[start : start + count], recorded=sample_rate, over=over)
 
 
 def what_to_hear(manifest: Manifest, row: int) -> tuple[Any, int | None]:

@@ -8,9 +8,10 @@ import hashlib
 import json
 import math
 import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -335,7 +336,7 @@ def _heard(
 
     def opened(one: Recording) -> dict[int, Sound]:
         source, own = one.sound()
-        return {rate: sound_of(source, own, rate, decoders).expect() for rate in rates}
+        return {rate: sound_of(source, own, rate, decoders, over).expect() for rate in rates}
 
     def hear(opening: Future[dict[int, Sound]]) -> tuple[dict[str, Prediction], set[tuple[int, int]]]:
         sounds = opening.result()
@@ -347,7 +348,8 @@ def _heard(
             raise ValueError("It is silent, below −80 dBFS throughout, so that nothing can be heard in it.")
         return found, {(sound.recorded, sound.rate) for sound in sounds.values() if sound.recorded != sound.rate}
 
-    coming: deque[tuple[Future[dict[int, Sound]], Future[Any]]] = deque()
+    coming: deque[Future[tuple[dict[str, Prediction], set[tuple[int, int]]]]] = deque()
+    over = threading.Event()
     with ThreadPoolExecutor(max(1, threads)) as decoders, _hearing(beside) as hearers:
         new = (one for one in recordings if not kept.has(one.name))
         try:
@@ -356,11 +358,11 @@ def _heard(
                     yield one, known
                     continue
                 for later in islice(new, max(1, threads) + beside - len(coming)):
-                    opening = decoders.submit(opened, later)
-                    coming.append((opening, hearers.submit(hear, opening)))
-                error = coming[0][1].exception()
-                _, hearing = coming.popleft()
-                if isinstance(error, (ValueError, OSError)):
+                    coming.append(hearers.submit(hear, decoders.submit(opened, later)))
+                while not wait([coming[0]], timeout=1).done:
+                    pass  # without a timeout, Ctrl-C in the instant before the wait begins would be heard after it
+                hearing = coming.popleft()
+                if isinstance(error := hearing.exception(), (ValueError, OSError)):
                     failed[one.name] = str(error)
                     continue
                 found, rates_met = hearing.result()
@@ -368,11 +370,9 @@ def _heard(
                 kept.add(one.name, found)
                 yield one, found
         finally:
-            for opening, hearing in coming:  # nobody asks any more, so that an interruption needn't wait for hours
-                hearing.cancel()
-                if not opening.cancel() and opening.exception() is None:
-                    for sound in opening.result().values():
-                        sound.stop()
+            over.set()  # nobody asks any more, and an interruption needn't wait for hours: it may come at any line
+            for pool in (hearers, decoders):
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _heard_at_a_time(recordings: int, device: str) -> int:
