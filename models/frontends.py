@@ -55,16 +55,17 @@ class TimeGroupNorm(nn.GroupNorm):
     def forward(self, signal: Tensor, valid: Tensor | None = None) -> Tensor:
         """Normalise [batch, channels, frames]; `valid` [batch]: frames that count (None: all). Keeps the dtype."""
         exact = signal.float()
+        # their gradients arrive together, hence in one order whether padded or not: ZeRO-2 adds up ranks by that order
+        weight, bias = torch.stack([self.weight.float(), self.bias.float()]).unbind()
         if valid is None:
-            weight, bias = self.weight.float(), self.bias.float()
             return F.group_norm(exact, self.num_groups, weight, bias, self.eps).to(signal.dtype)
         counted = time_mask(valid, signal.shape[-1])[:, None]
         count = valid[:, None, None].clamp(min=1)
         mean = exact.masked_fill(~counted, 0.0).sum(-1, keepdim=True) / count
         centred = (exact - mean).masked_fill(~counted, 0.0)
         variance = centred.square().sum(-1, keepdim=True) / count
-        scale = torch.rsqrt(variance + self.eps) * self.weight.float()[:, None]
-        return (centred * scale + self.bias.float()[:, None]).to(signal.dtype)
+        scale = torch.rsqrt(variance + self.eps) * weight[:, None]
+        return (centred * scale + bias[:, None]).to(signal.dtype)
 
 
 class ConvLayer(nn.Module):

@@ -171,6 +171,16 @@ def alone(run: Path) -> Iterator[None]:
         yield
 
 
+def divided(module: nn.Module) -> bool:
+    """Whether ZeRO-3 or FSDP have divided a module's weights among the ranks."""
+    return any(hasattr(weight, "ds_id") or isinstance(weight, DTensor) for weight in module.parameters())
+
+
+def numbers(parameter: Tensor) -> int:
+    """How many numbers a parameter has on all ranks together."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 def read(parameter: Tensor) -> Tensor:
     """A copy of a whole parameter, wherever FSDP or ZeRO-3 have divided it (a collective)."""
     with whole(parameter):

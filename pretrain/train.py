@@ -407,8 +407,8 @@ def _announcement(
 ) -> str:
     """What will be done, in a few lines."""
     ranks = training.accelerator.num_processes
-    trained = sum(parameter.numel() for parameter in training.objective.parameters() if parameter.requires_grad)
-    encoder = sum(parameter.numel() for parameter in training.objective.encoder.parameters())
+    trained = sum(distributed.numbers(part) for part in training.objective.parameters() if part.requires_grad)
+    encoder = sum(map(distributed.numbers, training.objective.encoder.parameters()))
     hours = float(manifest.seconds().sum()) / 3600
     return "\n".join(
         [

@@ -19,7 +19,7 @@ from groundbass.data.track import Manifest, Track
 from groundbass.models.frontends import ConvFrontEnd
 from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gated_attention_flex
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
-from groundbass.pretrain.cost.pretended_run import Steps, of_size, on_cpu, on_pretended_gpu
+from groundbass.pretrain.cost.pretended_run import Steps, made, noise, of_size, on_cpu, on_pretended_gpu
 from groundbass.pretrain.cost.roofline import fused
 from groundbass.pretrain.cost.waits import over
 from groundbass.pretrain.objectives.tokens import Tokens
@@ -109,6 +109,25 @@ def test_augmented_ahead_is_augmented_alike(
     assert (ahead.losses, ahead.norms) == (plain.losses, plain.norms)
     assert told == ["begins", "waits", "begins", "waits", "begins", "waits", "begins"]
     assert over("contrastive.clmr_debug", ahead.waits()) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", DEBUG)
+def test_gradients_arrive_in_one_order(address: str, manifest: Manifest, tmp_path: Path) -> None:
+    """Whole or padded: ZeRO-2 adds what arrives n-th on one rank to what arrives n-th on the others."""
+    recipe = of_size(find(address), CROPS, "no")
+
+    def order(share: float) -> list[str]:
+        objective = made(recipe, manifest, tmp_path)
+        objective.place(torch.device("cpu"))
+        names, arrived = {weight: name for name, weight in objective.named_parameters()}, []
+        for weight in names:
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(lambda weight: arrived.append(names[weight]))
+        objective(next(noise(recipe, manifest, share)), 0).value.backward()
+        return arrived
+
+    assert order(1.0) == order(PADDED) != []
 
 
 def test_a_teacher_left_on_the_cpu_is_noticed(

@@ -284,10 +284,12 @@ OBJECTIVES = {
     "joint.pase_myna_debug": [],
     "tagging.ast_debug": [],
 }
+EPS = "1e-3"  # Adam then makes no steps of gradients that are rounding alone, by which machines and strategies differ
 # a bias before a batch norm has rounding noise for a gradient, of which Adam makes steps; the running mean follows it
 BEFORE_NORM = re.compile(r"encoder\.sequential\.\d+\.0\.bias|blocks\.\d\.(conv\d\.bias|bn\d\.running_mean)$")
 # ratios of two sums over a rank's part of the batch, logged as their mean: they say about the same only
 BY_PARTS = {"coverage", "unexplained", "gradient_share", "spread", "accuracy_1", "accuracy_2", "accuracy_3"}
+SHARELESS = {"joint.pase_myna_debug": ("zero3", "fsdp2")}  # whose divided weights a backward pass of its own would miss
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 # one way each in `make test`, None: in the grid alone
 WAYS = {
@@ -344,7 +346,8 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def parity_command(address: str, folder: Path) -> list[str]:
     command = ["-m", "groundbass.pretrain", address, "--steps", "4", "--log-every", "1", "--checkpoint-every", "2"]
-    return [*command, "--workers", "0", *OBJECTIVES[address], "--data", str(folder / "manifest.parquet")]
+    command += ["--workers", "0", "--optim.eps", EPS, "--data", str(folder / "manifest.parquet")]
+    return [*command, *OBJECTIVES[address]]
 
 
 @pytest.mark.parametrize("address, strategy", GRID)
@@ -361,7 +364,12 @@ def test_two_ranks_are_one_rank_with_the_double_batch(
         exact = not chaotic or ours["step"] == 1
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if exact else 2e-3)
         assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4 if exact else 0.1)
-        assert ours.keys() == theirs.keys()
+        unsaid = (
+            {name for name in theirs if name.endswith("/gradient_share")}
+            if strategy in SHARELESS.get(address, ())
+            else set()
+        )
+        assert ours.keys() == theirs.keys() - unsaid
         for name in ours if exact else ():
             if name.rpartition("/")[2] in BY_PARTS:
                 continue

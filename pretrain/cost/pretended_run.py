@@ -118,7 +118,7 @@ def on_cpu(recipe: Recipe, manifest: Manifest, run: Path, steps: int, share: flo
     objective = made(recipe, manifest, run)
     objective.place(CPU)
     training = _training(recipe, Machine(CPU), objective, "cpu")
-    found, batches = Steps(), _noise(recipe, manifest, share)
+    found, batches = Steps(), noise(recipe, manifest, share)
     for step in range(steps):
         taken = train_step(training, batches, step)
         found.losses.append(taken.loss)
@@ -149,7 +149,7 @@ def on_pretended_gpu(
         objective.place(DEVICE)
         gpu.would_compile(objective)
         training = _training(recipe, Machine(DEVICE, gpu), objective, "cuda")
-        batches = on_device(_noise(recipe, manifest, share), DEVICE, ahead, objective.ahead)
+        batches = on_device(noise(recipe, manifest, share), DEVICE, ahead, objective.ahead)
         for step in range(steps):
             gpu.events.clear()
             gpu.kernels.clear()
@@ -161,7 +161,7 @@ def on_pretended_gpu(
     return found
 
 
-def _noise(recipe: Recipe, manifest: Manifest, share: float) -> Iterator[Batch]:
+def noise(recipe: Recipe, manifest: Manifest, share: float) -> Iterator[Batch]:
     batches = random_batches(recipe, manifest)
     return batches if share == 1 else padded(batches, share)
 

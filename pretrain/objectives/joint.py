@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.crops import CropConfig
-from ..distributed import all_reduce_sum
+from ..distributed import all_reduce_sum, divided
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe
 from . import contrastive, descriptors
@@ -148,7 +148,12 @@ class Joint(Objective):
         return counts / (self.usual * crops)
 
     def _shares(self, terms: dict[str, Tensor]) -> dict[str, Tensor | float]:
-        """Each part's share of the gradient: its norm over the last block, over the sum of all parts' norms."""
+        """Each part's share of the gradient: its norm over the last block, over the sum of all parts' norms.
+
+        None where ZeRO-3 or FSDP have divided the weights: a backward pass of its own would find them gone.
+        """
+        if divided(self):
+            return {}
         names = self.encoder._no_split_modules or ()
         blocks = [module for module in self.encoder.modules() if type(module).__name__ in names]
         last = blocks[-1] if blocks else self.encoder

@@ -15,7 +15,6 @@ missing where, and a rare label weighs as much as a common one.
 
 from __future__ import annotations
 
-import copy
 import csv
 import dataclasses
 import hashlib
@@ -50,6 +49,7 @@ from ...models.heads import Head, HeadConfig
 from ...models.own_heads import UNHEARD
 from ...models.transformer import time_mask
 from ..clock import section
+from ..distributed import divided
 from ..objective import Loss, Objective, ObjectiveConfig
 from ..recipe import Optim, Recipe, addresses, find
 from .parts.cqt_shape import CqtShape
@@ -558,7 +558,9 @@ class Labelled(Objective):
     def classifier(self, state: dict[str, Tensor] | None = None) -> AudioClassifier:
         """Encoder and heads as one model, on the CPU; state: of the objective, None for its own as it is now."""
         state = self.published_state(self.state_dict()) if state is None else state
-        heads = copy.deepcopy(self.heads).cpu().eval()
+        with torch.random.fork_rng(devices=[]):
+            encoder = self._plain_encoder()
+            heads = nn.ModuleList(head.config.build() for head in self.heads).eval()  # type: ignore[union-attr, operator]
         heads.load_state_dict({n.removeprefix("heads."): v for n, v in state.items() if n.startswith("heads.")})
         seconds = self.config.window_seconds
         named: list[Any] = [
@@ -567,10 +569,14 @@ class Labelled(Objective):
         ]
         weights = {n.removeprefix("encoder."): v.cpu() for n, v in state.items() if n.startswith("encoder.")}
         with torch.random.fork_rng(devices=[]):
-            plain = type(self.encoder)(self.encoder.config) if self.config.lora_rank else self.encoder
-            made = make_classifier(plain, named)
+            made = make_classifier(encoder, named)
         made.encoder.load_state_dict(weights)
         return made
+
+    def _plain_encoder(self) -> Any:
+        """The encoder, or where low-rank additions or ranks have changed its weights, another as its config says."""
+        changed = self.config.lora_rank or divided(self.encoder)
+        return type(self.encoder)(self.encoder.config) if changed else self.encoder
 
     @torch.no_grad()
     def validate(self, state: dict[str, Tensor]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from ...data.draws import draw_seeds, sent
 from ...models.transformer import Transformer, time_mask
 from ...models.vit import ViTConfig, ViTFields, ViTModel, sine_positions
 from ..clock import section
-from ..distributed import all_reduce_sum, ranks, whole
+from ..distributed import all_reduce_sum, divided, ranks, whole
 from ..objective import Loss, Objective, ObjectiveConfig, TrainingStopped
 from .parts.masking import taken, true_places
 from .tokens import check_rate, draw_kept, hidden_patches, take
@@ -304,8 +304,9 @@ class SplitViews(Objective):
 def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """Move a teacher's weights towards the student's: keep · teacher + (1 − keep) · student."""
     pairs = list(zip(teacher.parameters(), student.parameters(), strict=True))
-    sharded = any(hasattr(part, "ds_id") or hasattr(part, "device_mesh") for pair in pairs for part in pair)
-    if not sharded and all(old.dtype == new.dtype for old, new in pairs):  # a few large kernels
+    if not (divided(teacher) or divided(student)) and all(
+        old.dtype == new.dtype for old, new in pairs
+    ):  # a few large kernels
         torch._foreach_lerp_([old for old, _ in pairs], [new for _, new in pairs], 1 - keep)
         return
     for old, new in pairs:

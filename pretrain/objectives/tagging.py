@@ -347,7 +347,7 @@ class Tagging(Labelled):
         """The network, which answers by its own head; state: of the objective, None for its own as it is now."""
         state = self.published_state(self.state_dict()) if state is None else state
         with torch.random.fork_rng(devices=[]):
-            made = make_classifier(self.encoder, [])
+            made = make_classifier(self._plain_encoder(), [])
         made.encoder.load_state_dict({n.removeprefix("encoder."): v.cpu() for n, v in state.items() if "encoder." in n})
         return made
 

@@ -92,6 +92,8 @@ def complete(folder: Path, step: int) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, RuntimeError) and "StreamWriter" not in str(error) and "unexpected pos" not in str(error):
+            raise  # no word of torch's about the disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OSError(
             f"The checkpoint of step {step} can't be written to {folder.parent} ({reason}). The one before it stands. "

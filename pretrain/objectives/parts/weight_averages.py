@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ...distributed import whole
 
@@ -56,7 +57,8 @@ def follow(module: nn.Module, share: float) -> None:
         if parameter.requires_grad:
             average = module.get_buffer(_name(name))
             with whole(parameter):
-                average.lerp_(parameter.to(average.dtype), share)
+                weights = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+                average.lerp_(weights.to(average.dtype), share)
 
 
 def averaged(state: dict[str, Tensor]) -> dict[str, Tensor]:
