@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .data.track import Manifest
     from .models.encoder import Encoder
     from .pretrain.recipe import Recipe
-    from .probe.apply.classify import Classifier, Prediction
+    from .probe.apply.classify import Classifier
     from .probe.apply.embedding import LoadedEncoder
     from .probe.apply.similar import Hit
     from .probe.report.finetuned import Compared
@@ -139,7 +139,7 @@ def verify(corpus: str, root: str | Path | None = None, *, workers: int | None =
     """
     from .arguments import call
     from .data import corpora
-    from .data.collections.verify import Findings, examine
+    from .data.collections.verify import examine
 
     known = corpora.corpus(corpus)
     place = Path(root) if root is not None else corpora.place_of(corpus)
@@ -159,10 +159,10 @@ def overlap(a: str | Path, b: str | Path, *, workers: int | None = None) -> Over
         FileNotFoundError: there is no such sound.
     """
     from .arguments import call
-    from .data.collections.overlap import Report, find_overlap
+    from .data.collections.overlap import find_overlap
     from .data.open import open_sound
 
-    found: Report = call(find_overlap, open_sound(a), open_sound(b), workers=workers)
+    found: Overlap = call(find_overlap, open_sound(a), open_sound(b), workers=workers)
     return found
 
 

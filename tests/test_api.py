@@ -161,9 +161,7 @@ def test_embedding_and_searching_check_what_they_are_asked(music: Path, tmp_path
         groundbass.similar("v.parquet", music / "2.wav", k="x")  # type: ignore[arg-type]
 
 
-def test_predicting_takes_sound_of_every_kind(
-    music: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_predicting_takes_sound_of_every_kind(music: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
     for name in ("2.wav", "19.wav"):

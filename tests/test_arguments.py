@@ -184,7 +184,10 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
         (["predict", "y", "--threads", "-1"], "--threads is -1, but it must be at least 1."),
         (["probe", "x", "y", "--threads", "-2"], "--threads is -2, but it must be at least 1."),
         (["probe", "x", "y", "--random-seeds", "0", "-1"], "--random-seeds is -1, but it must be at least 0."),
-        (["finetune", "x", "--data", "y", "--run", "z", "--workers", "-1"], "--workers is -1, but it must be at least 0"),
+        (
+            ["finetune", "x", "--data", "y", "--run", "z", "--workers", "-1"],
+            "--workers is -1, but it must be at least 0",
+        ),
         (["pretrain", "masked.mert_debug", "--data", "x", "--run", "y", "--workers", "-2"], "workers is -2, but"),
         (["launch", "ddp", "--gpus", "0", "--", "pretrain", "y"], "--gpus is 0, but it must be at least 1."),
         (["launch", "ddp", "--gpus", "-1", "--", "pretrain", "y"], "--gpus is -1, but it must be at least 1."),
