@@ -97,7 +97,7 @@ class Recipe:
     nonfinite: Literal["stop", "skip"] = "stop"
     """when a loss or gradient is no number: stop the run, or skip the step and say so"""
     log_every: int = 10
-    """steps between lines of loss.jsonl"""
+    """steps between lines of loss.jsonl; the last step has one too"""
     checkpoint_every: int = 1000
     """steps between checkpoints; one is always written at the end"""
     keep_last: int = 2
@@ -124,6 +124,8 @@ class Recipe:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}, but it must be at least 0, where this process reads itself.")
         if not self.bucket_mb > 0:
             raise ValueError(f"bucket_mb is {self.bucket_mb}, but a bucket holds more than nothing: 25 is usual.")
         if self.probe_every < 0 or (self.probe_every and not self.probe_tasks):
