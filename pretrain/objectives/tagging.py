@@ -316,7 +316,8 @@ class Tagging(Labelled):
 
     def compiled_parts(self) -> list[nn.Module]:
         """The network's blocks or stages, which `hear` calls; single layers are kernels already."""
-        return stages(self.encoder.network)
+        network: Any = self.encoder.network
+        return stages(network)
 
     def _paired(self, features: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Clips 2i and 2i + 1 mixed: the mixtures, whose they are, and the shares of the first, as PANNs were trained.
