@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import arguments
+from .. import arguments, plugins
 from ..data import parallel
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder, usual_device
@@ -222,6 +222,12 @@ def check(
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     question = question_at(encoder)
+    own = plugins.named(encoder)
+    if question is None and own is not None and not isinstance(own.load(), type):
+        kind = type(own.load()).__name__
+        raise ValueError(
+            f"{own.address} is a {kind}: neither a task (a groundbass.probe.task.Question) nor an encoder's class."
+        )
     if question is not None:
         found = question_problems(question)
         if not found.failed and encoder.partition(".py:")[2 if ".py:" in encoder else 0].count(":"):
