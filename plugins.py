@@ -173,29 +173,35 @@ def origin(entry: importlib.metadata.EntryPoint) -> str:
 
 @dataclass
 class Findings:
-    """What a check found: promises kept and broken, one sentence each."""
+    """What a check found: promises kept and broken, one sentence each. broken: what that means, if any is."""
 
     passed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    broken: str = ""
 
     def hold(self, kept: bool, promise: str, cure: str) -> bool:
         """Note a promise, with its cure where it is broken; returns `kept`."""
         (self.passed if kept else self.failed).append(promise if kept else f"{promise}: {cure}")
         return kept
 
-    def tell(self, what: str, contract: str) -> None:
-        """Print every promise.
+    def tell(self, what: str, contract: str) -> Findings:
+        """Print every promise."""
+        print("\n".join([*(f"  ok   {line}" for line in self.passed), *(f"  FAIL {line}" for line in self.failed)]))
+        if self.failed:
+            points = len(self.passed) + len(self.failed)
+            self.broken = f"{what} breaks {contract} in {len(self.failed)} of {points} points, listed above."
+        else:
+            print(f"{what} keeps {contract}.")
+        return self
+
+    def hold_all(self) -> None:
+        """Refuse what breaks a promise.
 
         Raises:
             ValueError: one is broken.
         """
-        print("\n".join([*(f"  ok   {line}" for line in self.passed), *(f"  FAIL {line}" for line in self.failed)]))
-        if self.failed:
-            raise ValueError(
-                f"{what} breaks {contract} in {len(self.failed)} of {len(self.passed) + len(self.failed)} points, "
-                "listed above."
-            )
-        print(f"{what} keeps {contract}.")
+        if self.broken:
+            raise ValueError(self.broken)
 
 
 def new(

@@ -18,7 +18,7 @@ from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .run.heard import avoiding, mixture_of
-from .run.record import last_loss, read_record
+from .run.record import asked_of, last_loss
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
@@ -72,12 +72,12 @@ def main(argv: list[str]) -> int:
         OSError: a file can't be read or written.
     """
     if "--list" in argv:
-        return _list()
+        return _list("--json" in argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
     if argv[0] == "check":
-        arguments.run(check, argv[1:], "groundbass pretrain check")
+        arguments.run(check, argv[1:], "groundbass pretrain check").hold_all()
         return 0
     argv = _repeated(argv) if argv[0] == "--from" else argv
     address, words = argv[0], argv[1:]
@@ -139,9 +139,12 @@ def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> in
     return 0
 
 
-def _list() -> int:
+def _list(json: bool) -> int:
     known = addresses()
     offered = {name: f"of {plugins.origin(entry)}" for name, entry in plugins.installed("recipes").items()}
+    if json:
+        arguments.say(list((known | offered).items()))
+        return 0
     width = max(map(len, [*known, *offered]), default=0)
     for address, line in (known | offered).items():
         print(f"{address:{width}}  {line}")
@@ -152,15 +155,7 @@ def _repeated(argv: list[str]) -> list[str]:
     """`--from RECIPE.JSON words` -> the address, its overrides, its manifest, and then the words (which win)."""
     if len(argv) < 2:
         raise ValueError("--from needs a file: groundbass pretrain --from RUN/recipe.json --run NEW.")
-    path = Path(argv[1])
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: --from takes the recipe.json of a run.")
-    try:
-        record = read_record(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is no recipe.json of a run, or a damaged one: {error}") from error
-    if not record.get("address"):
-        raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
+    record = asked_of(Path(argv[1]), "--from takes the recipe.json of a run")
     return [record["address"], *record["overrides"], "--data", record["manifest"]["path"], *argv[2:]]
 
 

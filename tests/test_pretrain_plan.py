@@ -383,7 +383,7 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     ("words", "sentence"),
     [
         (["--gpus", "3"], "batch_size is 4, which 3 ranks can't share evenly"),
-        (["--gpus", "0"], "--gpus is 0, but at least one GPU trains"),
+        (["--gpus", "0"], "--gpus is 0, but it must be at least 1"),
         (["--gpus", "2", "--micro-batch", "4"], "share of the batch is 2 crops .* choose a micro_batch that divides 2"),
         (["--gpu", "V100"], "--gpu V100 isn't known; known are B200, H200, H100, A100, L40S, 4090, A10"),
         (["--utilisation", "40"], "--utilisation is 40, but a share of the peak lies between 0 and 1"),
@@ -433,6 +433,28 @@ def test_the_utilisation_of_a_run_is_its_median_without_the_first_line(
     (tmp_path / "timing.jsonl").write_text('{"step": 1, "tflops": 0.1}\n')
     with pytest.raises(ValueError, match="says no utilisation"):
         plan.main(["contrastive.clmr_debug", "--like", str(tmp_path)])
+
+
+def test_a_run_alone_is_planned_as_it_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = {
+        "recipe": {}, "manifest": {"path": "m.parquet", "hash": "0"}, "address": "contrastive.clmr_debug",
+        "overrides": ["--batch-size", "8"],
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(record))
+    (tmp_path / "timing.jsonl").write_text('{"step": 1, "utilisation": 0.1}\n{"step": 2, "utilisation": 0.2}\n')
+    whole = told(capsys, "contrastive.clmr_debug", "--batch-size", "8", "--utilisation", "0.2", "--gpus", "2")
+    for words in (["--like", str(tmp_path), "--gpus", "2"], ["--gpus", "2", f"--like={tmp_path}"]):
+        found = told(capsys, *words)
+        assert found["step"] == whole["step"] and found["recipe"] == "contrastive.clmr_debug"
+        assert found["time"]["step_seconds"] == pytest.approx(whole["time"]["step_seconds"])
+    for words, sentence in (
+        (["--gpus", "2"], "Name a recipe before --gpus, or a run by --like RUN"),
+        (["--like", str(tmp_path / "no")], "There is no .*recipe.json: --like takes a run"),
+    ):
+        with pytest.raises((ValueError, OSError), match=sentence):
+            plan.main(words)
+    assert plan.main(["--help"]) == 0
+    assert "--strategy" in (page := capsys.readouterr().out) and "plan RECIPE --help" in page
 
 
 @pytest.mark.slow
