@@ -568,6 +568,13 @@ class CqtModel(PreTrainedModel):
         hertz = torch.linspace(0, self.config.sample_rate / 2, len(filters), device=filters.device)
         return (hertz @ filters) / filters.sum(0).clamp(min=1e-9)
 
+    @property
+    def stems(self) -> list[nn.Module]:
+        """What hears the pictures, before the blocks."""
+        if self.config.stem == "patches":
+            return [self.patches]
+        return [self.tonal] if self.rhythm is None else [self.tonal, self.rhythm]
+
     def valid_frames(self, valid: Tensor) -> Tensor:
         """[batch] int64 samples to [batch] int64 whole frames in them."""
         return torch.div(valid, self.config.hop, rounding_mode="floor")

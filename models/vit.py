@@ -154,8 +154,8 @@ class SlaneyFbank(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: [batch, samples] in [-1, 1] -> [batch, frames, mel_bins] float32; no autocast inside."""
         with torch.autocast(waveform.device.type, enabled=False):
-            exporting = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-            if waveform.device.type == "cpu" and not exporting and len(waveform) > 1:  # a clip stays in the cache
+            traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()  # a graph knows no number of clips
+            if waveform.device.type == "cpu" and not traced and len(waveform) > 1:  # a clip stays in the cache
                 return torch.cat([self._energies(clip) for clip in waveform.split(1)])
             return self._energies(waveform)
 

@@ -140,6 +140,8 @@ def _train(
         _checkpoint_activations(objective)
     if recipe.compile:
         objective.compile_encoder()
+        if not objective.compiled_parts():
+            say("--compile does nothing here: what this objective computes is a few large kernels already.")
     _tell_deepspeed(accelerator, recipe)
     model, optimizer = accelerator.prepare(objective, optim.build(recipe.optim, objective))
     training = Training(recipe, accelerator, objective, model, optimizer)

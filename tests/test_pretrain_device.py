@@ -24,7 +24,7 @@ from groundbass.pretrain.cost.roofline import fused
 from groundbass.pretrain.cost.waits import over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
-from groundbass.pretrain.run.trial_step import random_batches
+from groundbass.pretrain.train import train
 
 RATE, SECONDS, CROPS = 24_000, 6.0, 4
 # a recipe whose tokenizer is "" can't train before one is named
@@ -229,8 +229,12 @@ def test_first_contact_is_rehearsed() -> None:
     assert 100 < compiled < eager
 
 
+NOT_COMPILED = ("tokenizer.mel_rvq_debug",)
+"""A Fourier transform, two linear maps and look-ups, which are large kernels already."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug"])
+@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug", "contrastive.myna_debug"])
 def test_compiling_breaks_no_graph_and_compiles_once(
     address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,9 +250,18 @@ def test_compiling_any_objective_breaks_no_graph(
 
 
 def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `--compile` compiles becomes whole graphs (one that breaks raises), and the second step needs no new one."""
+    """What `--compile` compiles becomes whole graphs (one that breaks raises); whole and padded crops need no more.
+
+    Graphs are counted: what is compiled and never called makes none.
+    """
+    graphs: list[torch.fx.GraphModule] = []
+
+    def counts(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
     compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager", fullgraph=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend=counts, fullgraph=True))
     torch._dynamo.reset()
     recipe = of_size(find(address), 2, "no")
     torch.manual_seed(0)
@@ -256,11 +269,22 @@ def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.Mo
     objective.prepare(manifest, run)
     objective.place(torch.device("cpu"))
     objective.compile_encoder()
-    batches = random_batches(recipe, manifest)
-    objective(next(batches), 0).value.backward()
+    batches = noise(recipe, manifest, 1.0), noise(recipe, manifest, PADDED)
+    for step, kind in enumerate(batches):
+        objective(next(kind), step).value.backward()
+    assert bool(graphs) == (address not in NOT_COMPILED)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        objective(next(batches), 1).value.backward()
+        for step, kind in enumerate(batches, start=2):
+            objective(next(kind), step).value.backward()
     torch._dynamo.reset()
+
+
+def test_a_run_says_where_compile_does_nothing(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(find(NOT_COMPILED[0]), compile=True, steps=1)
+    train(recipe, Path(str(manifest.root)) / "manifest.parquet", tmp_path / "run")
+    assert "--compile does nothing here" in capsys.readouterr().out
 
 
 def test_kernels_that_a_card_chooses_between_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,11 @@ class CropContrast(Objective):
             metrics["key/error"] = turned.detach()
         return Loss(value, torch.full_like(value, float(len(h_a))).detach(), metrics)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks and, of a log-CQT's encoder, the stem, which `encode_some` and `tokens` call."""
+        stems = self.encoder.stems if isinstance(self.config.encoder, CqtShape) else []
+        return [*stems, *self.encoder.encoder.layers]
+
     def _embed(self, batch: Batch, view: int, shift: Tensor | None = None) -> Tensor:
         """The mean [batch, dim] of the tokens of a view that are heard; shift: see `CqtModel.encode`."""
         waveform, valid = batch.waveform[:, view], batch.valid[:, view]

@@ -199,6 +199,10 @@ class Joint(Objective):
         for part in self._parts():
             part.place(device)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """Every part's, what they share once."""
+        return list({id(module): module for part in self._parts() for module in part.compiled_parts()}.values())
+
     def after_step(self, step: int) -> None:
         """Every part's teachers and codebooks."""
         for part in self._parts():

@@ -290,11 +290,9 @@ class Masked(Objective):
         for target in self._targets():
             target.prepare_for_counting()
 
-    def compile_encoder(self) -> None:
-        """Compile the front end and the blocks, which `extract` and `encode` call."""
-        self.encoder.feature_extractor.compile()
-        for block in self.encoder.encoder.layers:
-            block.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The front end and the blocks, which `extract` and `encode` call."""
+        return [self.encoder.feature_extractor, *self.encoder.encoder.layers]
 
     @property
     def leaves_unused(self) -> bool:

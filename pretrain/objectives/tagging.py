@@ -314,6 +314,11 @@ class Tagging(Labelled):
             wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
         return self._judged(logits, wanted[0], partner, share, taught, own)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The network's blocks or stages, which `hear` calls; single layers are kernels already."""
+        network: Any = self.encoder.network
+        return stages(network)
+
     def _paired(self, features: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Clips 2i and 2i + 1 mixed: the mixtures, whose they are, and the shares of the first, as PANNs were trained.
 
@@ -431,6 +436,17 @@ def _named(answers: Answers) -> list[str]:
         return []
     labels = answers.labels.values()
     return sorted({str(name) for label in labels for name in (label if isinstance(label, list) else [label])})
+
+
+def stages(network: nn.Module) -> list[nn.Module]:
+    """The outermost parts of a network that are made of several layers, each of which it calls."""
+    found: list[nn.Module] = []
+    for part in network.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            found += stages(part)
+        elif any(True for _ in part.children()):
+            found.append(part)
+    return found
 
 
 def striped(features: Tensor, axes: tuple[int, int] | None, config: Stripes, seeds: Tensor) -> Tensor:
