@@ -34,7 +34,7 @@ ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …"""
 
-PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--dry-run", "--json")
+PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--device", "--dry-run", "--json")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Options:
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
     """leave out recordings that B holds too, found by their sound: whatever --data takes, such as
     gtzan:~/data/gtzan (or gtzan, in $GROUNDBASS_DATA); may be given several times"""
+    device: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -112,15 +114,16 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
     """Train, and return the steps that are done.
 
     Raises:
-        ValueError: the folder holds another run, or there is no --run.
+        ValueError: the folder holds another run, there is no --run, or no such device.
     """
     if options.run is None:
         raise ValueError("Where to? Name the run's folder.")
-    manifest = mixture_of(options.data, options.run, options.same)
-    if options.avoid:
-        manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
-    overrides = list(_overrides(words)) if address is not None else []
-    return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
+    with distributed.placed(options.device):
+        manifest = mixture_of(options.data, options.run, options.same)
+        if options.avoid:
+            manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
+        overrides = list(_overrides(words)) if address is not None else []
+        return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
 
 
 def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:

@@ -28,7 +28,7 @@ HELD = {  # what the help of an option says wherever there is one, and how it be
     "--force": "^replace (OUT|NAME.py)",
     "--workers": "^processes",
     "--threads": "^threads",
-    "--device": "^cpu, cuda, cuda:1; a GPU where there is one",
+    "--device": "^cpu, cuda(, cuda:1)?; a GPU where there is one",
     "--layers": "^which layers.* 0 being the front end; negative numbers count from the end; all",
     "--layer": "^only this layer",
     "--part": "of the (files|shards|tracks|recordings) only, for job arrays",
