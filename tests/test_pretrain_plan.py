@@ -474,6 +474,28 @@ def test_the_utilisation_of_a_run_is_its_median_without_the_first_line(
         plan.main(["contrastive.clmr_debug", "--like", str(tmp_path)])
 
 
+def test_a_run_alone_is_planned_as_it_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = {
+        "recipe": {}, "manifest": {"path": "m.parquet", "hash": "0"}, "address": "contrastive.clmr_debug",
+        "overrides": ["--batch-size", "8"],
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(record))
+    (tmp_path / "timing.jsonl").write_text('{"step": 1, "utilisation": 0.1}\n{"step": 2, "utilisation": 0.2}\n')
+    whole = told(capsys, "contrastive.clmr_debug", "--batch-size", "8", "--utilisation", "0.2", "--gpus", "2")
+    for words in (["--like", str(tmp_path), "--gpus", "2"], ["--gpus", "2", f"--like={tmp_path}"]):
+        found = told(capsys, *words)
+        assert found["step"] == whole["step"] and found["recipe"] == "contrastive.clmr_debug"
+        assert found["time"]["step_seconds"] == pytest.approx(whole["time"]["step_seconds"])
+    for words, sentence in (
+        (["--gpus", "2"], "Name a recipe before --gpus, or a run by --like RUN"),
+        (["--like", str(tmp_path / "no")], "There is no .*recipe.json: --like takes a run"),
+    ):
+        with pytest.raises((ValueError, OSError), match=sentence):
+            plan.main(words)
+    assert plan.main(["--help"]) == 0
+    assert "--strategy" in (page := capsys.readouterr().out) and "plan RECIPE --help" in page
+
+
 @pytest.mark.slow
 def test_mert_95m_is_counted_as_its_formula_says(capsys: pytest.CaptureFixture[str]) -> None:
     """Three times the forward pass by `bench.flops`, the heads, and EnCodec's encoder, whose sum is counted once."""

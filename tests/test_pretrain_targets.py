@@ -399,3 +399,7 @@ def test_dac_gives_codes(tmp_path: Path) -> None:
     assert codec.identity.hop == 320 and int(found.max()) < 64
     with pytest.raises(ValueError, match="3 codebooks, fewer than the 8"):
         Codec(str(tmp_path), 8)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run is no codec that can be read \(.*\): name a folder or Hub model of EnC"):
+        Codec(str(tmp_path / "run"), 2)

@@ -29,6 +29,7 @@ from ... import arguments
 from ...data.track import Manifest
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
+from ..run.record import asked_of
 from ..targets.target import NOISE
 from . import roofline
 from .count import count
@@ -58,6 +59,13 @@ WATTS = {"B200": 1000, "H200": 700, "H100": 700, "A100": 400, "L40S": 350, "4090
 """Highest board power by the data sheets; the SXM form of B200, H200, H100 and A100."""
 
 Plan = dict[str, Any]
+
+USAGE = """usage: groundbass plan RECIPE [--gpus 1] [--gpu H100] [--strategy ddp] [--like RUN | --utilisation 0.4]
+                       [--network-gbs 25] [--kernels] [--steps 100000] … [--json]
+       groundbass plan --like RUN         the recipe of a run, with the utilisation that it measured
+       groundbass plan RECIPE --help      every option, among them every field of that recipe
+
+`groundbass pretrain --list` shows the recipes."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,10 @@ def main(argv: list[str]) -> int:
         ValueError: an option or a file is wrong, or a word isn't understood.
         OSError: a file can't be read.
     """
-    if not argv or argv[0].startswith("-"):
-        print("usage: groundbass plan RECIPE --gpus N [--gpu H100] [--strategy ddp] [any field of the recipe] [--json]")
-        print("       groundbass plan RECIPE --help      every option; `groundbass pretrain --list` shows the recipes")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    argv = _of_a_run(argv) if argv[0].startswith("-") else argv
     address = argv[0]
     options = arguments.read(Options, argv[1:], f"groundbass plan {address}", Options(find(address)))
     found = {"recipe": address, **plan(options)}
@@ -105,6 +113,26 @@ def main(argv: list[str]) -> int:
     else:
         show(found, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
     return 0
+
+
+def _of_a_run(argv: list[str]) -> list[str]:
+    """`--like RUN words` -> the recipe of that run with its overrides, and then the words (which win).
+
+    Raises:
+        FileNotFoundError: it is no run.
+        ValueError: there is no --like, or the run's recipe was made in Python.
+    """
+    found = [
+        word.removeprefix("--like=") if word.startswith("--like=") else "".join(argv[place + 1 : place + 2])
+        for place, word in enumerate(argv)
+        if word.partition("=")[0] == "--like"
+    ]
+    if not found:
+        raise ValueError(
+            f"What? Name a recipe before {argv[0]}, or a run by --like RUN; `groundbass pretrain --list` shows all."
+        )
+    record = asked_of(Path(found[-1]) / "recipe.json", "--like takes a run")
+    return [record["address"], *record["overrides"], *argv]
 
 
 def plan(options: Options) -> Plan:

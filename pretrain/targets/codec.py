@@ -122,7 +122,13 @@ class Codec:
     """
 
     def __init__(self, name: str, codebooks: int) -> None:
-        config = AutoConfig.from_pretrained(name)
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:  # transformers speaks of config.json and model_type
+            raise ValueError(
+                f"{name} is no codec that can be read ({type(error).__name__}): name a folder or Hub model of EnCodec "
+                "or DAC in Transformers' form, such as facebook/encodec_24khz."
+            ) from error
         kinds: dict[str, Any] = {"encodec": EncodecModel, "dac": DacModel}
         if config.model_type not in kinds:
             raise ValueError(f"{name} is a {config.model_type!r} model, no codec that is known: use EnCodec or DAC.")
@@ -395,8 +401,8 @@ def codes(
         device: cpu, cuda, cuda:1; a GPU where there is one.
         part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
-    tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
+    tracks = open_sound(manifest)
     tracks.check_rate(model.identity.sample_rate)
     model.place(torch.device(usual_device(device)))
     share = Part.of(part)
