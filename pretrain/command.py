@@ -189,6 +189,7 @@ def figures(recipe: Recipe) -> dict[str, Any]:
         "steps": recipe.steps,
         "audio_hours": recipe.total_hours,
         "precision": recipe.precision,
+        "notes": recipe.objective.cautions(recipe.accumulation(1)),
     }
 
 
@@ -208,4 +209,5 @@ def _plan(address: str, recipe: Recipe) -> str:
         "precision": recipe.precision,
     }
     width = max(map(len, lines))
-    return "\n".join([address, *(f"  {name:{width}}  {value}" for name, value in lines.items())])
+    rows = [*lines.items(), *(("note", said) for said in known["notes"])]
+    return "\n".join([address, *(f"  {name:{width}}  {value}" for name, value in rows)])

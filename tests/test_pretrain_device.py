@@ -308,6 +308,14 @@ def test_a_run_says_where_compile_does_nothing(
     assert "--compile does nothing here" in capsys.readouterr().out
 
 
+def test_a_run_says_what_its_settings_change(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(find("contrastive.myna_debug"), steps=1, batch_size=4, micro_batch=2)
+    train(recipe, Path(str(manifest.root)) / "manifest.parquet", tmp_path / "run")
+    assert "note    Negatives come from one micro-batch" in capsys.readouterr().out
+
+
 def test_kernels_that_a_card_chooses_between_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """BEATs' gated bias by `flex_attention`, and wav2vec 2.0's front end with channels last: values and gradients."""
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)  # refuses gradients

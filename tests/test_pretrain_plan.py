@@ -408,7 +408,8 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     monkeypatch.setattr("groundbass.pretrain.targets.codec.EncodecConfig", lambda: small)
     words = ["--objective.codec.weight", "1", "--objective.codec.codebooks", "2", "--objective.codec.codebook-size"]
     live = told(capsys, "masked.mert_debug", *words, "16")
-    assert any("facebook/encodec_24khz" in note for note in live["notes"])
+    assert any("stands in for facebook/encodec_24khz" in note for note in live["notes"])
+    assert any("data codes MANIFEST CODES --codec facebook/encodec_24khz" in note for note in live["notes"])
     weights = sum(parameter.nbytes for parameter in EncodecModel(small).parameters())
     without = told(capsys, "masked.mert_debug")
     assert live["frozen_teacher_bytes"] - without["frozen_teacher_bytes"] >= weights

@@ -79,6 +79,15 @@ class CodecSettings:
         said = f"{'DAC' if dac else 'EnCodec'} of Transformers' default shape with random weights stands in for "
         return replace(self, name=str(folder)), f"{said}{self.name}."
 
+    def cautions(self) -> list[str]:
+        """What to do first, where the codec would run in every step."""
+        if self.store is not None:
+            return []
+        return [
+            f"{self.name} runs in every step, on every crop anew: `groundbass data codes MANIFEST CODES --codec "
+            f"{self.name}` stores its codes once, and --objective.codec.store CODES reads them."
+        ]
+
     def build(self, grid: FrameGrid, dim: int) -> CodecTarget:
         """Build the target for an encoder's frame grid and width; the codec itself is loaded by `prepare`."""
         return CodecTarget(self, grid, dim)
