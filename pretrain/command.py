@@ -53,7 +53,7 @@ class Options:
     re-encoded or cut)"""
     run: Path | None = None
     """the run's folder; one that holds this run already goes on"""
-    root: Path | None = None
+    root: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """where the manifest's paths begin, if the audio has moved"""
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
     """leave out recordings that B holds too, found by their sound: whatever --data takes, such as

@@ -31,7 +31,7 @@ def iterate(
     data: str,
     run: Path,
     iterations: int = 2,
-    root: Path | None = None,
+    root: str | None = None,
     encoder_steps: int | None = None,
     tokenizer_steps: int | None = None,
     seed: int = 0,
@@ -69,7 +69,7 @@ def iterate(
 
 
 def _iterate(
-    size: str, data: str, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
+    size: str, data: str, run: Path, iterations: int, root: str | None, encoder_steps: int | None,
     tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
 ) -> int:  # fmt: skip
     manifest = kept_manifest(data, run)

@@ -68,7 +68,7 @@ def train(
     data: Path | str,
     run: Path,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
@@ -90,7 +90,7 @@ def train(
 
 
 def _train(
-    recipe: Recipe, data: Path | str, run: Path, root: Path | None, address: str | None, overrides: Sequence[str]
+    recipe: Recipe, data: Path | str, run: Path, root: str | Path | None, address: str | None, overrides: Sequence[str]
 ) -> int:
     # 1. Who trains: this process and those that were launched with it.
     processes = distributed.join()
