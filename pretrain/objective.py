@@ -56,7 +56,10 @@ class ObjectiveConfig:
         return self, ""
 
     def cautions(self, micro_batches: int) -> list[str]:
-        """Sentences for `groundbass plan` about what `micro_batches` per step change besides the time."""
+        """Sentences that a run, `--dry-run` and `groundbass plan` say about these settings.
+
+        What `micro_batches` per step change besides the time, and what costs time that needn't be.
+        """
         return []
 
 

@@ -212,7 +212,7 @@ def find(address: str) -> Recipe:
         ValueError: there is none; the sentence names the nearest addresses.
     """
     if (own := plugins.named(address)) is not None:
-        return _made(own.load(), address)
+        return _made(own.load(), address, own.file)
     file, _, name = address.rpartition(".")
     if name not in _recipes_in(file):
         offered = plugins.installed("recipes")
@@ -228,7 +228,7 @@ def find(address: str) -> Recipe:
     return recipe
 
 
-def _made(function: Any, address: str) -> Recipe:
+def _made(function: Any, address: str, file: Path | None = None) -> Recipe:
     """What a recipe function from elsewhere returns.
 
     Raises:
@@ -238,7 +238,7 @@ def _made(function: Any, address: str) -> Recipe:
         raise ValueError(
             f"{address} is no recipe but a {type(function).__name__}: name a function that returns a Recipe."
         )
-    recipe = function()
+    recipe = plugins.made(function, address, file)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{address} returned a {type(recipe).__name__}, and a recipe function returns a Recipe.")
     return recipe

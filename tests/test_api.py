@@ -290,6 +290,10 @@ def test_models_lists_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "groundbass-tiny" in said and "heads beats, chords, key" in said and "apache-2.0" in said
     assert "cc-by-nc-4.0" in said  # MERT's
+    shipped, *others = said.split("\ngroundbass import")[0].split("\nCLMR")
+    assert "accuracy chords 0.91" in shipped and re.search(r"beat F, 70 ms 0\.\d+ \[.*; downbeat F", shipped)
+    assert "key score, 43 recordings 0." in shipped and "rival" not in shipped
+    assert said.count("scores: ") == said.count("licence ") and "scores: not published here" in others[0]
 
 
 def test_old_options_go_on_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ HELD = {  # what the help of an option says wherever there is one, and how it be
     "--force": "^replace (OUT|NAME.py)",
     "--workers": "^processes",
     "--threads": "^threads",
-    "--device": "^cpu, cuda, cuda:1; a GPU where there is one",
+    "--device": "^cpu, cuda(, cuda:1)?; a GPU where there is one",
     "--layers": "^which layers.* 0 being the front end; negative numbers count from the end; all",
     "--layer": "^only this layer",
     "--part": "of the (files|shards|tracks|recordings) only, for job arrays",
@@ -268,17 +268,19 @@ def asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         rows.append(f"{number}.wav,{('train', 'train', 'valid', 'test')[number // 2]},{('low', 'high')[number % 2]}")
     Path("music/labels.csv").write_text("\n".join(rows) + "\n")
 
-    def ask(*words: object) -> Any:
+    def ask(*words: object, code: int = 0) -> Any:
         with pytest.raises(SystemExit) as left:
             cli.main([*map(str, words), "--json"])
         said = capsys.readouterr().out
-        assert left.value.code in (0, None), words
-        return json.loads(said)
+        assert (left.value.code or 0) == code, words
+        return json.loads(said) if said else None
 
     return ask
 
 
-def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[..., Any]) -> None:
+def test_commands_of_recordings_print_their_figures_as_json(
+    asked: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     one = ["--workers", 1]
     assert asked("data", "scan", "music", "m.parquet", *one)["tracks"] == 8
     assert asked("data", "shard", "m.parquet", "shards", *one)["shards"] == 1
@@ -287,6 +289,16 @@ def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[...,
     assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
     assert "gtzan" in dict(asked("data", "verify", "--list")) and asked("bench")["loader"] == "data"
     assert any(one["what"] == "torch" for one in asked("doctor"))
+    assert "masked.mert_tiny" in dict(asked("pretrain", "--list")) and "gtzan_genre" in dict(asked("probe", "--list"))
+    asked("new", "task", "mine", code=2)
+    cli.COMMANDS["new"].load()("task", "mine")
+    capsys.readouterr()
+    found = asked("probe", "check", "mine.py:TASK")
+    assert len(found["passed"]) == 8 and not found["failed"] and not found["broken"]
+    Path("mine.py").write_text(Path("mine.py").read_text().replace('question="', 'question="" and "'))
+    assert asked("probe", "check", "mine.py:TASK", code=2)["failed"] == [
+        "it says in words what it asks: set question=…"
+    ]
 
 
 @pytest.mark.soak

@@ -133,12 +133,14 @@ class CropContrast(Objective):
         """The mean [batch, dim] of the tokens of a view that are heard; shift: see `CqtModel.encode`."""
         waveform, valid = batch.waveform[:, view], batch.valid[:, view]
         moved = {} if shift is None else {"shift": shift}
-        tokens, inside = self.encoder.tokens(waveform, valid, flat=self.config.flat, **moved)
-        stream = KEEP + (view if shift is None else 2)
-        seeds = sent(draw_seeds(self.seed, batch.on_host().index, stream=stream), waveform.device)
+        tokens, _ = self.encoder.tokens(waveform, valid, flat=self.config.flat, **moved)
+        host, stream = batch.on_host(), KEEP + (view if shift is None else 2)
+        inside = self.encoder.token_mask(host.valid[:, view], tokens.shape[1])
         inside = inside | ~inside.any(1, keepdim=True)
-        positions, mask = draw_kept(inside, self.config.kept, seeds)
-        found = self.encoder.encode_some(tokens, positions, mask).float()
+        # drawn on the CPU, where counts are known without waiting
+        chosen = draw_kept(inside, self.config.kept, draw_seeds(self.seed, host.index, stream=stream))
+        positions, mask = (sent(part, tokens.device) for part in chosen)
+        found = self.encoder.encode_some(tokens, positions, None if bool(chosen[1].all()) else mask).float()
         count = mask.sum(1, keepdim=True).clamp(min=1)
         mean: Tensor = found.masked_fill(~mask[..., None], 0.0).sum(1) / count
         return mean
