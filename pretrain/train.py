@@ -154,9 +154,11 @@ def _train(
     judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
     if processes.is_main_process:  # killed between a checkpoint and the removal of older ones
         checkpoint.prune(run / "checkpoints", first, recipe.keep_last, recipe.keep_every, judge.best_before(first))
+    prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
-        Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say).finish(first)
+        prober.catch_up(first)
+        prober.finish(first)
         if judge.finished():
             return recipe.steps
         say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")
@@ -166,7 +168,7 @@ def _train(
     trial_step(training, manifest)
 
     # 8. The steps.
-    prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
+    prober.catch_up(first)
     starts = {phase.begin for phase in recipe.phases}
     with (
         _batches(training, crops, first) as (batches, bad),
