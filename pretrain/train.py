@@ -110,7 +110,8 @@ def _train(
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
-    crops = Crops(objective.heard(manifest), recipe.crops, recipe.seed)
+    heard = objective.heard(manifest)
+    crops = Crops(heard, recipe.crops, recipe.seed)
     begun = any((run / "checkpoints").glob("step_*"))
     init = None
     if recipe.init is not None and not begun:
@@ -118,7 +119,7 @@ def _train(
         objective.encoder_loaded()
 
     # 4. The run folder: a new one, or this run's.
-    record = describe(recipe, address, overrides, manifest, data)
+    record = describe(recipe, address, overrides, manifest, data, heard)
     known = check_same(run, record, recipe)
     with distributed.main_first():
         run.mkdir(parents=True, exist_ok=True)

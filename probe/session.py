@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ..data import parallel
 from ..models.encoder import Encoder
+from . import transductive
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
 from .listen.features import FeatureStore, digest, identity
@@ -18,6 +20,7 @@ from .report import long_table, result, tables
 from .report.result import Result, plain
 from .report.scoring import predictions, result_of
 from .task import Task
+from .transductive import heard_by
 
 PROTOCOL = "version 6"
 
@@ -43,6 +46,7 @@ class Session:
         self.settings, self.heads = settings, heads
         self.about = identity(encoder)
         self.copies = RandomCopies(encoder, store.device)
+        self.heard = heard_by(name)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Probe every task, print the table; returns the results in the same order, without tasks that were left out.
@@ -127,6 +131,7 @@ class Session:
         made = result_of(
             task, found, self.name, self.about, settings.protocol, key=key, window_seconds=self.store.window_seconds
         )
+        made = replace(made, notes=(*made.notes, *transductive.note(task, self.heard)))
         path = result.write(self.folder, made, predictions(task, found.trained, found.others))
         written = result.read(path) or made
         if self.heads and found.kept is not None:
