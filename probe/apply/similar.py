@@ -238,9 +238,7 @@ def _made(folder: Path, encoder: str, device: str | None, trust: bool) -> Path:
     if is_model_folder(folder):
         raise ValueError(f"{folder} holds a model, no table and no audio: similar TABLE FILE, or similar MUSIC FILE.")
     if not parallel.place().alone:
-        raise ValueError(
-            f"Several processes search in a table: groundbass embed {encoder} {folder} --out X.parquet first."
-        )
+        raise ValueError(f"Several processes search in a table: groundbass embed {encoder} {folder} --out X.parquet.")
     table = cache_folder() / "similar" / f"{digest([str(folder.resolve()), encoder])}.parquet"
     table.parent.mkdir(parents=True, exist_ok=True)
     with redirect_stdout(sys.stderr):
