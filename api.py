@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .data.track import Manifest
     from .models.encoder import Encoder
     from .pretrain.recipe import Recipe
-    from .probe.apply.classify import Classifier, Prediction
+    from .probe.apply.classify import Classifier
     from .probe.apply.embedding import LoadedEncoder
     from .probe.apply.similar import Hit
     from .probe.report.finetuned import Compared
@@ -84,21 +84,23 @@ def scan(folder: str | Path, out: str | Path | None = None, *, workers: int | No
 
     Args:
         folder: audio at any depth, on a disk or behind a URL; a labels.csv in it (column `path`) gives labels.
-        out: also write the manifest here (.parquet), as `groundbass data scan` does.
+        out: also write the manifest here (.parquet) and beside it what was left out (.skipped.csv), as `groundbass data
+            scan` does.
         workers: processes that decode; one per core by default.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds no sound that can be used.
+        ValueError: it holds no sound that can be used, or OUT is no .parquet.
     """
+    from .arguments import call
     from .data.collections import scan as scanning
 
     with _spoken():
-        manifest, skipped = scanning.scan_folder(folder, workers)
+        if out is not None:
+            return Scan(*call(scanning.write_scan, folder, out, workers))
+        manifest, skipped = call(scanning.scan_folder, folder, workers)
     if not len(manifest):
         raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {skipped[0]}.")
-    if out is not None:
-        manifest.write(Path(out))
     return Scan(manifest, skipped)
 
 
@@ -114,11 +116,12 @@ def synth(out: str | Path, *, hours: float = 1.0, seed: int = 0, **options: Any)
     Raises:
         ValueError: an option is impossible, or the folder holds something else.
     """
+    from .arguments import call
     from .data.synth.corpus import synth as make
     from .data.track import Manifest
 
     with _spoken(), contextlib.redirect_stderr(_Spoken()):
-        make(Path(out), hours=hours, seed=seed, **options)
+        call(make, out, hours=hours, seed=seed, **options)
     return Manifest.open(Path(out) / "manifest.parquet")
 
 
@@ -134,11 +137,14 @@ def verify(corpus: str, root: str | Path | None = None, *, workers: int | None =
         ValueError: an unknown corpus.
         FileNotFoundError: it isn't there.
     """
+    from .arguments import call
     from .data import corpora
     from .data.collections.verify import examine
 
     known = corpora.corpus(corpus)
-    return examine(known, Path(root) if root is not None else corpora.place_of(corpus), workers=workers)
+    place = Path(root) if root is not None else corpora.place_of(corpus)
+    found: Findings = call(examine, known, place, workers=workers)
+    return found
 
 
 def overlap(a: str | Path, b: str | Path, *, workers: int | None = None) -> Overlap:
@@ -152,10 +158,12 @@ def overlap(a: str | Path, b: str | Path, *, workers: int | None = None) -> Over
     Raises:
         FileNotFoundError: there is no such sound.
     """
+    from .arguments import call
     from .data.collections.overlap import find_overlap
     from .data.open import open_sound
 
-    return find_overlap(open_sound(a), open_sound(b), workers=workers)
+    found: Overlap = call(find_overlap, open_sound(a), open_sound(b), workers=workers)
+    return found
 
 
 # ---- training
@@ -170,7 +178,7 @@ class Run:
 
     @property
     def losses(self) -> list[dict[str, Any]]:
-        """The lines of RUN/loss.jsonl: step, loss and what else was logged."""
+        """The lines of RUN/loss.jsonl, one every `log_every` steps and one of the last: step, loss, what was logged."""
         file = self.folder / "loss.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
@@ -280,11 +288,12 @@ def finetune(
     Raises:
         ValueError: labels that can't be learned, or options that contradict each other.
     """
+    from .arguments import call
     from .finetuning import finetune as command
 
     labels = (label,) if isinstance(label, str) else tuple(label)
     with _spoken():
-        compared = command(str(encoder), data=data, run=Path(run), label=labels, **options)
+        compared = call(command, encoder, data=data, run=run, label=labels, **options)
     return Finetuned(Run(Path(run), options.get("steps", 600)), compared)
 
 
@@ -300,10 +309,11 @@ def publish(run: str | Path | Run, out: str | Path, **options: Any) -> Path:
         FileExistsError: OUT is in use.
         ValueError: the run's encoder is none of ours, or the reloaded model answers differently.
     """
+    from .arguments import call
     from .publishing import publish as command
 
     with _spoken():
-        command(Path(run), Path(out), **options)
+        call(command, run, out, **options)
     return Path(out)
 
 
@@ -393,6 +403,7 @@ def evaluate(
         ValueError: an unknown task, an encoder that breaks its contract, or options that contradict each other.
         FileNotFoundError: the encoder or a corpus isn't there.
     """
+    from .arguments import call
     from .probe import command
 
     given = None if isinstance(encoder, (str, Path, Run)) else encoder
@@ -400,8 +411,7 @@ def evaluate(
     addresses = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     labels = (label,) if isinstance(label, str) else tuple(label)
     place = Path(out) if out is not None else command.default_out(name)
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    asked = command.Options(encoder=name, addresses=addresses, label=labels, out=place, **options)
+    asked = call(command.Options, encoder=name, addresses=addresses, label=labels, out=place, **options)
     with _spoken():
         found = command.probe(asked, given)
     return Results(place, tuple(found))
@@ -452,11 +462,27 @@ def load_classifier(
     return load(name_or_path, device, encoder=encoder, trust_remote_code=trust_remote_code)
 
 
-def predict(classifiers: Any = None, sound: Any = None, sample_rate: int | None = None) -> dict[str, Prediction]:
-    """What classifiers (names, folders or loaded; None: what ships) say of a file or waveform: `{"key": …, …}`."""
-    from .probe.apply.classify import hear_all
+def predict(classifiers: Any = None, sound: Any = None, sample_rate: int | None = None) -> dict[str, Any]:
+    """What classifiers say of a file or waveform, {head: Prediction}; of other sound, {recording: {head: Prediction}}.
 
-    return hear_all(classifiers, sound, sample_rate)
+    Args:
+        classifiers: names, folders or loaded, one or several; None: what ships, with `key`, `chords` and `beats`.
+        sound: a file, or a waveform with its `sample_rate`; or a folder, a manifest, shards, CORPUS:ROOT, a URL, or a
+            list of paths: what of it can't be heard is left out with a warning.
+        sample_rate: Hz of a waveform.
+
+    Raises:
+        FileNotFoundError: there is no such sound.
+        ValueError: no classifier, or none of the sound can be heard.
+    """
+    from .probe.apply.predict import hear_all, hear_each, names_several
+
+    if not names_several(sound):
+        return hear_all(classifiers, sound, sample_rate)
+    found, failed = hear_each(classifiers, sound)
+    for name, reason in failed.items():
+        logger.warning("%s is left out: %s", name, reason)
+    return found
 
 
 @dataclass(frozen=True)
@@ -500,13 +526,14 @@ def embed(
 
     import pyarrow.parquet as pq
 
+    from .arguments import call
     from .probe.apply.embed import embed as command
 
-    asked = layers if layers == "all" else tuple(layers) if isinstance(layers, (list, tuple)) else (layers,)
+    asked = (layers,) if isinstance(layers, int) else layers
     sources = (str(sound),) if isinstance(sound, (str, Path)) else tuple(map(str, sound))
     with tempfile.TemporaryDirectory() as folder, _spoken():
         place = Path(out) if out is not None else Path(folder) / "vectors.parquet"
-        command(str(encoder), sources, out=place, layers=asked, **options)
+        call(command, encoder, sources, out=place, layers=asked, **options)
         listed = place.with_name(f"{place.name}.skipped.csv")
         rows = list(csv.reader(listed.read_text().splitlines()))[1:] if listed.is_file() else []
         return Vectors(pq.read_table(place, memory_map=False), {row[0]: row[-1] for row in rows})
@@ -527,8 +554,9 @@ def similar(
     Raises:
         ValueError: no such layer, or a table that says odd things of itself.
     """
+    from .arguments import call
     from .probe.apply.similar import similar as command
 
-    asked = (Path(files),) if isinstance(files, (str, Path)) else tuple(map(Path, files))
+    asked = (files,) if isinstance(files, (str, Path)) else files
     with _spoken():
-        return {str(file): hits for file, hits in command(Path(table), asked, k=k, layer=layer, **options)}
+        return {str(file): hits for file, hits in call(command, table, asked, k=k, layer=layer, **options)}

@@ -1,25 +1,29 @@
 """A typed function as a command line: positionals by their names, errors as sentences, and --json for its figures.
 
 `groundbass COMMAND …` reads its words here, and so do the commands that read their own (`pretrain`, `plan`, `probe`,
-`iterate`, `launch`). This module knows no other one of groundbass; each of them may ask it.
+`iterate`, `launch`). The functions of `import groundbass` pass what they are given through the same checks (`call`).
+This module knows no other one of groundbass; each of them may ask it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
 import json
 import math
+import operator
+import os
 import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -48,7 +52,110 @@ def read(what: Any, words: Sequence[str], prog: str, default: Any = None) -> Any
             raise ValueError(sentence(said.getvalue(), prog)) from None
     if said.getvalue():
         print(said.getvalue(), file=sys.stderr, end="")
+    given = found.keywords if inspect.isroutine(what) else vars(found)
+    _bounded(what, given, lambda name: f"--{name.replace('_', '-')}")
     return found
+
+
+LEAST = {"workers": 1, "threads": 1, "gpus": 1, "machines": 1, "machine_rank": 0, "random_seeds": 0, "head_seeds": 0}
+"""The least that an option of this name may be; of `workers` 0 where one process is the default, not one per core."""
+
+
+def _bounded(what: Any, given: Mapping[str, Any], shown: Callable[[str], str]) -> None:
+    """Check numbers that would be wrong everywhere.
+
+    Raises:
+        ValueError: one is below its least.
+    """
+    for name, parameter in inspect.signature(what).parameters.items():
+        value = given.get(name)
+        least = 0 if name == "workers" and parameter.default is not None else LEAST.get(name)
+        if least is None or value is None:
+            continue
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            if one < least:
+                raise ValueError(f"{shown(name)} is {one}, but it must be at least {least}.")
+
+
+def call(what: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+    """Call a command's function, or make its options, from Python: what it is given is checked as words are.
+
+    A path may be text, a tuple a list, a number NumPy's.
+
+    Raises:
+        ValueError: an option that isn't there, a value of another kind, or one that isn't among those possible.
+    """
+    signature, hints = inspect.signature(what), typing.get_type_hints(what)
+    unknown = [name for name in named if name not in signature.parameters]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], signature.parameters, 3) or list(signature.parameters)
+        raise ValueError(f"There is no option {unknown[0]!r}; near or known are {', '.join(near)}.")
+    bound = signature.bind(*given, **named)
+    for name, value in bound.arguments.items():
+        bound.arguments[name] = fitting(value, hints.get(name, Any), name)
+    _bounded(what, bound.arguments, str)
+    return what(*bound.args, **bound.kwargs)
+
+
+def fitting(value: Any, hint: Any, name: str) -> Any:
+    """The value as the hint has it.
+
+    Raises:
+        ValueError: it is of another kind; the sentence says what is possible.
+    """
+    try:
+        return _fitted(value, hint)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name} is {value!r}, but it must be {_possible(hint)}.") from None
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Literal:
+        return parts[parts.index(value)]
+    if kind in (typing.Union, types.UnionType):
+        if type(value) in parts:
+            return value
+        for one in parts:
+            with contextlib.suppress(ValueError, TypeError, OverflowError):
+                return _fitted(value, one)
+        raise ValueError
+    if kind is tuple:
+        if isinstance(value, (str, bytes, Path, Mapping)):
+            raise ValueError
+        return tuple(_fitted(one, parts[0]) for one in value)
+    if kind is types.NoneType:
+        if value is not None:
+            raise ValueError
+        return None
+    if kind is bool:
+        if value not in (True, False):
+            raise ValueError
+        return bool(value)
+    if kind in (int, float):
+        if isinstance(value, (bool, str)):
+            raise ValueError
+        return operator.index(value) if kind is int else float(value)
+    if kind is Path:
+        return Path(os.fspath(value))
+    if kind is str:
+        if value is None or isinstance(value, (bool, int, float, list, tuple, Mapping)):
+            raise ValueError
+        return str(value)
+    return value
+
+
+def _possible(hint: Any) -> str:
+    """What a value may be, in words."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_possible, parts))
+    if kind is tuple:
+        return f"several, each {_possible(parts[0])}"
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
+    return words.get(kind, "None" if kind is types.NoneType else str(kind))
 
 
 def run(function: Callable[..., Any], words: Sequence[str], prog: str) -> Any:
@@ -134,16 +241,32 @@ def _one_or_none(hint: Any) -> Any:
 def sentence(box: str, prog: str) -> str:
     """What a parser's box of an error says: its first paragraph, and what it proposes, a line each."""
     paragraphs: list[list[str]] = [[]]
-    lines = [line.strip() for line in _BOX.sub("", box).strip().splitlines()]
-    for text in lines[1:]:  # the first one is the box's title
-        if not text.strip("─-"):
+    for line in _BOX.sub("", box).strip().splitlines()[1:]:  # the first one is the box's title
+        if not line.strip(" ─-"):
             paragraphs.append([])
         else:
-            paragraphs[-1].append(text)
-    told = [" ".join(lines).removeprefix(f"Missing from {prog}: ") for lines in paragraphs if lines]
-    told = [text for text in told if not text.startswith(("For full helptext", "Got errors"))]
-    first = told[0].replace("(required)", "is missing.") if told else "These words aren't understood."
-    return "\n  ".join([first, *told[1:], f"`{prog} --help` explains every option."])
+            paragraphs[-1].append(line.rstrip())
+    paragraphs = [lines for lines in paragraphs if lines]
+    if paragraphs and paragraphs[0][0].strip() == f"Missing from {prog}:":
+        told = _missing(paragraphs[0][1:])
+    else:
+        told = [" ".join(map(str.strip, lines)) for lines in paragraphs]
+        told = [text for text in told if not text.startswith(("For full helptext", "Got errors"))]
+    return "\n  ".join([*(told or ["These words aren't understood."]), f"`{prog} --help` explains every option."])
+
+
+def _missing(lines: Sequence[str]) -> list[str]:
+    """Of names and what is said of each, further to the right: a sentence per name."""
+    told: list[str] = []
+    margin = min((len(line) - len(line.lstrip()) for line in lines), default=0)
+    for line in lines:
+        text = line.strip()
+        if line[margin:].startswith(" ") and told:
+            told[-1] += f" {text}"
+        else:
+            told.append(f"{text.removesuffix(' (required)')} is missing:")
+    whole = [text.removesuffix("(required)").rstrip(" :") for text in told]
+    return [text if text.endswith(".") else f"{text}." for text in whole]
 
 
 @contextlib.contextmanager

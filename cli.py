@@ -208,6 +208,14 @@ def quieted(command: str, words: list[str]) -> tuple[list[str], bool]:
     return left, True
 
 
+def leading(words: list[str]) -> tuple[list[str], bool]:
+    """The words without --quiet before the command, and whether it was there; --json there goes behind the command."""
+    count = next((place for place, word in enumerate(words) if word not in ("--quiet", "--json")), len(words))
+    first, rest = words[:count], words[count:]
+    asks = rest and not rest[0].startswith("-") and "--json" in first
+    return [*rest, "--json"] if asks else rest, "--quiet" in first
+
+
 SILENT = ("data degrade", "predict")
 
 
@@ -250,6 +258,7 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal may know fewer letters than a file's name has
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    argv, quiet = leading(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
         raise SystemExit(0)
@@ -258,8 +267,6 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"groundbass {__version__}")
         raise SystemExit(0)
-    quiet = argv[0] == "--quiet"
-    argv = (argv[1:] or ["--help"]) if quiet else argv
     try:
         if argv[:1] == ["--completion"]:
             print(completion(argv[1] if len(argv) > 1 else ""))

@@ -65,6 +65,7 @@ def efficiency(
     seed: int = 0,
     workers: int = 1,
     precision: Literal["no", "bf16", "fp16"] = "no",
+    device: str | None = None,
 ) -> list[Point]:
     """Draw the curve of scores over the number of labelled recordings; the same --out goes on where it stopped.
 
@@ -92,12 +93,14 @@ def efficiency(
         seed: of the draws of recordings, of heads and crops.
         workers: processes that read audio in training.
         precision: of the arithmetic in training: no, bf16, fp16.
+        device: cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses.
 
     Raises:
         ValueError: several tasks, a task over time, a number per class or of draws below 1.
     """
     from .finetuning import Way
     from .models.encoder import load_encoder, usual_device, weights_hash
+    from .pretrain.distributed import placed
     from .probe.addresses import find_tasks
 
     tasks = find_tasks(data, label, out / "features")
@@ -115,24 +118,27 @@ def efficiency(
         mixup=mixup, spec=spec_augment, seed=seed, workers=workers, precision=precision,
         validate_every=max(1, steps // 2), patience=0,
     )  # fmt: skip
-    loaded = load_encoder(encoder, usual_device())
-    how = _Trained(encoder, weights_hash(loaded), out, store or out / "features", way)
-    points: list[Point] = []
-    for shots in (*sorted(per_class), None):
-        part = fewer(tasks[0], shots, seed)
-        if shots is not None and _as_many(part, tasks[0]):
-            print(f"{shots} per class are all that there are.")
-            continue
-        answers: dict[str, list[Answers]] = {}
-        for draw in range(draws if shots is not None else 1):
-            drawn = fewer(tasks[0], shots, seed + draw)
-            for method, said in _probed(drawn, shots, draw, loaded, baselines, out, store or out / "features").items():
-                answers.setdefault(method, []).append(said)
-        if finetune:
-            answers |= {method: [how.answers(part, shots, method)] for method in TRAINED}
-        points += [scored(part, shots, method, said) for method, said in answers.items()]
-        write(out, tasks[0].metric, points)
-        print(lines_of(points[-len(answers) :]), flush=True)
+    with placed(device):
+        loaded = load_encoder(encoder, usual_device())
+        how = _Trained(encoder, weights_hash(loaded), out, store or out / "features", way)
+        points: list[Point] = []
+        for shots in (*sorted(per_class), None):
+            part = fewer(tasks[0], shots, seed)
+            if shots is not None and _as_many(part, tasks[0]):
+                print(f"{shots} per class are all that there are.")
+                continue
+            answers: dict[str, list[Answers]] = {}
+            for draw in range(draws if shots is not None else 1):
+                drawn = fewer(tasks[0], shots, seed + draw)
+                for method, said in _probed(
+                    drawn, shots, draw, loaded, baselines, out, store or out / "features"
+                ).items():
+                    answers.setdefault(method, []).append(said)
+            if finetune:
+                answers |= {method: [how.answers(part, shots, method)] for method in TRAINED}
+            points += [scored(part, shots, method, said) for method, said in answers.items()]
+            write(out, tasks[0].metric, points)
+            print(lines_of(points[-len(answers) :]), flush=True)
     print(f"{out / 'efficiency.csv'}, {out / 'efficiency.png'}")
     return points
 

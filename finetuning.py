@@ -51,6 +51,7 @@ def finetune(
     seed: int = 0,
     workers: int = 1,
     precision: Literal["no", "bf16", "fp16"] = "no",
+    device: str | None = None,
 ) -> list[Any]:  # of `Compared`, which tyro would have to import
     """Fine-tune an encoder on labels; the same --run folder goes on where it stopped.
 
@@ -89,8 +90,9 @@ def finetune(
         seed: of heads, crops and augmentation.
         workers: processes that read audio.
         precision: of the arithmetic.
+        device: cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses.
     """
-    from .pretrain.distributed import rank
+    from .pretrain.distributed import placed, rank
     from .probe.report import finetuned
 
     tasks = _tasks(data, label, fold, run)
@@ -100,10 +102,11 @@ def finetune(
         balance=balance, mixup=mixup, smoothing=smoothing, average=average, spec=spec_augment,
         validate_every=validate_every, patience=patience, seed=seed, workers=workers, precision=precision,
     )  # fmt: skip
-    frozen = Frozen(encoder, store or run / "features")
-    if not finetune_on(frozen, tasks, run, way) or rank() != 0:
-        return []
-    found = [_compared(task, number, run, frozen if probe else None) for number, task in enumerate(tasks)]
+    with placed(device):
+        frozen = Frozen(encoder, store or run / "features")
+        if not finetune_on(frozen, tasks, run, way) or rank() != 0:
+            return []
+        found = [_compared(task, number, run, frozen if probe else None) for number, task in enumerate(tasks)]
     for one in found:
         print(one.told())
     if timed := [label_of(task) for task in tasks if not _about_clips(task)]:

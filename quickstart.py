@@ -24,6 +24,7 @@ def quickstart(
     steps: int | None = None,
     hours: float = HOURS,
     seed: int = SEED,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Make the embedded corpus, pretrain on it, probe, publish, and draw report.html.
 
@@ -33,18 +34,20 @@ def quickstart(
         steps: train this many steps instead of the recipe's.
         hours: hours of music, notes and playing techniques to synthesise.
         seed: of the corpus; the same seed gives the same bytes.
+        device: cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses.
     """
     from .cli import main as groundbass
 
     corpus, run, encoder = folder / "corpus", folder / "run", folder / "encoder"
     manifest = corpus / "manifest.parquet"
     budget = [] if steps is None else ["--steps", str(steps)]
+    where = [] if device is None else ["--device", device]
     # the test tracks of what is probed then are heard by nobody before
     pretraining = ["pretrain", recipe, "--data", f"{manifest}", "--splits", "train", "valid", "--run", f"{run}"]
     stages = {
         "1  a corpus to learn from": ["data", "synth", f"{corpus}", "--hours", f"{hours}", "--seed", f"{seed}"],
-        "2  pretraining": [*pretraining, *budget],
-        "3  what did it learn?": ["probe", f"{run}", f"synth:{corpus}"],
+        "2  pretraining": [*pretraining, *budget, *where],
+        "3  what did it learn?": ["probe", f"{run}", f"synth:{corpus}", *where],
         "4  publishing": ["publish", f"{run}", f"{encoder}", "--force"],
         "5  the report": ["report", f"{run}", "--out", f"{folder / 'report.html'}"],
     }

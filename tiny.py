@@ -37,6 +37,7 @@ def tiny(
     steps: int | None = None,
     precision: Literal["no", "bf16", "fp16"] = "no",
     recordings: Path | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Make `groundbass-tiny` anew: corpus, training, encoder and heads; and compare them with what ships.
 
@@ -48,6 +49,7 @@ def tiny(
         precision: of the arithmetic; bf16 is faster where the CPU computes it.
         recordings: a folder with audio and labels.csv (path, key, name of a .beats file): score what ships beside key
             profiles and librosa's beats (needs librosa), and nothing else.
+        device: cpu, cuda; a GPU where there is one: where it is trained. Of several, CUDA_VISIBLE_DEVICES chooses.
     """
     if recordings is not None:
         table = judge(recordings)
@@ -57,6 +59,7 @@ def tiny(
 
     corpus, run = folder / "corpus", folder / "run"
     budget = ["--precision", precision, *([] if steps is None else ["--steps", str(steps)])]
+    budget += [] if device is None else ["--device", device]
     for argv in (
         ["data", "synth", f"{corpus}", *CORPUS.split()],
         ["pretrain", RECIPE, "--data", f"{corpus / 'manifest.parquet'}", "--run", f"{run}", *budget],

@@ -214,10 +214,7 @@ def _corpus(address: str, progress: bool) -> Manifest:
     if is_url(place or ""):
         if name == SYNTH or address_kind(str(place)) == "URL":
             return open_sound(str(place), progress=progress)
-        raise ValueError(
-            f"{address}: the reader of {name} wants its folder on a disk of this machine; copy or mount it, or give a "
-            "manifest or shards of it."
-        )
+        return _fetched(name, str(place).rstrip("/"), progress)
     root = path_of(place) if place else corpora.place_of(name)
     if root.is_file() or root.suffix == ".parquet":
         return _stored(root, None)
@@ -228,6 +225,16 @@ def _corpus(address: str, progress: bool) -> Manifest:
     if name == SYNTH:
         raise FileNotFoundError(f"There is no manifest {root / MANIFEST}; make it with `groundbass data synth {root}`.")
     return corpora.manifest(name, root, progress)
+
+
+def _fetched(name: str, url: str, progress: bool) -> Manifest:
+    """A corpus behind a URL: by its manifest, else its folder is fetched for its reader."""
+    place = RemoteFolder(url)
+    if MANIFEST in place.files():
+        return _remote(url, {}, progress)
+    version = place.fetch_all(progress)
+    tracks = list(corpora.manifest(name, place.copies(version), progress))
+    return RemoteFiles.of(tracks, place, {track.path: version for track in tracks})
 
 
 def _corpus_in(address: str) -> str | None:

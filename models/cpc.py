@@ -211,7 +211,9 @@ class CpcModel(PreTrainedModel):
             raise ValueError(
                 f"CPC takes a mono waveform [batch, samples], not {list(waveform.shape)}; mix the channels first."
             )
-        if not torch.compiler.is_exporting() and min(self.config.lengths(waveform.shape[1])) < 1:
+        # the second is torch.compile, which calls itself exporting too
+        exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+        if not exporting and min(self.config.lengths(waveform.shape[1])) < 1:
             raise ValueError(f"The audio has {waveform.shape[1]} samples, too few for one frame: pad it or skip it.")
         waveform = (waveform - self.config.input_mean) / self.config.input_std
         if valid is not None:

@@ -568,6 +568,13 @@ class CqtModel(PreTrainedModel):
         hertz = torch.linspace(0, self.config.sample_rate / 2, len(filters), device=filters.device)
         return (hertz @ filters) / filters.sum(0).clamp(min=1e-9)
 
+    @property
+    def stems(self) -> list[nn.Module]:
+        """What hears the pictures, before the blocks."""
+        if self.config.stem == "patches":
+            return [self.patches]
+        return [self.tonal] if self.rhythm is None else [self.tonal, self.rhythm]
+
     def valid_frames(self, valid: Tensor) -> Tensor:
         """[batch] int64 samples to [batch] int64 whole frames in them."""
         return torch.div(valid, self.config.hop, rounding_mode="floor")
@@ -635,7 +642,7 @@ class CqtModel(PreTrainedModel):
             Tokens [batch, frames, hidden_size], and bool [batch, frames], True for those of sound.
         """
         cqt, mel = self.pictures(waveform)
-        inside = time_mask(self.valid_frames(valid).clamp(1, cqt.shape[1]), cqt.shape[1])
+        inside = self.token_mask(valid, cqt.shape[1])
         twice = inside.repeat_interleave(2, 1)
         cqt = self.crop(cqt, shift)
         if flat:
@@ -644,14 +651,18 @@ class CqtModel(PreTrainedModel):
         seen = standardise(cqt, inside).to(dtype), None if mel is None else standardise(mel, twice).to(dtype)
         return self._stem(*seen, inside)[0], inside
 
-    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor, total: int) -> Tensor:
+        """Bool [batch, total], True for the tokens of `tokens` that are sound, of `valid` [batch] samples."""
+        return time_mask(self.valid_frames(valid).clamp(1, total), total)
+
+    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """The last states [batch, kept, hidden_size] where only the tokens at `positions` [batch, kept] are heard.
 
-        tokens: [batch, frames, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing.
-        The trunk is a transformer: convolutions need every frame.
+        tokens: [batch, frames, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing;
+        None where every place holds one. The trunk is a transformer: convolutions need every frame.
         """
         kept = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
-        found: Tensor = self.encoder(kept, None if bool(mask.all()) else mask, False, positions)[-1]
+        found: Tensor = self.encoder(kept, mask, False, positions)[-1]
         return found
 
     def _stem(self, cqt: Tensor, mel: Tensor | None, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:

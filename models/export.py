@@ -53,7 +53,7 @@ def export(
     """Write an encoder as a torch.export program or ONNX model, and check that it answers as the encoder does.
 
     Input: waveform, float32 [batch, samples], mono, in [-1, 1], at the encoder's rate. Output: hidden_states, float32
-    [batch, layers, frames, dim]. Batch and samples are free.
+    [batch, layers, frames, dim]. Batch and samples are free. It is written on the CPU, so that it runs anywhere.
 
     Args:
         encoder: a run, or a published or imported folder of groundbass.

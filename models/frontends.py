@@ -424,7 +424,8 @@ def normalise_inside(norm: nn.Module, image: Tensor, inside: Tensor | None) -> T
     if inside is None or not norm.training:
         found: Tensor = norm(image)
         return found
-    if image.is_cuda and type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d):  # not what is synchronised over ranks
+    gathers_badly = image.is_cuda or torch.compiler.is_dynamo_compiling()  # a graph knows no number of steps
+    if gathers_badly and type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d):  # not what is synchronised over ranks
         return _normalise_by_sums(norm, image, inside)  # type: ignore[arg-type]
     chosen = image.transpose(1, 2)[inside]  # [n, channels, …]
     normalised = norm(chosen.unsqueeze(2)).squeeze(2) if chosen.dim() > 2 else norm(chosen)

@@ -15,13 +15,13 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True)
 class Known:
-    """An encoder or classifier that can be named, or had. scores: what was measured of it here, in words."""
+    """An encoder or classifier that can be named, or had. scores: what was measured of it, in words."""
 
     name: str
     what: str
     how: str
     licence: str
-    scores: str = ""
+    scores: str = "not published here"
 
 
 READ = (
@@ -64,22 +64,36 @@ def known() -> Iterator[Known]:
         if (folder / "config.json").is_file():
             yield _shipped(folder)
     for name, entry in plugins.installed("encoders").items():
-        yield Known(name, f"of {plugins.origin(entry)}", f"load_encoder({name!r})", "see the package")
+        see = "see the package"
+        yield Known(name, f"of {plugins.origin(entry)}", f"load_encoder({name!r})", see, see)
     yield from READ
 
 
 def _shipped(folder: Path) -> Known:
     name = folder.name.replace("_", "-")
-    heads, licences, scores = [], set(), []
+    heads, licences, accuracies = [], set(), []
     for file in sorted(folder.glob("*.json")):
         facts = text.loads(file.read_text(encoding="utf-8")).get("facts")
         if facts:
             heads.append(file.stem)
             licences.add(facts["licence"])
-            scores += [f"{key.removeprefix('corpus_')} {value:.2f}" for key, value in facts["scores"].items()]
+            accuracies += [f"{key.removeprefix('corpus_')} {value:.2f}" for key, value in facts["scores"].items()]
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    said = f"{', '.join(scores)} on the embedded corpus's test clips" if scores else ""
-    return Known(name, f"{size:.1f} MB; heads {', '.join(heads)}", f"load_encoder({name!r})", ", ".join(licences), said)
+    said = [f"accuracy {', '.join(accuracies)} on the embedded corpus's test clips"] if accuracies else []
+    said += _of_card(folder / "README.md", name)
+    about = f"{size:.1f} MB; heads {', '.join(heads)}"
+    return Known(name, about, f"load_encoder({name!r})", ", ".join(sorted(licences)), "; ".join(said) or Known.scores)
+
+
+def _of_card(card: Path, name: str) -> list[str]:
+    """The rows of the card's tables whose first column of figures is the encoder's: what, and its value."""
+    found, ours = [], False
+    for line in card.read_text(encoding="utf-8").splitlines() if card.is_file() else ():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        ours = len(cells) > 1 and (cells[1] == name or ours)
+        if ours and cells[0].strip("-:"):
+            found.append(f"{cells[0]} {cells[1]}")
+    return [f"on recordings that it never met: {'; '.join(found)}"] if found else []
 
 
 def models(*, json: bool = False) -> None:
@@ -96,5 +110,4 @@ def models(*, json: bool = False) -> None:
         return
     for one in found:
         print(f"{one.name}\n    {one.what}; licence {one.licence}\n    {one.how}")
-        if one.scores:
-            print(f"    accuracy: {one.scores}")
+        print(f"    scores: {one.scores}")

@@ -39,10 +39,12 @@ def load_stranger(file: Path, class_name: str, device: torch.device) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}, from which the encoder {class_name!r} was to come.")
     module = plugins.run_file(file)
-    if not isinstance(getattr(module, class_name, None), type):
+    maker = getattr(module, class_name, None)
+    if not isinstance(maker, type):
         known = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-        raise ValueError(f"{file} has no class {class_name!r}; it has {', '.join(known) or 'no class at all'}.")
-    return _made(getattr(module, class_name), f"{class_name} in {file}", device)
+        wrong = f"no class {class_name!r}" if maker is None else f"{class_name!r}, but that is a {type(maker).__name__}"
+        raise ValueError(f"{file} has {wrong}; its classes are {', '.join(known) or 'none'}.")
+    return _made(maker, f"{class_name} in {file}", device, file)
 
 
 def load_offered(name: str, device: torch.device) -> Any:
@@ -56,12 +58,9 @@ def load_offered(name: str, device: torch.device) -> Any:
     return _made(plugins.load_installed("encoders", name), name, device)
 
 
-def _made(maker: Any, name: str, device: torch.device) -> Any:
+def _made(maker: Any, name: str, device: torch.device, file: Path | None = None) -> Any:
     """The encoder that a class or function makes."""
-    try:
-        encoder = maker()
-    except TypeError as error:
-        raise ValueError(f"{name} must be constructible without arguments: {error}.") from error
+    encoder = plugins.made(maker, name, file)
     missing = [part for part in PARTS if not hasattr(encoder, part)]
     if missing:
         raise ValueError(f"{name} is no Encoder: it lacks {', '.join(missing)}.")

@@ -324,7 +324,8 @@ class Tagger:
             rows = (lengths == length).nonzero().flatten().tolist()
             begin = self.starts(length)
             end = min(length, waveform.shape[1], config.window_samples)
-            heard = torch.stack([waveform[rows, at : at + end] for at in begin], dim=1)
+            # rows by number, not by a list, which would have to be sent to a GPU
+            heard = torch.stack([torch.stack([waveform[row, at : at + end] for at in begin]) for row in rows])
             logits = self.judged(heard.flatten(0, 1)).unflatten(0, (len(rows), len(begin)))
             for row, answer in zip(rows, self.averaged(logits)):
                 found[row] = answer

@@ -154,8 +154,8 @@ class SlaneyFbank(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform: [batch, samples] in [-1, 1] -> [batch, frames, mel_bins] float32; no autocast inside."""
         with torch.autocast(waveform.device.type, enabled=False):
-            exporting = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-            if waveform.device.type == "cpu" and not exporting and len(waveform) > 1:  # a clip stays in the cache
+            traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()  # a graph knows no number of clips
+            if waveform.device.type == "cpu" and not traced and len(waveform) > 1:  # a clip stays in the cache
                 return torch.cat([self._energies(clip) for clip in waveform.split(1)])
             return self._energies(waveform)
 
@@ -324,15 +324,20 @@ class ViTModel(PreTrainedModel):
                 inside = time_mask(count, fbank.shape[1])[..., None]
                 fbank = fbank - fbank.masked_fill(~inside, 0.0).sum(1, keepdim=True) / count[:, None, None]
         found = self.place(self.embed(fbank))
-        return found, time_mask(self.valid_frames(valid) * self.config.rows, found.shape[1])
+        return found, self.token_mask(valid, found.shape[1])
 
-    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def token_mask(self, valid: Tensor, total: int) -> Tensor:
+        """Bool [batch, total], True for the tokens of `tokens` that are sound, of `valid` [batch] samples."""
+        return time_mask(self.valid_frames(valid) * self.config.rows, total)
+
+    def encode_some(self, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """The last states [batch, kept, hidden_size] where only the tokens at `positions` [batch, kept] are heard.
 
-        tokens: [batch, n, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing.
+        tokens: [batch, n, hidden_size] of `tokens`; mask: bool [batch, kept], False for places that hold nothing; None
+        where every place holds one.
         """
         kept = tokens.gather(1, positions[..., None].expand(-1, -1, tokens.shape[2]))
-        return self.encode(kept, None if bool(mask.all()) else mask)[-1][:, 1:]
+        return self.encode(kept, mask)[-1][:, 1:]
 
     def forward(
         self,

@@ -18,7 +18,7 @@ from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .run.heard import avoiding, mixture_of, only_splits
-from .run.record import last_loss, read_record
+from .run.record import asked_of, last_loss
 from .train import train
 
 USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT]
@@ -34,7 +34,7 @@ ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …"""
 
-PLACES = ("--data", "--run", "--root", "--avoid", "--splits", "--same", "--dry-run", "--json")
+PLACES = ("--data", "--run", "--root", "--avoid", "--splits", "--same", "--device", "--dry-run", "--json")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Options:
     re-encoded or cut)"""
     run: Path | None = None
     """the run's folder; one that holds this run already goes on"""
-    root: Path | None = None
+    root: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """where the manifest's paths begin, if the audio has moved"""
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
     """leave out recordings that B holds too, found by their sound: whatever --data takes, such as
@@ -61,6 +61,8 @@ class Options:
     splits: tuple[str, ...] = ()
     """hear only the tracks of these splits of the manifest, such as train valid; without it all are heard, and a probe
     of test tracks that were heard says that it is transductive"""
+    device: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """print what would be trained (parameters, hours, steps) and stop"""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -75,12 +77,12 @@ def main(argv: list[str]) -> int:
         OSError: a file can't be read or written.
     """
     if "--list" in argv:
-        return _list()
+        return _list("--json" in argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
     if argv[0] == "check":
-        arguments.run(check, argv[1:], "groundbass pretrain check")
+        arguments.run(check, argv[1:], "groundbass pretrain check").hold_all()
         return 0
     argv = _repeated(argv) if argv[0] == "--from" else argv
     address, words = argv[0], argv[1:]
@@ -115,17 +117,18 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
     """Train, and return the steps that are done.
 
     Raises:
-        ValueError: the folder holds another run, or there is no --run.
+        ValueError: the folder holds another run, there is no --run, or no such device.
     """
     if options.run is None:
         raise ValueError("Where to? Name the run's folder.")
-    manifest = mixture_of(options.data, options.run, options.same)
-    if options.splits:
-        manifest = str(only_splits(manifest, options.splits, options.run, options.root))
-    if options.avoid:
-        manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
-    overrides = list(_overrides(words)) if address is not None else []
-    return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
+    with distributed.placed(options.device):
+        manifest = mixture_of(options.data, options.run, options.same)
+        if options.splits:
+            manifest = str(only_splits(manifest, options.splits, options.run, options.root))
+        if options.avoid:
+            manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
+        overrides = list(_overrides(words)) if address is not None else []
+        return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
 
 
 def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:
@@ -144,9 +147,12 @@ def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> in
     return 0
 
 
-def _list() -> int:
+def _list(json: bool) -> int:
     known = addresses()
     offered = {name: f"of {plugins.origin(entry)}" for name, entry in plugins.installed("recipes").items()}
+    if json:
+        arguments.say(list((known | offered).items()))
+        return 0
     width = max(map(len, [*known, *offered]), default=0)
     for address, line in (known | offered).items():
         print(f"{address:{width}}  {line}")
@@ -157,15 +163,7 @@ def _repeated(argv: list[str]) -> list[str]:
     """`--from RECIPE.JSON words` -> the address, its overrides, its manifest, and then the words (which win)."""
     if len(argv) < 2:
         raise ValueError("--from needs a file: groundbass pretrain --from RUN/recipe.json --run NEW.")
-    path = Path(argv[1])
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}: --from takes the recipe.json of a run.")
-    try:
-        record = read_record(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is no recipe.json of a run, or a damaged one: {error}") from error
-    if not record.get("address"):
-        raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
+    record = asked_of(Path(argv[1]), "--from takes the recipe.json of a run")
     return [record["address"], *record["overrides"], "--data", record["manifest"]["path"], *argv[2:]]
 
 
@@ -196,6 +194,7 @@ def figures(recipe: Recipe) -> dict[str, Any]:
         "steps": recipe.steps,
         "audio_hours": recipe.total_hours,
         "precision": recipe.precision,
+        "notes": recipe.objective.cautions(recipe.accumulation(1)),
     }
 
 
@@ -215,4 +214,5 @@ def _plan(address: str, recipe: Recipe) -> str:
         "precision": recipe.precision,
     }
     width = max(map(len, lines))
-    return "\n".join([address, *(f"  {name:{width}}  {value}" for name, value in lines.items())])
+    rows = [*lines.items(), *(("note", said) for said in known["notes"])]
+    return "\n".join([address, *(f"  {name:{width}}  {value}" for name, value in rows)])

@@ -31,7 +31,7 @@ CLIPS = 4
 TRACKS = 10
 
 
-def check(address: str, /) -> None:
+def check(address: str, /) -> Findings:
     """Explain what is wrong with a recipe and its objective: loss, gradients, draws, padding, state, publishing.
 
     Nothing is downloaded and no audio is needed: it hears chords in noise. An objective that needs labels can't be
@@ -41,9 +41,9 @@ def check(address: str, /) -> None:
         address: a recipe: my_recipes.py:tiny, or one that `groundbass pretrain --list` names.
 
     Raises:
-        ValueError: no such recipe, or a broken promise.
+        ValueError: no such recipe.
     """
-    problems(find(address)).tell(address, "the objective's contract")
+    return problems(find(address)).tell(address, "the objective's contract")
 
 
 def problems(recipe: Recipe) -> Findings:

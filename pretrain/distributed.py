@@ -52,6 +52,36 @@ def join() -> PartialState:
     return PartialState(cpu=cpu and (several or torch.cuda.is_available()), **limit)
 
 
+@contextmanager
+def placed(device: str | None) -> Iterator[None]:
+    """Train on this device in here. Accelerate places the processes, and is told by ACCELERATE_USE_CPU.
+
+    Raises:
+        ValueError: a card by its number, or a GPU where there is none or the launcher has taken CPUs.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(
+            f"--device is {device}, but Accelerate places the processes of training: take cpu or cuda, and choose a "
+            "card by CUDA_VISIBLE_DEVICES=1, or several by `groundbass launch`."
+        )
+    if device == "cuda" and (told("CPU") or not torch.cuda.is_available()):
+        why = "the launcher has taken CPUs (ACCELERATE_USE_CPU)" if told("CPU") else "torch sees no GPU here"
+        raise ValueError(f"--device is cuda, but {why}: take cpu, or run groundbass doctor.")
+    if device != "cpu" or told("CPU"):
+        yield
+        return
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    alone = not among_others()
+    try:
+        if alone:
+            AcceleratorState._reset_state(True)  # an earlier run of this process may have had a GPU
+        yield
+    finally:
+        del os.environ["ACCELERATE_USE_CPU"]
+        if alone:
+            AcceleratorState._reset_state(True)
+
+
 def to_an_end(work: Callable[[], int]) -> int:
     """The exit code of a command's work: its own, or STOPPED with a sentence where another rank was lost."""
     try:

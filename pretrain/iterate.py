@@ -31,10 +31,11 @@ def iterate(
     data: str,
     run: Path,
     iterations: int = 2,
-    root: Path | None = None,
+    root: str | None = None,
     encoder_steps: int | None = None,
     tokenizer_steps: int | None = None,
     seed: int = 0,
+    device: str | None = None,
     json: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Pretrain BEATs for several iterations; the same command goes on wherever it stopped.
@@ -52,13 +53,15 @@ def iterate(
         encoder_steps: of each encoder; the recipe's by default.
         tokenizer_steps: of each tokenizer; the recipe's by default.
         seed: of weights, crops and masks.
+        device: cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses.
         json: print JSON and nothing else.
     """
     if iterations < 1:
         raise ValueError(f"--iterations is {iterations}, but there is at least one.")
-    say = print if distributed.join().is_main_process else _silent
-    with distributed.alone(run), arguments.aside(json):
-        code = _iterate(size, data, run, iterations, root, encoder_steps, tokenizer_steps, seed, say)
+    with distributed.placed(device):
+        say = print if distributed.join().is_main_process else _silent
+        with distributed.alone(run), arguments.aside(json):
+            code = _iterate(size, data, run, iterations, root, encoder_steps, tokenizer_steps, seed, say)
     if json and distributed.rank() == 0:
         stages = {path.name: last_loss(path) for path in sorted(run.iterdir()) if (path / "recipe.json").is_file()}
         arguments.say({"run": run, "encoder": run / "encoder", "last_losses": stages})
@@ -66,7 +69,7 @@ def iterate(
 
 
 def _iterate(
-    size: str, data: str, run: Path, iterations: int, root: Path | None, encoder_steps: int | None,
+    size: str, data: str, run: Path, iterations: int, root: str | None, encoder_steps: int | None,
     tokenizer_steps: int | None, seed: int, say: Callable[[str], object],
 ) -> int:  # fmt: skip
     manifest = kept_manifest(data, run)

@@ -56,7 +56,10 @@ class ObjectiveConfig:
         return self, ""
 
     def cautions(self, micro_batches: int) -> list[str]:
-        """Sentences for `groundbass plan` about what `micro_batches` per step change besides the time."""
+        """Sentences that a run, `--dry-run` and `groundbass plan` say about these settings.
+
+        What `micro_batches` per step change besides the time, and what costs time that needn't be.
+        """
         return []
 
 
@@ -116,9 +119,18 @@ class Objective(nn.Module):
         Every rank must do the same here: torch's generator is seeded alike on all of them.
         """
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """What `--compile` compiles; empty where nothing is worth it.
+
+        A compiled module is one whose `forward` is compiled: parts of which `forward` here calls other methods (the
+        encoder, by an objective that hides or leaves out some of what it hears) name the modules inside.
+        """
+        return [self.encoder]
+
     def compile_encoder(self) -> None:
-        """Compile what takes the time (`--compile`); an objective that calls other methods compiles those."""
-        self.encoder.compile()
+        """Compile `compiled_parts`, each alone."""
+        for part in self.compiled_parts():
+            part.compile()
 
     validate_every: int = 0  # steps between validations; 0: none
     validates_start: bool = False  # whether what training begins with is validated too, and may be the best

@@ -97,7 +97,7 @@ class Recipe:
     nonfinite: Literal["stop", "skip"] = "stop"
     """when a loss or gradient is no number: stop the run, or skip the step and say so"""
     log_every: int = 10
-    """steps between lines of loss.jsonl"""
+    """steps between lines of loss.jsonl; the last step has one too"""
     checkpoint_every: int = 1000
     """steps between checkpoints; one is always written at the end"""
     keep_last: int = 2
@@ -124,6 +124,8 @@ class Recipe:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}, but it must be at least 0, where this process reads itself.")
         if not self.bucket_mb > 0:
             raise ValueError(f"bucket_mb is {self.bucket_mb}, but a bucket holds more than nothing: 25 is usual.")
         if self.probe_every < 0 or (self.probe_every and not self.probe_tasks):
@@ -210,7 +212,7 @@ def find(address: str) -> Recipe:
         ValueError: there is none; the sentence names the nearest addresses.
     """
     if (own := plugins.named(address)) is not None:
-        return _made(own.load(), address)
+        return _made(own.load(), address, own.file)
     file, _, name = address.rpartition(".")
     if name not in _recipes_in(file):
         offered = plugins.installed("recipes")
@@ -226,7 +228,7 @@ def find(address: str) -> Recipe:
     return recipe
 
 
-def _made(function: Any, address: str) -> Recipe:
+def _made(function: Any, address: str, file: Path | None = None) -> Recipe:
     """What a recipe function from elsewhere returns.
 
     Raises:
@@ -236,7 +238,7 @@ def _made(function: Any, address: str) -> Recipe:
         raise ValueError(
             f"{address} is no recipe but a {type(function).__name__}: name a function that returns a Recipe."
         )
-    recipe = function()
+    recipe = plugins.made(function, address, file)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{address} returned a {type(recipe).__name__}, and a recipe function returns a Recipe.")
     return recipe

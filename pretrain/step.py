@@ -79,7 +79,7 @@ def train_step(training: Training, batches: Iterator[Batch], step: int, stop_ask
         group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     kept = _followers(training) if recipe.nonfinite == "skip" else []
-    training.objective.logs = (step + 1) % recipe.log_every == 0
+    training.objective.logs = (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps
     wait = 0.0
     losses: list[Loss] = []
     tallies: list[Tensor] = []

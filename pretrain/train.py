@@ -68,7 +68,7 @@ def train(
     data: Path | str,
     run: Path,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     address: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
@@ -90,7 +90,7 @@ def train(
 
 
 def _train(
-    recipe: Recipe, data: Path | str, run: Path, root: Path | None, address: str | None, overrides: Sequence[str]
+    recipe: Recipe, data: Path | str, run: Path, root: str | Path | None, address: str | None, overrides: Sequence[str]
 ) -> int:
     # 1. Who trains: this process and those that were launched with it.
     processes = distributed.join()
@@ -141,6 +141,8 @@ def _train(
         _checkpoint_activations(objective)
     if recipe.compile:
         objective.compile_encoder()
+        if not objective.compiled_parts():
+            say("--compile does nothing here: what this objective computes is a few large kernels already.")
     _tell_deepspeed(accelerator, recipe)
     model, optimizer = accelerator.prepare(objective, optim.build(recipe.optim, objective))
     training = Training(recipe, accelerator, objective, model, optimizer)
@@ -413,6 +415,7 @@ def _announcement(
     trained = sum(distributed.numbers(part) for part in training.objective.parameters() if part.requires_grad)
     encoder = sum(map(distributed.numbers, training.objective.encoder.parameters()))
     hours = float(manifest.seconds().sum()) / 3600
+    cautions = [f"  note    {said}" for said in recipe.objective.cautions(recipe.accumulation(ranks))]
     return "\n".join(
         [
             f"{address or type(recipe.objective).__name__} -> {run}",
@@ -423,6 +426,7 @@ def _announcement(
             f"  model   {encoder:,} parameters in the encoder, {trained:,} trained",
             f"  machine {ranks} process(es) on {training.accelerator.device.type}, {recipe.accumulation(ranks)} "
             f"micro-batch(es) per step, precision {recipe.precision}{_strategy(training)}",
+            *cautions,
         ]
     )
 

@@ -47,7 +47,7 @@ def find_tasks(address: str, label: Sequence[str] = (), store: Path | None = Non
                 raise ValueError("folder: needs a path, for example folder:my_music --label genre.")
             return folder_tasks(place if "://" in place else str(Path(place)), label, store)
         chosen = _known(name)
-    where = Path(place) if place else corpora.place_of(chosen[0].corpus)
+    where = place if "://" in place else Path(place) if place else corpora.place_of(chosen[0].corpus)
     manifest = open_sound(f"{chosen[0].corpus}:{where}")
     return [_checked(question, question.meet(manifest, f"{question.name}:{where}"), manifest) for question in chosen]
 

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import arguments
+from .. import arguments, plugins
 from ..data import parallel
 from ..data.track import cache_folder
 from ..models.encoder import Encoder, load_encoder, usual_device
+from ..plugins import Findings
 from .addresses import available, find_tasks, listed, question_at
 from .apply.embedding import chosen_layers
 from .contract import attributes, problems, question_problems, task_problems
@@ -125,10 +126,13 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Run `groundbass probe …` or `groundbass probe check …`; returns the exit code."""
-    if argv == ["--list"]:
-        print("\n".join(listed()))
+    if "--list" in argv:
+        if "--json" in argv:
+            arguments.say([line.split(maxsplit=1) for line in listed()])
+        else:
+            print("\n".join(listed()))
     elif argv[:1] == ["check"]:
-        arguments.run(check, argv[1:], "groundbass probe check")
+        arguments.run(check, argv[1:], "groundbass probe check").hold_all()
     else:
         options: Options = arguments.read(Options, argv, "groundbass probe")
         with arguments.aside(options.json):
@@ -140,7 +144,7 @@ def main(argv: list[str]) -> int:
 
 def probe(options: Options, encoder: Encoder | None = None) -> list[Result]:
     """Load the encoder (unless it is given), find the tasks, ask them one by one; the results in their order."""
-    addresses = [*options.addresses, *options.tasks]
+    addresses = list(dict.fromkeys([*options.addresses, *options.tasks]))
     if not addresses:
         raise ValueError("Which task? For example: synth:PATH, synth_key:PATH, folder:PATH --label COLUMN, or all.")
     settings, store = options.settings(), options.features()
@@ -212,7 +216,7 @@ def check(
     *,
     device: str | None = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> Findings:
     """Explain what is wrong with an encoder (shapes, rates, padding, determinism, gradients) or with a task.
 
     Args:
@@ -222,13 +226,18 @@ def check(
         trust_remote_code: run the Python that the encoder's folder or Hub repository brings; read it first.
     """
     question = question_at(encoder)
+    own = plugins.named(encoder)
+    if question is None and own is not None and not isinstance(own.load(), type):
+        kind = type(own.load()).__name__
+        raise ValueError(
+            f"{own.address} is a {kind}: neither a task (a groundbass.probe.task.Question) nor an encoder's class."
+        )
     if question is not None:
         found = question_problems(question)
         if not found.failed and encoder.partition(".py:")[2 if ".py:" in encoder else 0].count(":"):
             met = task_problems(find_tasks(encoder)[0])
             found.passed, found.failed = [*found.passed, *met.passed], met.failed
-        found.tell(encoder, "a task's contract")
-        return
+        return found.tell(encoder, "a task's contract")
     device = usual_device(device)
     loaded = load_encoder(encoder, device=device, trust_remote_code=trust_remote_code)
-    problems(loaded, device).tell(encoder, "the encoder's contract")
+    return problems(loaded, device).tell(encoder, "the encoder's contract")

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,54 @@ def test_scanning_tells_what_was_left_out(music: Path, tmp_path: Path) -> None:
     assert len(found.manifest) == 19
     assert [(one.path, one.reason) for one in found.skipped] == [("19.wav", "silent")]
     assert (tmp_path / "music.parquet").is_file()
+    assert (tmp_path / "music.skipped.csv").read_text().splitlines()[1].startswith("19.wav,silent")
+    with pytest.raises(ValueError, match=r"\.parquet"):
+        groundbass.scan(music, tmp_path / "music.csv", workers=1)
+    assert not (tmp_path / "music.csv").exists()
+    with pytest.raises(ValueError, match="workers is 0, but it must be at least 1"):
+        groundbass.scan(music, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"protocol": "nosuch"}, "protocol is 'nosuch', but it must be one of linear, marble"),
+        ({"baselines": ("nosuch",)}, "baselines is .*, but it must be several, each one of random"),
+        ({"random_seeds": "x"}, "random_seeds is 'x', but it must be several, each a whole number"),
+        ({"random_seeds": [-1]}, "random_seeds is -1, but it must be at least 0"),
+        ({"bogus": 1}, "There is no option 'bogus'"),
+    ],
+)
+def test_evaluating_checks_what_it_is_asked(options: dict[str, Any], sentence: str, music: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        groundbass.evaluate("groundbass-tiny", f"folder:{music}", label="height", **options)
+
+
+def test_embedding_and_searching_check_what_they_are_asked(music: Path, tmp_path: Path) -> None:
+    for options, sentence in (
+        ({"unit": "year"}, "unit is 'year', but it must be one of"),
+        ({"threads": 0}, "threads is 0, but it must be at least 1"),
+        ({"bogus": 1}, "There is no option 'bogus'"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            groundbass.embed("groundbass-tiny", music, out=tmp_path / "v.parquet", **options)
+    with pytest.raises(ValueError, match="k is 'x', but it must be a whole number"):
+        groundbass.similar("v.parquet", music / "2.wav", k="x")  # type: ignore[arg-type]
+
+
+def test_predicting_takes_sound_of_every_kind(music: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for name in ("2.wav", "19.wav"):
+        (folder / name).write_bytes((music / name).read_bytes())
+    alone = groundbass.predict("groundbass-tiny", folder / "2.wav")
+    found = groundbass.predict("groundbass-tiny", folder)
+    assert list(found) == [str(folder / "2.wav")] and set(found[str(folder / "2.wav")]) == set(alone)
+    assert "19.wav is left out: It is silent" in caplog.text
+    listed = groundbass.predict("groundbass-tiny", [folder / "2.wav"])
+    assert listed[str(folder / "2.wav")]["key"].label == alone["key"].label
+    with pytest.raises(FileNotFoundError, match="There is no nowhere: sound is"):
+        groundbass.predict("groundbass-tiny", "nowhere")
 
 
 @pytest.mark.slow
@@ -138,6 +187,8 @@ def test_from_recordings_to_a_published_encoder(
     run = groundbass.train("predictive.cpc_debug", manifest, "run", steps=4, optim={"lr": 1e-3})
     assert run.steps == 4 and len(run.losses) == 4
     assert list(run.to_pandas()["step"]) == [1, 2, 3, 4]
+    short = groundbass.train("predictive.cpc_debug", manifest, "short", steps=4, optim={"lr": 1e-3}, log_every=10)
+    assert short.losses == run.losses[-1:]  # of a run shorter than that, the last step
     with pytest.raises(ValueError, match="Unrecognized options: --stepz"):
         groundbass.train("predictive.cpc_debug", manifest, "other", stepz=3)
     results = groundbass.evaluate(
@@ -223,6 +274,10 @@ def test_launch_starts_the_files_of_the_package() -> None:
         (["dpp", "--", "pretrain", "x"], "no strategy 'dpp'"),
         (["ddp"], "What shall be launched"),
         (["ddp", "--machines", "2", "--", "pretrain", "x"], "need --main HOST:PORT"),
+        (["ddp", "--machines", "2", "--main", "a:b", "--", "pretrain", "x"], "--main is a:b, but a port is a number"),
+        (["ddp", "--machines", "2", "--machine-rank", "4", "--main", "a:1", "--", "pretrain", "x"], "from 0 to 1"),
+        (["ddp", "--machine-rank", "1", "--", "pretrain", "x"], "--machine-rank is 1, but --machines is 1"),
+        (["ddp", "--machine-rank", "-1", "--", "pretrain", "x"], "--machine-rank is -1, but it must be at least 0"),
     ):
         with pytest.raises(ValueError, match=sentence):
             command(wrong)
@@ -235,6 +290,10 @@ def test_models_lists_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "groundbass-tiny" in said and "heads beats, chords, key" in said and "apache-2.0" in said
     assert "cc-by-nc-4.0" in said  # MERT's
+    shipped, *others = said.split("\ngroundbass import")[0].split("\nCLMR")
+    assert "accuracy chords 0.91" in shipped and re.search(r"beat F, 70 ms 0\.\d+ \[.*; downbeat F", shipped)
+    assert "key score, 43 recordings 0." in shipped and "rival" not in shipped
+    assert said.count("scores: ") == said.count("licence ") and "scores: not published here" in others[0]
 
 
 def test_old_options_go_on_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

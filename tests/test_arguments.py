@@ -14,7 +14,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ HELD = {  # what the help of an option says wherever there is one, and how it be
     "--force": "^replace (OUT|NAME.py)",
     "--workers": "^processes",
     "--threads": "^threads",
-    "--device": "^cpu, cuda, cuda:1; a GPU where there is one",
+    "--device": "^cpu, cuda(, cuda:1)?; a GPU where there is one",
     "--layers": "^which layers.* 0 being the front end; negative numbers count from the end; all",
     "--layer": "^only this layer",
     "--part": "of the (files|shards|tracks|recordings) only, for job arrays",
@@ -162,7 +162,7 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["data", "scan", "a"], "OUT the Parquet manifest to write. is missing."),
+        (["data", "scan", "a"], "OUT is missing: the Parquet manifest to write."),
         (["data", "scan", "a", "b", "--wokers", "3"], "Unrecognized options: --wokers, 3"),
         (["data", "scan", "a", "b", "--workers", "x"], "Error parsing --workers"),
         (["pretrain", "masked.mert_debug", "--dry-run", "--optim.lrr", "1"], "Unrecognized options: --optim.lrr, 1"),
@@ -177,6 +177,21 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
         (["data", "scna"], "did you mean `data scan`?"),
         (["pretrain", "--from", "none.json", "--run", "x"], "There is no none.json: --from takes the recipe.json"),
         (["dta", "scan"], "did you mean `data scan`"),
+        (["embed"], "or file.py:Class.\n  --out PATH is missing: X.parquet, or X.npz.\n"),
+        (["data", "scan", "a", "b.parquet", "--workers", "-3"], "--workers is -3, but it must be at least 1."),
+        (["data", "scan", "a", "b.parquet", "--workers", "0"], "--workers is 0, but it must be at least 1."),
+        (["embed", "x", "y", "--out", "z.parquet", "--threads", "0"], "--threads is 0, but it must be at least 1."),
+        (["predict", "y", "--threads", "-1"], "--threads is -1, but it must be at least 1."),
+        (["probe", "x", "y", "--threads", "-2"], "--threads is -2, but it must be at least 1."),
+        (["probe", "x", "y", "--random-seeds", "0", "-1"], "--random-seeds is -1, but it must be at least 0."),
+        (
+            ["finetune", "x", "--data", "y", "--run", "z", "--workers", "-1"],
+            "--workers is -1, but it must be at least 0",
+        ),
+        (["pretrain", "masked.mert_debug", "--data", "x", "--run", "y", "--workers", "-2"], "workers is -2, but"),
+        (["launch", "ddp", "--gpus", "0", "--", "pretrain", "y"], "--gpus is 0, but it must be at least 1."),
+        (["launch", "ddp", "--gpus", "-1", "--", "pretrain", "y"], "--gpus is -1, but it must be at least 1."),
+        (["launch", "ddp", "--machines", "0", "--", "pretrain", "y"], "--machines is 0, but it must be at least 1."),
     ],
 )
 def test_every_error_has_one_prefix(
@@ -189,6 +204,7 @@ def test_every_error_has_one_prefix(
     assert stop.value.code == 2 and not said.out
     assert said.err.startswith("groundbass: error: ") and sentence in said.err
     assert "│" not in said.err and "\x1b" not in said.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +247,7 @@ def test_a_box_becomes_sentences(encoding: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     with pytest.raises(
-        ValueError, match=r"^GRAMS on the scale. is missing\.\n  `groundbass weigh --help` explains every option\.$"
+        ValueError, match=r"^GRAMS is missing: on the scale\.\n  `groundbass weigh --help` explains every option\.$"
     ):
         arguments.run(weigh, ["--often", "2"], "groundbass weigh")
     with pytest.raises(ValueError, match=r"^Unrecognized options: --offen\n  Perhaps you meant: --often INT"):
@@ -252,17 +268,19 @@ def asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         rows.append(f"{number}.wav,{('train', 'train', 'valid', 'test')[number // 2]},{('low', 'high')[number % 2]}")
     Path("music/labels.csv").write_text("\n".join(rows) + "\n")
 
-    def ask(*words: object) -> Any:
+    def ask(*words: object, code: int = 0) -> Any:
         with pytest.raises(SystemExit) as left:
             cli.main([*map(str, words), "--json"])
         said = capsys.readouterr().out
-        assert left.value.code in (0, None), words
-        return json.loads(said)
+        assert (left.value.code or 0) == code, words
+        return json.loads(said) if said else None
 
     return ask
 
 
-def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[..., Any]) -> None:
+def test_commands_of_recordings_print_their_figures_as_json(
+    asked: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     one = ["--workers", 1]
     assert asked("data", "scan", "music", "m.parquet", *one)["tracks"] == 8
     assert asked("data", "shard", "m.parquet", "shards", *one)["shards"] == 1
@@ -271,6 +289,16 @@ def test_commands_of_recordings_print_their_figures_as_json(asked: Callable[...,
     assert any(one["name"] == "groundbass-tiny" for one in asked("models"))
     assert "gtzan" in dict(asked("data", "verify", "--list")) and asked("bench")["loader"] == "data"
     assert any(one["what"] == "torch" for one in asked("doctor"))
+    assert "masked.mert_tiny" in dict(asked("pretrain", "--list")) and "gtzan_genre" in dict(asked("probe", "--list"))
+    asked("new", "task", "mine", code=2)
+    cli.COMMANDS["new"].load()("task", "mine")
+    capsys.readouterr()
+    found = asked("probe", "check", "mine.py:TASK")
+    assert len(found["passed"]) == 8 and not found["failed"] and not found["broken"]
+    Path("mine.py").write_text(Path("mine.py").read_text().replace('question="', 'question="" and "'))
+    assert asked("probe", "check", "mine.py:TASK", code=2)["failed"] == [
+        "it says in words what it asks: set question=…"
+    ]
 
 
 @pytest.mark.soak
@@ -291,6 +319,65 @@ def test_commands_of_models_print_their_figures_as_json(asked: Callable[..., Any
     assert file.endswith("2.wav") and len(hits) == 2 and hits[0]["similarity"] >= hits[1]["similarity"]
     assert asked("bridge", "hear", "published")["numbers"] == 12
     assert asked("export", "published", "p.pt2")["largest_difference"] < 1e-3
+
+
+def test_figures_and_quiet_may_be_asked_for_before_the_command() -> None:
+    assert cli.leading(["--json", "models"]) == (["models", "--json"], False)
+    assert cli.leading(["--quiet", "--json", "probe", "x", "y"]) == (["probe", "x", "y", "--json"], True)
+    assert cli.leading(["--quiet", "--help"]) == (["--help"], True)
+    assert cli.leading(["--quiet"]) == ([], True)
+    assert cli.leading(["models", "--quiet"]) == (["models", "--quiet"], False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--quiet"], "usage: groundbass COMMAND"),
+        (["--quiet", "--help"], "usage: groundbass COMMAND"),
+        (["--quiet", "--version"], "groundbass 0."),
+        (["--json", "models"], '"name": "groundbass-tiny"'),
+    ],
+)
+def test_what_stands_before_the_command_is_understood(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert not stop.value.code and sentence in capsys.readouterr().out
+
+
+def asked_for(
+    name: str,
+    *,
+    out: Path | None = None,
+    how: Literal["fast", "slow"] = "fast",
+    seeds: tuple[int, ...] = (0,),
+    layers: tuple[int, ...] | Literal["all"] = "all",
+    share: float = 1.0,
+    loud: bool = False,
+    threads: int = 2,
+) -> tuple[Any, ...]:
+    """What it was given."""
+    return name, out, how, seeds, layers, share, loud, threads
+
+
+def test_python_passes_the_checks_of_the_command_line() -> None:
+    given = {"out": "x", "how": "slow", "seeds": [np.int64(3)], "layers": np.arange(2), "share": 1, "loud": np.True_}
+    assert arguments.call(asked_for, Path("y"), **given) == ("y", Path("x"), "slow", (3,), (0, 1), 1.0, True, 2)
+    assert arguments.call(asked_for, "y", layers="all", out=None)[4] == "all"
+    for wrong, sentence in (
+        ({"how": "quick"}, "how is 'quick', but it must be one of fast, slow."),
+        ({"seeds": "x"}, "seeds is 'x', but it must be several, each a whole number."),
+        ({"seeds": [0.5]}, "seeds is [0.5], but it must be several, each a whole number."),
+        ({"layers": "some"}, "layers is 'some', but it must be several, each a whole number or all."),
+        ({"share": "half"}, "share is 'half', but it must be a number."),
+        ({"loud": "yes"}, "loud is 'yes', but it must be True or False."),
+        ({"out": 3}, "out is 3, but it must be a path or None."),
+        ({"threads": -1}, "threads is -1, but it must be at least 1."),
+        ({"shar": 1.0}, "There is no option 'shar'; near or known are share."),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            arguments.call(asked_for, "y", **wrong)
 
 
 def test_answers_are_plain() -> None:

@@ -24,6 +24,7 @@ from groundbass.data.labels.folder import read_folder
 from groundbass.data.storage import remote
 from groundbass.data.storage.remote import RemoteFiles, RemoteFolder
 from groundbass.data.storage.sharding import write_shards
+from groundbass.probe.addresses import find_tasks
 
 RATE = 24_000
 
@@ -201,13 +202,55 @@ def test_what_cannot_be_had_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPa
         door.open_sound("memory://bucket/gone.parquet")
     with pytest.raises(ValueError, match=r"is no path below"):
         RemoteFolder(url).fetch("../secrets.wav")
-    with pytest.raises(
-        ValueError, match=r"gtzan:memory://bucket/music: the reader of gtzan wants its folder on a disk"
-    ):
-        door.open_sound("gtzan:memory://bucket/music")
     fsspec.filesystem("memory").pipe_file("/bucket/text/notes.txt", b"no audio")
     with pytest.raises(ValueError, match="There is no audio in memory://bucket/text"):
         door.open_sound("memory://bucket/text")
+
+
+def test_a_corpus_behind_a_url_is_fetched_for_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As its folder on a disk is read; what is here already isn't fetched again, and what went since is."""
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    here, memory = tmp_path / "gtzan", fsspec.filesystem("memory")
+    for number in range(4):
+        genre = ("blues", "rock")[number % 2]
+        file = here / "genres" / genre / f"{genre}.{number:05d}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, tone(200 + 50 * number), RATE)
+        memory.pipe_file(f"/shelf/gtzan/{file.relative_to(here).as_posix()}", file.read_bytes())
+    near = door.open_sound(f"gtzan:{here}", progress=False)
+    far = door.open_sound("gtzan:memory://shelf/gtzan/")
+    assert "memory://shelf/gtzan: fetching 4 files, 0.00 GB." in capsys.readouterr().err
+    same_tracks(far, near)
+    fetched: list[str] = []
+    monkeypatch.setattr(memory, "get_file", lambda place, *_: fetched.append(place) or pytest.fail("fetched again"))
+    np.testing.assert_array_equal(far.read(2, RATE, 0, 99), near.read(2, RATE, 0, 99))
+    same_tracks(door.open_sound("gtzan:memory://shelf/gtzan"), near)
+    monkeypatch.undo()
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    for copy in (tmp_path / "cache" / "remote").rglob("*.wav"):
+        copy.unlink()  # as others do that make room
+    np.testing.assert_array_equal(far.read(2, RATE, 0, 99), near.read(2, RATE, 0, 99))
+    with pytest.raises(ValueError, match="no labelled track for test; it holds"):  # of these four
+        find_tasks("gtzan_genre:memory://shelf/gtzan")
+    monkeypatch.setenv(remote.ROOM_GB, "0.0001")
+    with pytest.raises(
+        OSError, match=r"holds 0\.0 GB, and 0\.0001 of fetched files may stay here: raise GROUNDBASS_RE"
+    ):
+        door.open_sound("gtzan:memory://shelf/gtzan")
+    memory.rm("/shelf", recursive=True)
+
+
+def test_training_takes_a_root_behind_a_url(url: str, music: Path, tmp_path: Path) -> None:
+    """The manifest of a folder that is gone trains on its copy in a bucket, to the same loss."""
+    manifest = tmp_path / "music.parquet"
+    run("data", "scan", music, manifest, "--workers", 1)
+    words = ["pretrain", "predictive.cpc_debug", "--data", manifest, "--steps", 2, "--workers", 0]
+    run(*words, "--run", tmp_path / "near")
+    music.rename(tmp_path / "gone")
+    run(*words, "--run", tmp_path / "far", "--root", url)
+    assert (tmp_path / "far/loss.jsonl").read_bytes() == (tmp_path / "near/loss.jsonl").read_bytes()
 
 
 def test_degrade_reads_a_url(url: str, tmp_path: Path) -> None:

@@ -595,9 +595,9 @@ def test_a_foreign_model_without_sample_rate_says_so(tmp_path: Path) -> None:
     ("name", "sentence"),
     [
         ("missing.py:Loudness", "There is no file"),
-        ("mine.py:Quietness", "no class 'Quietness'; it has Loudness, Half, Needy"),
+        ("mine.py:Quietness", "no class 'Quietness'; its classes are Loudness, Half, Needy"),
         ("mine.py:Half", "lacks frame_rate, dim, layers, hidden_states, valid_frames"),
-        ("mine.py:Needy", "constructible without arguments"),
+        ("mine.py:Needy", "called without arguments, but it needs"),
         ("mine.py", "give the folder that holds config.json, or a class as"),
     ],
 )

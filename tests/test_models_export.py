@@ -11,6 +11,7 @@ import torch
 from test_models_taggers import TINY, tiny
 
 from groundbass import load_encoder
+from groundbass.models import samplecnn, tagger
 from groundbass.models.beats import BeatsConfig, BeatsModel
 from groundbass.models.beats_tokenizer import BeatsQuantizer, BeatsQuantizerConfig
 from groundbass.models.export import export
@@ -137,3 +138,33 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="--force"):
         export(str(tmp_path / "e"), tmp_path / "e.pt2")
     assert (tmp_path / "e.pt2").read_text() == "mine"
+
+
+@pytest.mark.parametrize("told", [samplecnn._exporting, tagger._exporting], ids=["samplecnn", "tagger"])
+def test_what_compiles_isnt_taken_for_an_export(told: Callable[[], bool]) -> None:
+    """`torch.compiler.is_exporting` is true in both."""
+
+    class Told(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if told() else x
+
+    nothing = torch.zeros(2)
+    torch._dynamo.reset()
+    assert torch.compile(Told(), backend="eager", fullgraph=True)(nothing).tolist() == [0, 0]
+    assert torch.export.export(Told(), (nothing,)).module()(nothing).tolist() == [1, 1]
+
+
+def test_a_compiled_quantiser_leaves_autocast_off() -> None:
+    """An exported one has none to switch off; a compiled one would quantise in bfloat16."""
+    quantiser, sound = model("mel_codes").eval(), 0.1 * torch.randn(1, 24_000)
+    torch._dynamo.reset()
+    expected = quantiser._quantize(sound)  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.compile(quantiser._quantize, backend="eager")(sound)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_cpc_refuses_what_is_too_short() -> None:
+    torch._dynamo.reset()
+    with pytest.raises(ValueError, match="too few for one frame"):
+        torch.compile(model("cpc").encode, backend="eager")(torch.zeros(1, 40))  # type: ignore[operator]

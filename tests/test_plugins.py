@@ -218,7 +218,7 @@ def _by_one(entry: corpora.Entry) -> corpora.Entry:
     ("words", "sentence"),
     [
         (["pretrain", "nowhere.py:tiny", "--dry-run"], "There is no file nowhere.py"),
-        (["pretrain", "own.py:missing", "--dry-run"], "own.py has no 'missing'; it has made"),
+        (["pretrain", "own.py:missing", "--dry-run"], "own.py has no 'missing'; it has NUMBER, GTZAN, made"),
         (["pretrain", "own.py:NUMBER", "--dry-run"], "own.py:NUMBER is no recipe but a int"),
         (["pretrain", "own.py:made", "--dry-run"], "returned a str"),
         (["probe", "x", "own.py:NUMBER"], "own.py:NUMBER is no task but a int"),
@@ -248,3 +248,73 @@ def test_no_address_but_the_one_that_is_named_runs_code(tmp_path: Path) -> None:
     assert plugins.named(f"{tmp_path}/evil.py:CORPUS") is not None
     with pytest.raises(FileNotFoundError):
         open_sound(tmp_path / "music")
+
+
+WRONG = """\
+from groundbass.pretrain.recipe import Recipe
+
+TASK: dict[str, int] = {"a": 1}
+
+
+class Raises:
+    def __init__(self) -> None:
+        self.x = {}["key"]
+
+
+class Needs:
+    def __init__(self, size: int) -> None:
+        pass
+
+
+def sized(size: int) -> Recipe:
+    raise AssertionError
+
+
+def broken() -> Recipe:
+    return Recipe(objective=None, crops=None, steps=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["pretrain", "check", "boom.py:tiny"], "boom.py line 2: RuntimeError: boom."),
+        (["pretrain", "boom.py:tiny", "--dry-run"], "boom.py line 2: RuntimeError: boom."),
+        (["pretrain", "syn.py:tiny"], "syn.py line 1: SyntaxError: "),
+        (["probe", "check", "imp.py:E"], "imp.py line 1: ModuleNotFoundError: No module named 'nosuchlib'."),
+        (["probe", "check", "wrong.py:Raises"], "wrong.py line 8: KeyError: 'key'."),
+        (["probe", "check", "wrong.py:Needs"], "Needs in wrong.py is called without arguments, but it needs size."),
+        (["pretrain", "check", "wrong.py:sized"], "wrong.py:sized is called without arguments, but it needs size."),
+        (["pretrain", "check", "wrong.py:broken"], "wrong.py line 21: steps is 0, but it must be at least 1."),
+        (["probe", "check", "wrong.py:TASK"], "wrong.py:TASK is a dict: neither a task ("),
+        (
+            ["probe", "wrong.py:TASK", "synth:x"],
+            "wrong.py has 'TASK', but that is a dict; its classes are Raises, Needs.",
+        ),
+        (["data", "verify", "wrong.py:NOPE"], "wrong.py has no 'NOPE'; it has TASK, Raises, Needs, sized, broken."),
+        (["new", "task", "class"], "The name 'class' is a word of Python's own"),
+        (["new", "task", "torch"], "torch.py would hide the package 'torch' from `import torch`"),
+        (["new", "corpus", "json"], "json.py would hide the package 'json'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_a_sentence_with_its_line(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"boom.py": "\nraise RuntimeError('boom')\n", "imp.py": "import nosuchlib\n", "syn.py": "def f(:\n"}
+    for name, code in {**files, "wrong.py": WRONG}.items():
+        Path(name).write_text(code)
+    assert run(*words) == 2
+    assert capsys.readouterr().err.startswith(f"groundbass: error: {sentence}")
+    assert {path.name for path in tmp_path.glob("*.py")} == {*files, "wrong.py"}
+    monkeypatch.setenv("GROUNDBASS_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        cli.main(words)
+
+
+def test_a_name_that_only_a_folder_has_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "loudness_of").mkdir()
+    for words in (["new", "task", "loudness_of"], ["new", "task", "loudness_of", "--force"]):
+        assert run(*words) == 0

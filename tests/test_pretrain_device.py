@@ -5,6 +5,8 @@ lacks, loss and gradient are the CPU's, and no step waits for the device more of
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +23,10 @@ from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gat
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
 from groundbass.pretrain.cost.pretended_run import Steps, made, noise, of_size, on_cpu, on_pretended_gpu
 from groundbass.pretrain.cost.roofline import fused
-from groundbass.pretrain.cost.waits import over
+from groundbass.pretrain.cost.waits import allowed, over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
-from groundbass.pretrain.run.trial_step import random_batches
+from groundbass.pretrain.train import train
 
 RATE, SECONDS, CROPS = 24_000, 6.0, 4
 # a recipe whose tokenizer is "" can't train before one is named
@@ -54,7 +56,8 @@ def both(
     return on_cpu(recipe, manifest, run, 1, share), on_pretended_gpu(recipe, manifest, run, steps, share)
 
 
-def check(address: str, precision: str, share: float, manifest: Manifest, run: Path) -> None:
+def check(address: str, precision: str, share: float, manifest: Manifest, run: Path) -> Counter[str]:
+    """Compare both, and give the waits of a usual step."""
     cpu, gpu = both(address, precision, share, manifest, run)
     assert gpu.refused() == []
     exact = precision == "no" and address not in LOOSE
@@ -63,6 +66,7 @@ def check(address: str, precision: str, share: float, manifest: Manifest, run: P
     if exact:
         assert gpu.norms[0] == pytest.approx(cpu.norms[0], rel=1e-3)
     assert over(address, gpu.waits()) == {}, "what waits for the device beyond what is allowed (cost/waits.py)"
+    return gpu.waits()
 
 
 @pytest.mark.parametrize("address", FIRST)
@@ -70,14 +74,31 @@ def test_a_step_on_a_gpu(address: str, manifest: Manifest, tmp_path: Path) -> No
     check(address, "no", PADDED, manifest, tmp_path)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("share", [1.0, PADDED], ids=["whole", "padded"])
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("address", DEBUG)
-def test_every_objective_on_a_gpu(
-    address: str, precision: str, share: float, manifest: Manifest, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "precision", "share"),
+    [
+        ("masked.mert_debug", "no", PADDED),
+        ("latent.eat_debug", "no", PADDED),
+        ("contrastive.clmr_debug", "no", PADDED),
+        ("contrastive.myna_debug", "no", PADDED),
+        ("tokens.beats_iter1_debug", "bf16", PADDED),
+        ("masked.mert_debug", "bf16", 1.0),
+    ],
+)
+def test_more_steps_on_a_gpu(address: str, precision: str, share: float, manifest: Manifest, tmp_path: Path) -> None:
     check(address, precision, share, manifest, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("address", DEBUG)
+def test_every_objective_on_a_gpu(address: str, manifest: Manifest, tmp_path: Path) -> None:
+    """Padded and whole, float32 and bf16; each wait that is allowed happens in one of them: counts only fall."""
+    found: Counter[str] = Counter()
+    for precision, share in itertools.product(("no", "bf16"), (1.0, PADDED)):
+        found |= check(address, precision, share, manifest, tmp_path / f"{precision} {share}")
+    print(f"{address}: {found.total()} waits")
+    assert found == allowed(address)
 
 
 @pytest.mark.slow
@@ -229,8 +250,12 @@ def test_first_contact_is_rehearsed() -> None:
     assert 100 < compiled < eager
 
 
+NOT_COMPILED = ("tokenizer.mel_rvq_debug",)
+"""A Fourier transform, two linear maps and look-ups, which are large kernels already."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug"])
+@pytest.mark.parametrize("address", ["masked.mert_debug", "tokens.beats_iter1_debug", "contrastive.myna_debug"])
 def test_compiling_breaks_no_graph_and_compiles_once(
     address: str, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,9 +271,18 @@ def test_compiling_any_objective_breaks_no_graph(
 
 
 def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `--compile` compiles becomes whole graphs (one that breaks raises), and the second step needs no new one."""
+    """What `--compile` compiles becomes whole graphs (one that breaks raises); whole and padded crops need no more.
+
+    Graphs are counted: what is compiled and never called makes none.
+    """
+    graphs: list[torch.fx.GraphModule] = []
+
+    def counts(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
     compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager", fullgraph=True))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend=counts, fullgraph=True))
     torch._dynamo.reset()
     recipe = of_size(find(address), 2, "no")
     torch.manual_seed(0)
@@ -256,11 +290,30 @@ def compiles(address: str, manifest: Manifest, run: Path, monkeypatch: pytest.Mo
     objective.prepare(manifest, run)
     objective.place(torch.device("cpu"))
     objective.compile_encoder()
-    batches = random_batches(recipe, manifest)
-    objective(next(batches), 0).value.backward()
+    batches = noise(recipe, manifest, 1.0), noise(recipe, manifest, PADDED)
+    for step, kind in enumerate(batches):
+        objective(next(kind), step).value.backward()
+    assert bool(graphs) == (address not in NOT_COMPILED)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        objective(next(batches), 1).value.backward()
+        for step, kind in enumerate(batches, start=2):
+            objective(next(kind), step).value.backward()
     torch._dynamo.reset()
+
+
+def test_a_run_says_where_compile_does_nothing(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(find(NOT_COMPILED[0]), compile=True, steps=1)
+    train(recipe, Path(str(manifest.root)) / "manifest.parquet", tmp_path / "run")
+    assert "--compile does nothing here" in capsys.readouterr().out
+
+
+def test_a_run_says_what_its_settings_change(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(find("contrastive.myna_debug"), steps=1, batch_size=4, micro_batch=2)
+    train(recipe, Path(str(manifest.root)) / "manifest.parquet", tmp_path / "run")
+    assert "note    Negatives come from one micro-batch" in capsys.readouterr().out
 
 
 def test_kernels_that_a_card_chooses_between_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +26,8 @@ from groundbass.pretrain.cost import plan
 from groundbass.pretrain.cost.count import Count, LiveBytes, count, kept, kept_share, run
 from groundbass.pretrain.cost.formulas import GIB, Case, largest_micro, memory, total
 from groundbass.pretrain.cost.fused_attention import fused_attention
+from groundbass.pretrain.cost.pretended_gpu import Kernel
+from groundbass.pretrain.cost.roofline import seconds_of
 from groundbass.pretrain.launch import FOLDER
 from groundbass.pretrain.objective import Loss
 from groundbass.pretrain.recipe import Recipe, addresses, find
@@ -281,6 +284,10 @@ def test_gradient_caching_holds_a_chunk_at_a_time() -> None:
     assert parts["activations"] == 2 * chunked.count.activations
 
 
+def time_of(made: Case, strategy: Any) -> cost.Time:
+    return cost.time(made, strategy, cost.by_utilisation(made, 0.5), 1.0)
+
+
 @pytest.mark.parametrize(
     ("strategy", "seconds", "hidden"),
     [
@@ -292,7 +299,7 @@ def test_gradient_caching_holds_a_chunk_at_a_time() -> None:
     ],
 )
 def test_the_time_of_a_step_is_that_by_hand(strategy: Any, seconds: float, hidden: float) -> None:
-    found = cost.time(case(micro_batch=4), strategy, 0.5, 1.0)
+    found = time_of(case(micro_batch=4), strategy)
     computing = 12 * 1e9 / (989e12 * 0.5)
     assert found.compute.value == pytest.approx(computing)
     assert found.communication.value == pytest.approx(seconds)
@@ -302,8 +309,8 @@ def test_the_time_of_a_step_is_that_by_hand(strategy: Any, seconds: float, hidde
 
 @pytest.mark.parametrize(("strategy", "times"), [("zero2_offload", 3 + 1), ("zero3_offload", 3 * 3)])
 def test_offloading_sends_gradients_and_weights_over_the_bus(strategy: Any, times: int) -> None:
-    found = cost.time(case(micro_batch=4), strategy, 0.5, 1.0)
-    plain = cost.time(case(micro_batch=4), strategy.removesuffix("_offload"), 0.5, 1.0)
+    found = time_of(case(micro_batch=4), strategy)
+    plain = time_of(case(micro_batch=4), strategy.removesuffix("_offload"))
     assert found.transfers.value == pytest.approx(times * 4000 / 4 / 25e9)
     assert found.step == pytest.approx(plain.step + found.transfers.value)
 
@@ -314,7 +321,7 @@ def test_strategies_are_the_files_that_launch_them() -> None:
 
 
 def test_one_gpu_sends_nothing_and_float32_has_half_the_peak() -> None:
-    found = cost.time(case(gpus=1, precision="no"), "ddp", 0.5, 1.0)
+    found = time_of(case(gpus=1, precision="no"), "ddp")
     assert found.communication.value == 0.0
     assert found.step == pytest.approx(48 * 1e9 / (989e12 / 2 * 0.5))
 
@@ -341,6 +348,37 @@ def test_every_recipe_in_miniature_is_planned(address: str, capsys: pytest.Captu
     assert took["kwh_at_most"] == pytest.approx(0.7 * took["gpu_hours"])
 
 
+@pytest.mark.slow
+def test_what_bounds_a_step_is_the_longest_of_what_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """CLMR's convolutions in float32 take the GPU longer than the host launches, 40 % of the peak or not."""
+    words = ["contrastive.clmr_base", "--gpu", "H200", "--micro-batch", "48", "--batch-size", "48", "--kernels"]
+    found = told(capsys, *words)
+    launched, compute = found["kernels"], found["time"]["terms"][0]
+    assert launched["bound"] == "GPU" and launched["waits"] == 2
+    assert compute["value"] == launched["device_seconds"] > 2 * launched["host_seconds"]
+    assert found["time"]["step_seconds"] == compute["value"] and "by roofline" in compute["formula"]
+
+
+def test_a_tiny_step_is_bound_by_who_launches_it_or_by_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["masked.bestrq_debug", "--gpu", "H200", "--kernels"]
+    found = told(capsys, *words)
+    assert found["kernels"]["bound"] == "host"
+    assert found["time"]["step_seconds"] == found["kernels"]["host_seconds"] > found["kernels"]["device_seconds"]
+    slow = told(capsys, *words, "--gpus", "2", "--network-gbs", "1e-4")
+    assert slow["kernels"]["bound"] == "communication"
+    given = told(capsys, *words, "--utilisation", "1e-9")  # what is known goes before an estimate
+    assert given["kernels"]["bound"] == "GPU" and "by roofline" not in given["time"]["terms"][0]["formula"]
+    plan.show(given, Console(width=100))
+    assert "the GPU bounds the step" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_faster_card_needs_less_of_what_it_is_better_at() -> None:
+    moves = Kernel("mul", "", 0, 4.3e12 * 0.85, torch.float32, (), (), (), 0, False)
+    multiplies = dataclasses.replace(moves, flops=790e12 * 0.6, bytes=0, dtype=torch.bfloat16)
+    assert [seconds_of(kernel) for kernel in (moves, multiplies)] == pytest.approx([1, 1])
+    assert [seconds_of(kernel, "B200") for kernel in (moves, multiplies)] == pytest.approx([4.8 / 8, 989 / 2250])
+
+
 def test_an_ema_teacher_is_state_and_a_frozen_one_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     latent = told(capsys, "latent.eat_debug")
     assert latent["parameters"]["frozen_state"] == latent["parameters"]["encoder"]
@@ -359,7 +397,8 @@ def test_people_get_formulas_in_100_columns(capsys: pytest.CaptureFixture[str]) 
     assert "Counting" in err and "Counting" not in out
     trained = told(capsys, "masked.mert_debug", "--gpus", "2")["parameters"]["trained"]
     assert f"4 B · {trained:,}" in out and f"2 · 1/2 · 4 B · {trained:,} / 450 GB/s" in out
-    assert "It fits" in out and "up to --micro-batch 2 would" in out and "utilisation 0.4 is assumed" in out
+    assert "It fits" in out and "up to --micro-batch 2 would" in out
+    assert "utilisation 0.4 is assumed" in out and "--kernels counts" in out
 
 
 def test_a_codec_that_is_not_here_is_stood_in_for(
@@ -369,7 +408,8 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     monkeypatch.setattr("groundbass.pretrain.targets.codec.EncodecConfig", lambda: small)
     words = ["--objective.codec.weight", "1", "--objective.codec.codebooks", "2", "--objective.codec.codebook-size"]
     live = told(capsys, "masked.mert_debug", *words, "16")
-    assert any("facebook/encodec_24khz" in note for note in live["notes"])
+    assert any("stands in for facebook/encodec_24khz" in note for note in live["notes"])
+    assert any("data codes MANIFEST CODES --codec facebook/encodec_24khz" in note for note in live["notes"])
     weights = sum(parameter.nbytes for parameter in EncodecModel(small).parameters())
     without = told(capsys, "masked.mert_debug")
     assert live["frozen_teacher_bytes"] - without["frozen_teacher_bytes"] >= weights
@@ -383,7 +423,7 @@ def test_a_codec_that_is_not_here_is_stood_in_for(
     ("words", "sentence"),
     [
         (["--gpus", "3"], "batch_size is 4, which 3 ranks can't share evenly"),
-        (["--gpus", "0"], "--gpus is 0, but at least one GPU trains"),
+        (["--gpus", "0"], "--gpus is 0, but it must be at least 1"),
         (["--gpus", "2", "--micro-batch", "4"], "share of the batch is 2 crops .* choose a micro_batch that divides 2"),
         (["--gpu", "V100"], "--gpu V100 isn't known; known are B200, H200, H100, A100, L40S, 4090, A10"),
         (["--utilisation", "40"], "--utilisation is 40, but a share of the peak lies between 0 and 1"),
@@ -433,6 +473,28 @@ def test_the_utilisation_of_a_run_is_its_median_without_the_first_line(
     (tmp_path / "timing.jsonl").write_text('{"step": 1, "tflops": 0.1}\n')
     with pytest.raises(ValueError, match="says no utilisation"):
         plan.main(["contrastive.clmr_debug", "--like", str(tmp_path)])
+
+
+def test_a_run_alone_is_planned_as_it_was_asked_for(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = {
+        "recipe": {}, "manifest": {"path": "m.parquet", "hash": "0"}, "address": "contrastive.clmr_debug",
+        "overrides": ["--batch-size", "8"],
+    }  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(record))
+    (tmp_path / "timing.jsonl").write_text('{"step": 1, "utilisation": 0.1}\n{"step": 2, "utilisation": 0.2}\n')
+    whole = told(capsys, "contrastive.clmr_debug", "--batch-size", "8", "--utilisation", "0.2", "--gpus", "2")
+    for words in (["--like", str(tmp_path), "--gpus", "2"], ["--gpus", "2", f"--like={tmp_path}"]):
+        found = told(capsys, *words)
+        assert found["step"] == whole["step"] and found["recipe"] == "contrastive.clmr_debug"
+        assert found["time"]["step_seconds"] == pytest.approx(whole["time"]["step_seconds"])
+    for words, sentence in (
+        (["--gpus", "2"], "Name a recipe before --gpus, or a run by --like RUN"),
+        (["--like", str(tmp_path / "no")], "There is no .*recipe.json: --like takes a run"),
+    ):
+        with pytest.raises((ValueError, OSError), match=sentence):
+            plan.main(words)
+    assert plan.main(["--help"]) == 0
+    assert "--strategy" in (page := capsys.readouterr().out) and "plan RECIPE --help" in page
 
 
 @pytest.mark.slow

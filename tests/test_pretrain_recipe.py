@@ -166,6 +166,15 @@ def test_only_steps_logging_and_workers_may_differ() -> None:
     ]  # fmt: skip
 
 
+def test_a_codec_in_every_step_is_advised_against(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where codes are stored, or there is no codec, nothing is said."""
+    assert main(["masked.mert_95m", "--dry-run"]) == 0
+    assert "groundbass data codes MANIFEST CODES --codec facebook/encodec_24khz" in capsys.readouterr().out
+    for words in (["masked.mert_95m", "--objective.codec.store", "codes"], ["masked.mert_debug"]):
+        assert main([*words, "--dry-run"]) == 0
+        assert "data codes" not in capsys.readouterr().out
+
+
 def test_list_and_dry_run_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list"]) == 0
     assert "contrastive.clmr_base" in capsys.readouterr().out

@@ -20,7 +20,7 @@ from groundbass.models.encoder import load_encoder
 from groundbass.models.published import write_encoder
 from groundbass.pretrain.objectives.labelled import Mixup
 from groundbass.pretrain.objectives.parts.noisy_student import taught_losses
-from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingConfig, musicnn_tiny, striped
+from groundbass.pretrain.objectives.tagging import Stripes, Tagging, TaggingConfig, musicnn_tiny, stages, striped
 from groundbass.pretrain.optim import schedule
 from groundbass.pretrain.recipe import addresses, find
 from groundbass.pretrain.run.init_weights import start_from
@@ -55,6 +55,21 @@ def objective(manifest: Path, **changes: Any) -> Tagging:
     made = TaggingConfig(**settings).build()
     made.prepare(Manifest.open(manifest), manifest.parent)
     return made
+
+
+@pytest.mark.parametrize(
+    "network", ["musicnn", "fcn", "crnn", "sample", "hcnn", "short", "mtt", "Cnn6", "ast", "htsat"]
+)
+def test_what_compile_compiles_is_called(network: str) -> None:
+    """Each network is made of stages, and hears through every one of them."""
+    width = 1 / 12 if network == "ast" else 0.25 if network == "htsat" else 0.05
+    made = TaggingConfig(network=network, width=width, window_samples=RATE * 3, labels=("register",)).draw(3).network
+    called: set[int] = set()
+    parts = stages(made)
+    for part in parts:
+        part.register_forward_hook(lambda part, *_: called.add(id(part)))
+    made.hear(made.features(torch.randn(2, RATE * 3), torch.full((2,), RATE * 3)))
+    assert parts and called == {id(part) for part in parts}
 
 
 def batch(rows: int = 4) -> Batch:

@@ -318,6 +318,25 @@ def test_stored_codes_equal_codes_on_the_fly_inside_a_crop(
     assert float((first == live.targets(whole[None, :48000], torch.tensor([0]), [key]))[0, :-2].float().mean()) > 0.99
 
 
+def test_chunks_side_by_side_have_the_codes_of_chunks_in_a_row(encodec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last chunk is cut, or its context is."""
+    codec, heard = Codec(encodec, 2), []
+    monkeypatch.setattr("groundbass.pretrain.targets.codec.CHUNK_SECONDS", 0.5)
+    monkeypatch.setattr("groundbass.pretrain.targets.codec.CONTEXT_SECONDS", 0.2)
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda sound: heard.append(len(sound)) or encode(sound))
+    rate = codec.identity.sample_rate
+    for seconds in (0.3, 1.0, 2.9, 3.01):
+        sound = 0.3 * np.random.default_rng(0).standard_normal(int(seconds * rate)).astype(np.float32)
+        monkeypatch.setattr("groundbass.pretrain.targets.codec.CHUNKS_AT_ONCE", (1, 8))
+        expected = codec.encode_track(sound)
+        assert set(heard) == {1} and len(expected) == -(-len(sound) // codec.identity.hop)
+        monkeypatch.setattr("groundbass.pretrain.targets.codec.CHUNKS_AT_ONCE", (3, 8))
+        np.testing.assert_array_equal(codec.encode_track(sound), expected)
+        assert max(heard) == (3 if seconds > 2 else 1)
+        heard.clear()
+
+
 def test_stored_codes_of_padding_are_zeros(encodec: str, corpus: tuple[Path, Manifest], tmp_path: Path) -> None:
     path, manifest = corpus
     codes(path, tmp_path, codec=encodec, codebooks=2)
@@ -399,3 +418,7 @@ def test_dac_gives_codes(tmp_path: Path) -> None:
     assert codec.identity.hop == 320 and int(found.max()) < 64
     with pytest.raises(ValueError, match="3 codebooks, fewer than the 8"):
         Codec(str(tmp_path), 8)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run is no codec that can be read \(.*\): name a folder or Hub model of EnC"):
+        Codec(str(tmp_path / "run"), 2)

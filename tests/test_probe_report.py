@@ -120,6 +120,12 @@ def test_damage_is_one_table_of_all_encoders(two, tmp_path, capsys):
     assert "| made_tags | noise | 20 0 dB | 0.80 0.30 | 0.80 0.30 |" in told.read_text()
 
 
+def test_a_folder_that_is_named_twice_stands_in_the_report_once(two, tmp_path, capsys):
+    found = report((two / "poor", two / "good", two / "good" / ".." / "poor"), out=tmp_path / "t.tex")
+    assert [one["name"] for one in found["encoders"]] == ["poor", "good"]
+    assert "no task in common" not in capsys.readouterr().out
+
+
 def test_a_table_shows_itself_everywhere():
     best = Cell("0.5", "[0.4, 0.6]", "▲", best=True, tone=UP, under="accuracy")
     table = Table(("task", Column("score_1", right=True)), [("a|b_<i>", best)], "[red]title")

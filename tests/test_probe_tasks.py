@@ -111,6 +111,7 @@ def test_folder_reads_labels_and_remembers_the_scan(folder, tmp_path, monkeypatc
     )
     monkeypatch.setattr("groundbass.data.labels.folder.scan_folder", None)  # a second look must not scan again
     assert find_tasks(address, ["mood"], tmp_path / "store")[0].fingerprint() == mood.fingerprint()
+    assert len(find_tasks(address, ["mood", "level", "mood"], tmp_path / "store")) == 2  # each once
 
 
 def test_labels_that_match_no_audio(folder):

@@ -78,27 +78,43 @@ def scan(
         workers: processes that decode; one per CPU core by default.
         part: read a share of the files only, for job arrays; afterwards the same command without it writes OUT.
     """
-    _check_out(out)
-    share, beside = Part.of(part), out.with_name(f".{out.name}.parts")
+    share = Part.of(part)
     if share is not None:
-        _scan_part(source_of(folder), share, beside, workers)
+        _check_out(out)
+        _scan_part(source_of(folder), share, _parts_of(out), workers)
         print(share.told(out))
         return {"out": out, "part": str(share)}
-    source = source_of(folder)
-    manifest, skipped, rows = _scan(source, workers, progress=True, known=_known_parts(source, beside))
-    listed = out.with_suffix(".skipped.csv")
-    _write_skipped(skipped, listed)
-    if not len(manifest):
-        raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons")
-    manifest.write(out)
-    shutil.rmtree(beside, ignore_errors=True)
-    print("\n".join(_summary(manifest, skipped, rows, out, listed)))
+    manifest, skipped = write_scan(folder, out, workers)
     if others := Counter() if is_url(folder) else not_read(Path(folder)):
         told = ", ".join(f"{count} {suffix}" for suffix, count in others.items())
         print(f'not read: {told} (they need PyAV: pip install "groundbass[av]")')
     reasons = Counter(item.reason for item in skipped)
     hours = float(manifest.seconds().sum()) / 3600
     return {"out": out, "tracks": len(manifest), "hours": hours, "skipped": reasons, "not_read": others}
+
+
+def write_scan(folder: str | Path, out: Path, workers: int | None = None) -> tuple[Manifest, list[Skipped]]:
+    """`scan_folder`, kept in OUT and OUT.skipped.csv, with what parts have found before; says what it found.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: OUT is no .parquet, or nothing in the folder can be used.
+    """
+    _check_out(out)
+    source, beside = source_of(folder), _parts_of(out)
+    manifest, skipped, rows = _scan(source, workers, progress=True, known=_known_parts(source, beside))
+    listed = out.with_suffix(".skipped.csv")
+    _write_skipped(skipped, listed)
+    if not len(manifest):
+        raise ValueError(f"None of the {len(skipped)} audio files in {folder} can be used: {listed} lists the reasons.")
+    manifest.write(out)
+    shutil.rmtree(beside, ignore_errors=True)
+    print("\n".join(_summary(manifest, skipped, rows, out, listed)))
+    return manifest, skipped
+
+
+def _parts_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
 
 
 def not_read(folder: Path) -> Counter[str]:

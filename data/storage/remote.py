@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...progress import tqdm
 from ..audio import read as audio
 from ..track import Manifest, Track, cache_folder, metadata_of
 from ..writing import written
@@ -74,6 +76,10 @@ class RemoteFolder:
             FileNotFoundError: there is nothing.
             OSError: it can't be reached.
         """
+        return {path: _version(about) for path, about in self._listed().items()}
+
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """{path below it: what its server says of it}; see `files`."""
         filesystem, root = filesystem_of(self.url)
         try:
             listed = filesystem.find(root, detail=True)
@@ -82,11 +88,35 @@ class RemoteFolder:
         except (OSError, PermissionError) as error:
             raise OSError(f"{self.url} can't be listed: {error}") from error
         root = root.rstrip("/")
-        found = {name[len(root) + 1 :]: _version(about) for name, about in listed.items() if name.startswith(root)}
-        found = {path: version for path, version in found.items() if _is_plain(path)}
+        found = {name[len(root) + 1 :]: about for name, about in listed.items() if name.startswith(root)}
+        found = {path: about for path, about in found.items() if _is_plain(path)}
         if not found:
             raise FileNotFoundError(f"There is nothing in {self.url}, or its server lists nothing: check the address.")
         return dict(sorted(found.items()))
+
+    def fetch_all(self, progress: bool = True) -> str:
+        """Fetch every file, but those that are here; `copies` of the version that is returned is then the folder.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            OSError: it can't be fetched, or is more than may stay here.
+        """
+        listed = self._listed()
+        told = [[path, _version(about)] for path, about in listed.items()]
+        version = "whole-" + hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()
+        size, room = sum(int(about.get("size") or 0) for about in listed.values()), _room()
+        if size > room:
+            raise OSError(
+                f"{self.url} holds {size / 1e9:.1f} GB, and {room / 1e9:g} of fetched files may stay here: raise "
+                f"{ROOM_GB}, or copy the folder to a disk of this machine."
+            )
+        missing = [path for path in listed if not (self.copies(version) / path).is_file()]
+        if missing and progress:
+            bytes_left = sum(int(listed[path].get("size") or 0) for path in missing)
+            print(f"{self.url}: fetching {len(missing):,} files, {bytes_left / 1e9:.2f} GB.", file=sys.stderr)
+        for path in tqdm(missing, unit="file", desc="fetch", disable=not progress or not missing):
+            self.fetch(path, version)
+        return version
 
     def version(self, path: str) -> str:
         """What tells this version of a file from others.
@@ -208,17 +238,26 @@ def _is_plain(path: str) -> bool:
     return bool(path) and not path.startswith("/") and all(not part.startswith(".") for part in path.split("/") if part)
 
 
+def _room() -> float:
+    """How many bytes of fetched files may stay.
+
+    Raises:
+        ValueError: the variable says no number.
+    """
+    told = os.environ.get(ROOM_GB, "50")
+    try:
+        return float(told) * 1e9
+    except ValueError:
+        raise ValueError(f"{ROOM_GB}={told} is no number of gigabytes.") from None
+
+
 def _make_room(fresh: Path) -> None:
     """Remove the copies that weren't heard for longest, where there are too many; never the one that came just now."""
     global _fetched
     _fetched += 1
     if _fetched % OFTEN:
         return
-    told = os.environ.get(ROOM_GB, "50")
-    try:
-        room = float(told) * 1e9
-    except ValueError:
-        raise ValueError(f"{ROOM_GB}={told} is no number of gigabytes.") from None
+    room = _room()
     copies = []
     for file in (cache_folder() / "remote").rglob("*"):
         with suppress(FileNotFoundError):

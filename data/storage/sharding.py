@@ -42,7 +42,7 @@ def shard(
     sample_rate: int = 24_000,
     chunk_seconds: float = CHUNK_SECONDS,
     shard_mb: int = 500,
-    root: Path | None = None,
+    root: str | None = None,
     workers: int | None = None,
     check: bool = False,
     part: Annotated[str | None, tyro.conf.arg(metavar="I/N")] = None,

@@ -168,13 +168,17 @@ class Time:
         return self.compute.value + max(0.0, self.communication.value - self.hidden.value) + self.transfers.value
 
 
-def time(case: Case, strategy: Strategy, utilisation: float, network_gbs: float) -> Time:
-    """The seconds of a step's parts; network_gbs: GB/s from a GPU to the next one in the ring."""
-    count, n = case.count, case.gpus
-    share, k = case.recipe.rank_batch(n), case.recipe.accumulation(n)
+def by_utilisation(case: Case, utilisation: float) -> Term:
+    """The seconds that a step computes, as a share of the card's peak."""
+    count, share = case.count, case.recipe.rank_batch(case.gpus)
     seconds = share * count.flops / (case.peak * utilisation)
     crops, speed = f"{share} crop{'s' * (share > 1)}", f"({case.peak / 1e12:g} TFLOP/s · {utilisation:g})"
-    compute = Term("compute", seconds, f"{crops} · {count.flops / 1e9:,.4g} GFLOP / {speed}")
+    return Term("compute", seconds, f"{crops} · {count.flops / 1e9:,.4g} GFLOP / {speed}")
+
+
+def time(case: Case, strategy: Strategy, compute: Term, network_gbs: float) -> Time:
+    """The seconds of a step's parts; network_gbs: GB/s from a GPU to the next one in the ring."""
+    count, n, k, seconds = case.count, case.gpus, case.recipe.accumulation(case.gpus), compute.value
     if strategy == "ddp":
         window = count.backward_share * seconds / k
         said = f"behind the last backward pass: {count.backward_share:.2f} · {seconds:.4g} s / {k}"

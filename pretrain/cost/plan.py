@@ -2,7 +2,7 @@
 
 FLOPs and memory of a crop are counted (`count`), the rest is arithmetic (`cost`) that is printed with its numbers.
 Utilisation, network and the share of a card that tensors get are assumptions, and printed as such; `--like RUN` takes
-the utilisation that a run measured.
+the utilisation that a run measured, `--kernels` counts what a step launches and what each kernel needs.
 
 Two published costs, at these counts: EAT base took 4 RTX 3090 for 58 hours, which is 29 TFLOP/s each, 0.41 of their 71
 in fp16; an iteration of BEATs base took 16 V100 for 75 hours, 8 TFLOP/s each, half of their 15.7 in float32.
@@ -29,6 +29,7 @@ from ... import arguments
 from ...data.track import Manifest
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
+from ..run.record import asked_of
 from ..targets.target import NOISE
 from . import roofline
 from .count import count
@@ -41,6 +42,7 @@ from .formulas import (
     Case,
     Strategy,
     Term,
+    by_utilisation,
     host,
     largest_micro,
     memory,
@@ -58,6 +60,13 @@ WATTS = {"B200": 1000, "H200": 700, "H100": 700, "A100": 400, "L40S": 350, "4090
 
 Plan = dict[str, Any]
 
+USAGE = """usage: groundbass plan RECIPE [--gpus 1] [--gpu H100] [--strategy ddp] [--like RUN | --utilisation 0.4]
+                       [--network-gbs 25] [--kernels] [--steps 100000] … [--json]
+       groundbass plan --like RUN         the recipe of a run, with the utilisation that it measured
+       groundbass plan RECIPE --help      every option, among them every field of that recipe
+
+`groundbass pretrain --list` shows the recipes."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -72,13 +81,15 @@ class Options:
     strategy: Strategy = "ddp"
     """how weights, gradients and optimiser are divided: by the file of this name in pretrain/launch"""
     utilisation: float | None = None
-    """share of the card's peak that a step reaches, communication apart; None: 0.4, an assumption"""
+    """share of the card's peak that a step reaches, communication apart; None: 0.4, an assumption, or with --kernels
+    what they add up to"""
     from_run: Annotated[Path | None, tyro.conf.arg(name="like", metavar="RUN")] = None
     """a run whose measured utilisation is taken (RUN/timing.jsonl)"""
     network_gbs: float | None = None
     """GB/s that a GPU sends to the next one; None: the link's in a machine of 8 GPUs, else 25"""
     kernels: tyro.conf.FlagCreatePairsOff[bool] = False
-    """count a step's kernels and waits too, and say whether the host can launch them as fast as the GPU computes"""
+    """count a step's kernels and waits too: how long the GPU needs for them and the host to launch them, and what
+    bounds the step; as long again as the rest and, of a large recipe, twice the memory"""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """print JSON and nothing else"""
 
@@ -90,10 +101,10 @@ def main(argv: list[str]) -> int:
         ValueError: an option or a file is wrong, or a word isn't understood.
         OSError: a file can't be read.
     """
-    if not argv or argv[0].startswith("-"):
-        print("usage: groundbass plan RECIPE --gpus N [--gpu H100] [--strategy ddp] [any field of the recipe] [--json]")
-        print("       groundbass plan RECIPE --help      every option; `groundbass pretrain --list` shows the recipes")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    argv = _of_a_run(argv) if argv[0].startswith("-") else argv
     address = argv[0]
     options = arguments.read(Options, argv[1:], f"groundbass plan {address}", Options(find(address)))
     found = {"recipe": address, **plan(options)}
@@ -102,6 +113,26 @@ def main(argv: list[str]) -> int:
     else:
         show(found, Console(width=None if sys.stdout.isatty() else 100, highlight=False))
     return 0
+
+
+def _of_a_run(argv: list[str]) -> list[str]:
+    """`--like RUN words` -> the recipe of that run with its overrides, and then the words (which win).
+
+    Raises:
+        FileNotFoundError: it is no run.
+        ValueError: there is no --like, or the run's recipe was made in Python.
+    """
+    found = [
+        word.removeprefix("--like=") if word.startswith("--like=") else "".join(argv[place + 1 : place + 2])
+        for place, word in enumerate(argv)
+        if word.partition("=")[0] == "--like"
+    ]
+    if not found:
+        raise ValueError(
+            f"What? Name a recipe before {argv[0]}, or a run by --like RUN; `groundbass pretrain --list` shows all."
+        )
+    record = asked_of(Path(found[-1]) / "recipe.json", "--like takes a run")
+    return [record["address"], *record["overrides"], *argv]
 
 
 def plan(options: Options) -> Plan:
@@ -118,9 +149,16 @@ def plan(options: Options) -> Plan:
     utilisation, whence = utilisation_of(options)
     network, link = network_of(options, gpu)
     case = Case(count(recipe), recipe, gpus, gpu)
-    seconds = time(case, options.strategy, utilisation, network)
-    launched = _launched(recipe, micro, accumulation, seconds.compute.value) if options.kernels else None
+    compute, launched = by_utilisation(case, utilisation), None
+    if options.kernels:
+        launched = _launched(recipe, micro, accumulation, gpu)
+        if options.utilisation is None and options.from_run is None:  # what is known of a step goes before an estimate
+            compute, whence = _by_kernels(launched), f"the time of a kernel is that of its roofline: {_roofline(gpu)}"
+    seconds = time(case, options.strategy, compute, network)
     step = seconds.step if launched is None else max(seconds.step, launched["host_seconds"])
+    if launched is not None:
+        parts = {"GPU": compute.value, "communication": seconds.communication.value, "host": launched["host_seconds"]}
+        launched["bound"] = max(parts, key=lambda name: parts[name])
     hours = recipe.steps * step / 3600
     counted = case.count
     return {
@@ -160,25 +198,39 @@ def plan(options: Options) -> Plan:
         },
         "kernels": launched,
         "assumptions": [whence, *link, *_assumptions(case, options)],
-        "notes": [*counted.notes, *_notes(recipe, accumulation)],
+        "notes": [*counted.notes, *_notes(recipe, accumulation, options.kernels)],
     }
 
 
-def _launched(recipe: Recipe, micro: int, accumulation: int, compute: float) -> Plan:
-    """Kernels and waits of a micro-batch, the host's seconds for a step's, and which of the two bounds a step."""
+def _launched(recipe: Recipe, micro: int, accumulation: int, gpu: str) -> Plan:
+    """Kernels and waits of a micro-batch, and the seconds of a step's: the GPU's by roofline, the host's to launch."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         config, _ = recipe.objective.stand_in(Path(folder), recipe.crops.crop_samples)
         small = replace(recipe, objective=config)
         kernels, waits = roofline.counted(small, micro, Manifest.from_tracks([NOISE], "."), Path(folder) / "run")
         kernels = roofline.fused(kernels) if recipe.compile else kernels
-    seconds = accumulation * len(kernels) * roofline.LAUNCH
+    found = roofline.estimate(small, kernels, waits, micro, gpu)
     return {
-        "per_micro_batch": len(kernels),
+        "micro_batches": accumulation,
+        "per_micro_batch": found.kernels,
         "waits": waits,
-        "host_seconds": seconds,
-        "bound": "host" if seconds > compute else "GPU",
-        "formula": f"{accumulation} · {len(kernels):,} kernels · {1e6 * roofline.LAUNCH:g} us",
+        "device_seconds": accumulation * found.device_seconds,
+        "host_seconds": accumulation * found.host_seconds,
+        "formula": f"{accumulation} · {found.kernels:,} kernels · {1e6 * roofline.LAUNCH:g} us",
     }
+
+
+def _by_kernels(launched: Plan) -> Term:
+    """The seconds that a step computes, kernel by kernel."""
+    each = launched["device_seconds"] / launched["micro_batches"]
+    formula = f"{launched['micro_batches']} · {each:.4g} s of {launched['per_micro_batch']:,} kernels by roofline"
+    return Term("compute", launched["device_seconds"], formula)
+
+
+def _roofline(gpu: str) -> str:
+    """What it assumes of this card."""
+    also = "" if gpu == roofline.CARD else f"; {gpu}: the same shares of its data sheet"
+    return f"{roofline.ASSUMED}{also}"
 
 
 def _memory(case: Case, strategy: Strategy, micro: int) -> Plan:
@@ -215,7 +267,8 @@ def utilisation_of(options: Options) -> tuple[float, str]:
         return measured(options.from_run)
     if options.utilisation is None:
         return UTILISATION, (
-            f"utilisation {UTILISATION:g} is assumed; a run of a few hundred steps measures it (--like RUN)"
+            f"utilisation {UTILISATION:g} is assumed, whatever bounds the step: --kernels counts kernels and waits "
+            "in its place, a run of a few hundred steps measures it (--like RUN)"
         )
     if not 0 < options.utilisation <= 1:
         raise ValueError(f"--utilisation is {options.utilisation:g}, but a share of the peak lies between 0 and 1.")
@@ -268,12 +321,15 @@ def _assumptions(case: Case, options: Options) -> list[str]:
     return said
 
 
-def _notes(recipe: Recipe, accumulation: int) -> list[str]:
+def _notes(recipe: Recipe, accumulation: int, kernels: bool) -> list[str]:
     said = []
     if recipe.precision != "no" and recipe.checkpoint_activations:
         said.append("What 16 bits save was counted without --checkpoint-activations.")
     if recipe.compile:
-        said.append("--compile isn't counted; it saves time and memory.")
+        counted = (
+            "counted in time by what it fuses, not in memory" if kernels else "not counted; it saves time and memory"
+        )
+        said.append(f"--compile is {counted}.")
     return said + recipe.objective.cautions(accumulation)
 
 
@@ -326,9 +382,9 @@ def _times(found: Plan) -> dict[str, str]:
     rows = {term["name"]: f"{term['formula']}; {term['value']:.4g} s" for term in took["terms"]}
     parts = {"communication": " + communication − hidden", "transfers": " + transfers"}
     per_gpu = took["audio_seconds_per_second"] / found["gpus"]
-    rows["step"] = (
-        f"compute{''.join(said for name, said in parts.items() if name in rows)} = {took['step_seconds']:.4g} s"
-    )
+    bound = found["kernels"] is not None and found["kernels"]["host_seconds"] == took["step_seconds"]
+    said = "launching" if bound else f"compute{''.join(said for name, said in parts.items() if name in rows)}"
+    rows["step"] = f"{said} = {took['step_seconds']:.4g} s"
     rows["speed"] = (
         f"{took['audio_seconds_per_second']:,.0f} s of audio per second; {per_gpu:,.0f} to read and decode per GPU"
     )
@@ -340,7 +396,8 @@ def _times(found: Plan) -> dict[str, str]:
 
 def _launching(told: Plan) -> str:
     waits = f"{told['waits']} wait{'s' * (told['waits'] != 1)} in a micro-batch"
-    return f"{told['formula']} = {told['host_seconds']:.4g} s of the host, {waits}; the {told['bound']} bounds the step"
+    who = told["bound"] if told["bound"] == "communication" else f"the {told['bound']}"
+    return f"{told['formula']} = {told['host_seconds']:.4g} s of the host, {waits}; {who} bounds the step"
 
 
 def _memory_table(found: Plan) -> Table:

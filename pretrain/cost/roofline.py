@@ -17,6 +17,7 @@ import torch
 
 from ...data.track import Manifest
 from ..recipe import Recipe
+from ..run.hardware import BANDWIDTH_GBS, PEAK_BF16
 from .pretended_gpu import Kernel
 from .pretended_run import of_size, on_pretended_gpu
 
@@ -26,10 +27,11 @@ BANDWIDTH = 4.3e12  # bytes/s, measured on one
 MATRICES, CONVOLUTIONS, MEMORY = 0.6, 0.45, 0.85  # shares of these that long kernels reach
 CONVOLUTIONS_TF32 = 0.3
 SHORTEST, LAUNCH = 2.5e-6, 7e-6  # seconds of the shortest kernel; of the host per kernel
+CARD = "H200"
 ASSUMED = (
-    "one H200: 790 TFLOP/s in bf16 (half in TF32) and 4.3 TB/s; matrix products at 60 %, convolutions at 45 % (30 % in "
-    "TF32), memory at 85 %; no kernel under 2.5 us, 7 us of the host per kernel; compiled: what lies between two "
-    "products in what --compile compiles, and in the backward pass, is one kernel"
+    f"one {CARD}: 790 TFLOP/s in bf16 (half in TF32) and 4.3 TB/s; matrix products at 60 %, convolutions at 45 % "
+    "(30 % in TF32), memory at 85 %; no kernel under 2.5 us, 7 us of the host per kernel; compiled: what lies between "
+    "two products in what --compile compiles, and in the backward pass, is one kernel"
 )
 CROPS = (2, 4)
 
@@ -131,22 +133,27 @@ def _one(group: list[Kernel], last: int, last_read: dict[int, int]) -> Kernel:
     return dataclasses.replace(group[0], name=f"{len(group)} fused", bytes=moved)
 
 
-def seconds_of(kernel: Kernel) -> float:
-    """The longest of its arithmetic, its traffic and the shortest there is."""
+def seconds_of(kernel: Kernel, card: str = CARD) -> float:
+    """The longest of its arithmetic, its traffic and the shortest there is.
+
+    Another card than the one that was measured reaches the same shares of its data sheet.
+    """
+    faster, wider = (sheet[card] / sheet[CARD] for sheet in (PEAK_BF16, BANDWIDTH_GBS))
     whole = kernel.dtype == torch.float32
     if "conv" in kernel.name:
         rate = PRODUCTS_32 * CONVOLUTIONS_TF32 if whole else PRODUCTS_16 * CONVOLUTIONS
     else:
         rate = (PRODUCTS_32 if whole else PRODUCTS_16) * MATRICES
-    return max(SHORTEST, kernel.least, kernel.bytes / (BANDWIDTH * MEMORY), kernel.flops / rate)
+    moving = kernel.bytes / (BANDWIDTH * wider * MEMORY)
+    return max(SHORTEST, kernel.least, moving, kernel.flops / (rate * faster))
 
 
-def estimate(recipe: Recipe, kernels: Sequence[Kernel], waits: int, micro: int) -> Estimate:
+def estimate(recipe: Recipe, kernels: Sequence[Kernel], waits: int, micro: int, card: str = CARD) -> Estimate:
     """Put the kernels of a step of `micro` crops together."""
     audio = micro * recipe.crops.views * recipe.crop_seconds
     return Estimate(
-        len(kernels), waits, sum(kernel.flops for kernel in kernels), sum(map(seconds_of, kernels)),
-        LAUNCH * len(kernels), audio,
+        len(kernels), waits, sum(kernel.flops for kernel in kernels),
+        sum(seconds_of(kernel, card) for kernel in kernels), LAUNCH * len(kernels), audio,
     )  # fmt: skip
 
 

@@ -78,12 +78,29 @@ def command(argv: list[str]) -> list[str]:
         )
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{FOLDER / options.strategy}.yaml"]
     words += [] if options.gpus is None else ["--num_processes", str(options.gpus)]
+    if options.machine_rank >= options.machines:
+        raise ValueError(
+            f"--machine-rank is {options.machine_rank}, but --machines is {options.machines}: they count from 0 to "
+            f"{options.machines - 1}."
+        )
     if options.machines > 1:
-        host, _, port = (options.main or "").partition(":")
-        if not host or not port:
-            raise ValueError(f"--machines {options.machines} need --main HOST:PORT, where machine 0 is reached.")
+        host, port = _main_machine(options)
         words += ["--num_machines", str(options.machines), "--machine_rank", str(options.machine_rank)]
         words += ["--main_process_ip", host, "--main_process_port", port]
     if started[0] == "pretrain":
         return [*words, "-m", "groundbass.pretrain", *started[1:]]
     return [*words, "-m", "groundbass.cli", *started]
+
+
+def _main_machine(options: Options) -> tuple[str, str]:
+    """Host and port of --main.
+
+    Raises:
+        ValueError: they are missing, or no port has that number.
+    """
+    host, _, port = (options.main or "").rpartition(":")
+    if not host or not port:
+        raise ValueError(f"--machines {options.machines} need --main HOST:PORT, where machine 0 is reached.")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"--main is {options.main}, but a port is a number from 1 to 65535, as in {host}:29500.")
+    return host, port

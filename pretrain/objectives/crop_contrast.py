@@ -124,16 +124,23 @@ class CropContrast(Objective):
             metrics["key/error"] = turned.detach()
         return Loss(value, torch.full_like(value, float(len(h_a))).detach(), metrics)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks and, of a log-CQT's encoder, the stem, which `encode_some` and `tokens` call."""
+        stems = self.encoder.stems if isinstance(self.config.encoder, CqtShape) else []
+        return [*stems, *self.encoder.encoder.layers]
+
     def _embed(self, batch: Batch, view: int, shift: Tensor | None = None) -> Tensor:
         """The mean [batch, dim] of the tokens of a view that are heard; shift: see `CqtModel.encode`."""
         waveform, valid = batch.waveform[:, view], batch.valid[:, view]
         moved = {} if shift is None else {"shift": shift}
-        tokens, inside = self.encoder.tokens(waveform, valid, flat=self.config.flat, **moved)
-        stream = KEEP + (view if shift is None else 2)
-        seeds = sent(draw_seeds(self.seed, batch.on_host().index, stream=stream), waveform.device)
+        tokens, _ = self.encoder.tokens(waveform, valid, flat=self.config.flat, **moved)
+        host, stream = batch.on_host(), KEEP + (view if shift is None else 2)
+        inside = self.encoder.token_mask(host.valid[:, view], tokens.shape[1])
         inside = inside | ~inside.any(1, keepdim=True)
-        positions, mask = draw_kept(inside, self.config.kept, seeds)
-        found = self.encoder.encode_some(tokens, positions, mask).float()
+        # drawn on the CPU, where counts are known without waiting
+        chosen = draw_kept(inside, self.config.kept, draw_seeds(self.seed, host.index, stream=stream))
+        positions, mask = (sent(part, tokens.device) for part in chosen)
+        found = self.encoder.encode_some(tokens, positions, None if bool(chosen[1].all()) else mask).float()
         count = mask.sum(1, keepdim=True).clamp(min=1)
         mean: Tensor = found.masked_fill(~mask[..., None], 0.0).sum(1) / count
         return mean

@@ -208,6 +208,10 @@ class Descriptors(Objective):
             value = value + share * torch.stack(list(terms.values())).sum()
         return Loss(value, mask.sum(), metrics)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The stem and the blocks, which `encode` calls."""
+        return [*self.encoder.stems, *self.encoder.encoder.layers]
+
     def _frames(self, valid: Tensor, index: Tensor, total: int) -> Tensor:
         """Frames of sound after what is done to the pictures; valid (samples), index and result: [batch] on the CPU."""
         frames = self.encoder.valid_frames(valid).clamp(1, total)

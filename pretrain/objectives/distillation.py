@@ -264,10 +264,9 @@ class Distillation(Objective):
         """Move the teacher."""
         self._teacher[0].to(device)  # type: ignore[arg-type]
 
-    def compile_encoder(self) -> None:
-        """Compile the blocks of encoder and estimator, which `encode` calls."""
-        for block in [*self.encoder.beats.encoder.layers, *self.estimator.transformer.layers]:
-            block.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of encoder and estimator, which `encode` calls."""
+        return [*self.encoder.beats.encoder.layers, *self.estimator.transformer.layers]
 
     def provenance(self) -> dict[str, Any]:
         """Hash of the teacher's weights."""

@@ -112,6 +112,7 @@ class Joint(Objective):
         for part in self._parts():
             share(part, self.encoder)
         self.register_buffer("usual", torch.zeros(len(config.parts)))
+        self._seen: tuple[Tensor, int] | None = None  # `usual` as it was when it held counts, and its version then
         self._pass_on_settings()
 
     def _parts(self) -> list[Objective]:
@@ -141,10 +142,16 @@ class Joint(Objective):
 
     @torch.no_grad()
     def _counted(self, counts: Tensor, crops: Tensor) -> Tensor:
-        """[parts] how much each predicts of these crops over what is usual; counts: [parts]."""
-        if not bool(self.usual.any()):
-            found = all_reduce_sum(torch.cat([counts, crops[None]]))
-            self.usual.copy_((found[:-1] / found[-1]).clamp(min=1e-9))
+        """[parts] how much each predicts of these crops over what is usual; counts: [parts].
+
+        Whether that is known is asked once, and again where a state was loaded: the answer waits for the device.
+        """
+        seen = self._seen
+        if seen is None or seen[0] is not self.usual or seen[1] != self.usual._version:
+            if not bool(self.usual.any()):
+                found = all_reduce_sum(torch.cat([counts, crops[None]]))
+                self.usual.copy_((found[:-1] / found[-1]).clamp(min=1e-9))
+            self._seen = (self.usual, self.usual._version)
         return counts / (self.usual * crops)
 
     def _shares(self, terms: dict[str, Tensor]) -> dict[str, Tensor | float]:
@@ -198,6 +205,10 @@ class Joint(Objective):
         """Every part's teachers."""
         for part in self._parts():
             part.place(device)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """Every part's, what they share once."""
+        return list({id(module): module for part in self._parts() for module in part.compiled_parts()}.values())
 
     def after_step(self, step: int) -> None:
         """Every part's teachers and codebooks."""

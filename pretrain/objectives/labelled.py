@@ -458,6 +458,11 @@ class Labelled(Objective):
         output = encoder.encode(changed.cqt, changed.mel, inside, shift, output_hidden_states=True)
         return output.hidden_states, changed.valid, changed
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The encoder; where its pictures are changed first, the stem and the blocks, which `encode` calls."""
+        encoder: Any = self.encoder
+        return [*encoder.stems, *encoder.encoder.layers] if self.config.pictures.on else [encoder]
+
     def _compare(
         self, states: Sequence[Tensor], frames: Tensor, wanted: list[Tensor], partner: Tensor | None, share: Tensor
     ) -> Loss:

@@ -192,10 +192,9 @@ class Latent(Objective):
         follow(self.teacher, self.encoder, keep)
         stop_if_collapsed(self._spread, step)
 
-    def compile_encoder(self) -> None:
-        """Compile the blocks of encoder and teacher, which `encode` calls, and the decoder."""
-        for part in [*self.encoder.encoder.layers, *self.teacher.encoder.layers, self.decoder]:
-            part.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of encoder and teacher, which `encode` calls, and the decoder."""
+        return [*self.encoder.encoder.layers, *self.teacher.encoder.layers, self.decoder]
 
     @property
     def leaves_unused(self) -> bool:
@@ -434,10 +433,9 @@ class Eat(Objective):
         follow(self.teacher, self.encoder, config.ema_start + (config.ema_end - config.ema_start) * progress)
         stop_if_collapsed(self._spread, step)
 
-    def compile_encoder(self) -> None:
-        """Compile the encoder's blocks, the decoder and its noise; the teacher's blocks are listened to inside."""
-        for part in [*self.encoder.encoder.layers, self.decoder, self.noise]:
-            part.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The encoder's blocks, the decoder and its noise; the teacher's blocks are listened to inside."""
+        return [*self.encoder.encoder.layers, self.decoder, self.noise]
 
 
 def kept_as_published(counts: Tensor, share: float) -> Tensor:

@@ -119,6 +119,10 @@ class MaskedConfig(ObjectiveConfig):
         codec, said = self.codec.stand_in(folder, self.grid, crop_samples)
         return dataclasses.replace(self, codec=codec), said
 
+    def cautions(self, micro_batches: int) -> list[str]:
+        """The codec's own, where it is listened to."""
+        return self.codec.cautions() if self.codec.weight else []
+
     def build(self) -> Masked:
         """Build the objective."""
         return Masked(self)
@@ -290,11 +294,9 @@ class Masked(Objective):
         for target in self._targets():
             target.prepare_for_counting()
 
-    def compile_encoder(self) -> None:
-        """Compile the front end and the blocks, which `extract` and `encode` call."""
-        self.encoder.feature_extractor.compile()
-        for block in self.encoder.encoder.layers:
-            block.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The front end and the blocks, which `extract` and `encode` call."""
+        return [self.encoder.feature_extractor, *self.encoder.encoder.layers]
 
     @property
     def leaves_unused(self) -> bool:
@@ -368,6 +370,8 @@ def mert_95m() -> Recipe:
 
     groundbass pretrain masked.mert_95m --data MANIFEST --run RUN · published: 64 GPUs,
     400,000 steps, 20,000 hours of music. The published 2.0 M samples per GPU hold 16 crops of 120,000: the micro-batch.
+    Store the codes first, which cost nothing in a step then (a run without says so): groundbass data codes MANIFEST
+    CODES, then --objective.codec.store CODES
     """
     return Recipe(
         objective=MaskedConfig(masking=_PUBLISHED_MASK, codec=CodecSettings(weight=1.0)),

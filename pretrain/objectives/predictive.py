@@ -160,6 +160,10 @@ class Predictive(Objective):
             scores = self.loss(context, latents, others)
             return summed_up(scores, lengths, self.logs)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The convolutions, which `encode` calls, and the scores; cuDNN's recurrence stays one kernel."""
+        return [self.encoder.encoder, self.loss]
+
     def _run_within(
         self, latents: Tensor, context: Tensor, lengths: Tensor, index: Tensor, frames: int
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -295,10 +295,9 @@ class SplitViews(Objective):
             self.center.lerp_(sums[:-1] / sums[-1].clamp(min=1), 1 - config.center_momentum)
         stop_if_collapsed(self._spread, step)
 
-    def compile_encoder(self) -> None:
-        """Compile the blocks of encoder, teacher and predictor, which `encode` calls."""
-        for block in [*self.encoder.encoder.layers, *self.teacher.layers, *self.predictor.transformer.layers]:
-            block.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of encoder, teacher and predictor, which `encode` calls."""
+        return [*self.encoder.encoder.layers, *self.teacher.layers, *self.predictor.transformer.layers]
 
 
 def follow(teacher: nn.Module, student: nn.Module, keep: float) -> None:

@@ -291,7 +291,7 @@ class Tagging(Labelled):
         own: Tensor | None = None
         partner: Tensor | None = None
         share = torch.ones(len(waveform), device=waveform.device)
-        taught = self._taught(waveform, valid, keys)
+        taught = self._taught(waveform, host_valid, keys)
         with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False), section("augment"):
             waveform, semitones = self._changed(waveform, host_valid, index)
             if self.config.mixed == "waveform":
@@ -314,6 +314,11 @@ class Tagging(Labelled):
             wanted = [sent(answers.targets(keys, clips), waveform.device) for answers in self.answers]
         return self._judged(logits, wanted[0], partner, share, taught, own)
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """The network's blocks or stages, which `hear` calls; single layers are kernels already."""
+        network: Any = self.encoder.network
+        return stages(network)
+
     def _paired(self, features: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
         """Clips 2i and 2i + 1 mixed: the mixtures, whose they are, and the shares of the first, as PANNs were trained.
 
@@ -330,17 +335,21 @@ class Tagging(Labelled):
 
     @torch.no_grad()
     def _taught(self, waveform: Tensor, valid: Tensor, keys: Sequence[str]) -> Taught | None:
-        """What the teacher says of the untouched crops without a label; None where there is no teacher."""
+        """What the teacher says of the untouched crops without a label; None where there is no teacher.
+
+        valid: [clips] samples of sound, on the CPU.
+        """
         if not self._teacher:
             return None
         (teacher,), (answers,) = self._teacher, self.answers
-        rows = torch.tensor([place for place, key in enumerate(keys) if key not in answers.labels], dtype=torch.int64)
-        rows = sent(rows, waveform.device)
+        places = torch.tensor([place for place, key in enumerate(keys) if key not in answers.labels], dtype=torch.int64)
+        rows = sent(places, waveform.device)
         found = waveform.new_zeros(len(waveform), len(answers.names))
-        columns = [teacher.names.index(name) for name in answers.names]
+        columns = torch.tensor([teacher.names.index(name) for name in answers.names])
         if len(rows):
             with torch.autocast(waveform.device.type, enabled=False), section("teacher"):
-                found[rows] = teacher.answers(waveform[rows], valid[rows])[:, columns]
+                said = teacher.answers(waveform[rows], valid[places])
+                found[rows] = said.index_select(1, sent(columns, said.device))
         return Taught(torch.zeros(len(waveform), device=waveform.device).index_fill(0, rows, 1.0), found)
 
     def classifier(self, state: dict[str, Tensor] | None = None) -> AudioClassifier:
@@ -431,6 +440,17 @@ def _named(answers: Answers) -> list[str]:
         return []
     labels = answers.labels.values()
     return sorted({str(name) for label in labels for name in (label if isinstance(label, list) else [label])})
+
+
+def stages(network: nn.Module) -> list[nn.Module]:
+    """The outermost parts of a network that are made of several layers, each of which it calls."""
+    found: list[nn.Module] = []
+    for part in network.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            found += stages(part)
+        elif any(True for _ in part.children()):
+            found.append(part)
+    return found
 
 
 def striped(features: Tensor, axes: tuple[int, int] | None, config: Stripes, seeds: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ...data.crops import CropConfig
@@ -120,6 +120,10 @@ class MelRVQ(Objective):
         value = reconstruction + self.config.commitment * commitment
         weight = torch.full((), float(len(frames)), device=value.device)
         return Loss(value, weight, metrics | self.counts.statistics())
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """None: a Fourier transform, two linear maps and a chain of look-ups are large kernels already."""
+        return []
 
     def _valid_frames(self, waveform: Tensor, valid: Tensor) -> Tensor:
         """Normalised stacked frames [n, stack × mels] of the valid samples; valid [batch] may stay on the CPU."""
@@ -280,6 +284,10 @@ class MuqRVQ(Objective):
         metrics: Metrics = {"reconstruction": reconstruction.detach(), "distance": distance.detach()}
         weight = torch.full((), float(len(frames)), device=waveform.device)
         return Loss(reconstruction + distance, weight, metrics | self.counts.statistics())
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The codebooks of the chain: two linear maps with their norms, the choice, the distances."""
+        return list(self.encoder.chain)
 
     @torch.no_grad()
     def _note(self, codes: Tensor, latents: Tensor, keys: Tensor) -> None:

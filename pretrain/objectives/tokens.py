@@ -215,10 +215,9 @@ class Tokens(Objective):
         """Count the labels; raise TrainingStopped where they carry no information."""
         self.counts.follow(step)
 
-    def compile_encoder(self) -> None:
-        """Compile the blocks of encoder and predictor, which `encode` calls."""
-        for block in [*self.encoder.encoder.layers, *self.predictor.transformer.layers]:
-            block.compile()
+    def compiled_parts(self) -> list[nn.Module]:
+        """The blocks of encoder and predictor, which `encode` calls."""
+        return [*self.encoder.encoder.layers, *self.predictor.transformer.layers]
 
     @property
     def leaves_unused(self) -> bool:

@@ -17,6 +17,10 @@ PEAK_FP32 = {
     "B200": 75e12, "H200": 67e12, "H100": 67e12, "A100": 19.5e12, "L40S": 91.6e12, "4090": 82.6e12, "A10": 31.2e12,
 }  # fmt: skip
 """FLOP/s of float32 without TF32, by the same."""
+BANDWIDTH_GBS = {
+    "B200": 8000.0, "H200": 4800.0, "H100": 3350.0, "A100": 2039.0, "L40S": 864.0, "4090": 1008.0, "A10": 600.0,
+}  # fmt: skip
+"""GB/s of a card's memory by the same: the SXM forms, the A100 with 80 GB."""
 HOPPER = (9, 0)
 MEMORY_GB = {"B200": 180, "H200": 141, "H100": 80, "A100": 80, "L40S": 48, "4090": 24, "A10": 24}
 

@@ -99,7 +99,7 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
     return str(made)
 
 
-def only_splits(manifest: Path | str, splits: Sequence[str], run: Path, root: Path | None = None) -> Path:
+def only_splits(manifest: Path | str, splits: Sequence[str], run: Path, root: str | Path | None = None) -> Path:
     """The tracks of some splits, as RUN/manifest.splits.parquet; the same tracks at every start, or the run refuses.
 
     Raises:
@@ -120,7 +120,7 @@ def only_splits(manifest: Path | str, splits: Sequence[str], run: Path, root: Pa
     return kept
 
 
-def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: Path | None = None) -> Path:
+def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: str | Path | None = None) -> Path:
     """The manifest without the recordings that are in `avoid` too, as RUN/manifest.avoiding.parquet; made once.
 
     What was left out is listed in RUN/avoided.json, and a run that goes on must avoid the same.

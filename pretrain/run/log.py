@@ -45,7 +45,7 @@ class Log:
             training.accelerator.init_trackers("groundbass", init_kwargs=_tracker_settings(training.recipe, run))
 
     def write(self, step: int, result: Step, bad: Mapping[str, str]) -> None:
-        """Take note of a step; every `log_every` steps a line is written.
+        """Take note of a step; every `log_every` steps, and of the last one, a line is written.
 
         bad: the tracks that turned out unreadable so far, and why.
         """
@@ -65,8 +65,7 @@ class Log:
             return
         line = {"step": step, "loss": result.loss, "lr": result.learning_rate, "gradient_norm": result.gradient_norm}
         line |= result.metrics
-        if step % self._training.recipe.log_every == 0:
-            self._loss.write(line)
+        self._loss.write(line)
         timing = self._timed(step)
         self._timing.write(timing)
         for sentence in self._watch.look(line, timing):

@@ -135,6 +135,24 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def asked_of(path: Path, takes: str) -> dict[str, Any]:
+    """A run's recipe.json, of which `address` and `overrides` are the words that asked for it. takes: for a sentence.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        ValueError: it is damaged, or its recipe was made in Python.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}: {takes}.")
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no recipe.json of a run, or a damaged one: {error}") from error
+    if not record.get("address"):
+        raise ValueError(f"{path} names no address: its recipe was made in Python, not named on the command line.")
+    return record
+
+
 def last_loss(run: Path) -> dict[str, Any] | None:
     """The last line of RUN/loss.jsonl; None where nothing was logged."""
     file = run / "loss.jsonl"

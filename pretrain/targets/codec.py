@@ -9,6 +9,7 @@ mainly. The test's small random EnCodec agrees in over 98 % of the first codeboo
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 CONTEXT_SECONDS = 2.0
 """Sound on both sides of a chunk that is encoded with it and dropped, so that chunks join without a seam."""
 CHUNK_SECONDS = 30.0
+CHUNKS_AT_ONCE = (1, 8)
+"""On a CPU and on a GPU."""
 TRACKS_PER_PART = 64
 
 
@@ -78,6 +81,15 @@ class CodecSettings:
         model.save_pretrained(folder)
         said = f"{'DAC' if dac else 'EnCodec'} of Transformers' default shape with random weights stands in for "
         return replace(self, name=str(folder)), f"{said}{self.name}."
+
+    def cautions(self) -> list[str]:
+        """What to do first, where the codec would run in every step."""
+        if self.store is not None:
+            return []
+        return [
+            f"{self.name} runs in every step, on every crop anew: `groundbass data codes MANIFEST CODES --codec "
+            f"{self.name}` stores its codes once, and --objective.codec.store CODES reads them."
+        ]
 
     def build(self, grid: FrameGrid, dim: int) -> CodecTarget:
         """Build the target for an encoder's frame grid and width; the codec itself is loaded by `prepare`."""
@@ -122,7 +134,13 @@ class Codec:
     """
 
     def __init__(self, name: str, codebooks: int) -> None:
-        config = AutoConfig.from_pretrained(name)
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:  # transformers speaks of config.json and model_type
+            raise ValueError(
+                f"{name} is no codec that can be read ({type(error).__name__}): name a folder or Hub model of EnCodec "
+                "or DAC in Transformers' form, such as facebook/encodec_24khz."
+            ) from error
         kinds: dict[str, Any] = {"encodec": EncodecModel, "dac": DacModel}
         if config.model_type not in kinds:
             raise ValueError(f"{name} is a {config.model_type!r} model, no codec that is known: use EnCodec or DAC.")
@@ -179,21 +197,36 @@ class Codec:
             setattr(module, name, buffer)
 
     def encode_track(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        """Encode a track [samples] in chunks with context: [ceil(samples / hop), codebooks]."""
+        """Encode a track [samples] in chunks with context: [ceil(samples / hop), codebooks]; float32, as `encode`.
+
+        Chunks of one length go through a GPU together; a CPU takes one after the other, which stay in its cache.
+        """
         hop, rate = self.identity.hop, self.identity.sample_rate
         chunk, context = (round(seconds * rate / hop) for seconds in (CHUNK_SECONDS, CONTEXT_SECONDS))
         total = math.ceil(len(waveform) / hop)
         sound = torch.from_numpy(waveform).to(next(self.model.parameters()).device)
         parts = []
-        for first in range(0, total, chunk):
-            before = max(0, first - context)
-            codes = self.encode(sound[None, before * hop : (first + chunk + context) * hop])[0]
-            wanted = min(chunk, total - first)
-            kept = codes[first - before : first - before + wanted]
-            if len(kept) < wanted:  # a codec that drops an incomplete last frame
-                kept = torch.cat([kept, kept[-1:].expand(wanted - len(kept), -1)])
-            parts.append(kept.cpu().numpy().astype(np.uint16))
+        for group in self._together(len(waveform), chunk, context):
+            heard = torch.stack([sound[begin * hop : (first + chunk + context) * hop] for begin, first in group])
+            for (begin, first), codes in zip(group, self.encode(heard), strict=True):
+                wanted = min(chunk, total - first)
+                kept = codes[first - begin : first - begin + wanted]
+                if len(kept) < wanted:  # a codec that drops an incomplete last frame
+                    kept = torch.cat([kept, kept[-1:].expand(wanted - len(kept), -1)])
+                parts.append(kept.cpu().numpy().astype(np.uint16))
         return np.concatenate(parts) if parts else np.zeros((0, self.codebooks), np.uint16)
+
+    def _together(self, samples: int, chunk: int, context: int) -> Iterator[list[tuple[int, int]]]:
+        """The chunks of a track in groups of one length each: the frames where their sound and their codes begin."""
+        hop, at_once = self.identity.hop, CHUNKS_AT_ONCE[next(self.model.parameters()).device.type == "cuda"]
+        begun = [(max(0, first - context), first) for first in range(0, math.ceil(samples / hop), chunk)]
+
+        def length(place: tuple[int, int]) -> int:
+            return min((place[1] + chunk + context) * hop, samples) - place[0] * hop
+
+        for _, alike in itertools.groupby(begun, key=length):
+            row = list(alike)
+            yield from (row[at : at + at_once] for at in range(0, len(row), at_once))
 
 
 def _hash(model: PreTrainedModel) -> str:
@@ -395,8 +428,8 @@ def codes(
         device: cpu, cuda, cuda:1; a GPU where there is one.
         part: encode a share of the tracks only, for job arrays that fill a new folder; nothing has to be joined.
     """
-    tracks = open_sound(manifest)
     model = Codec(codec, codebooks)
+    tracks = open_sound(manifest)
     tracks.check_rate(model.identity.sample_rate)
     model.place(torch.device(usual_device(device)))
     share = Part.of(part)

@@ -24,6 +24,7 @@ from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
 from ...data.open import open_sound
 from ...data.writing import written
+from ...models.encoder import usual_device
 from ...models.frontends import LogMel
 from ...models.transformer import time_mask
 from ...progress import trange
@@ -161,6 +162,7 @@ def kmeans(
     steps: int = 200,
     batch_size: int = 32,
     seed: int = 0,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Fit k-means centres of log-mel and chroma frames by mini-batches, for the `kmeans` target.
 
@@ -174,9 +176,11 @@ def kmeans(
         steps: mini-batches.
         batch_size: five-second crops per mini-batch.
         seed: of crops and centres.
+        device: cpu, cuda, cuda:1; a GPU where there is one: of log-mel and chroma, the centres are fitted on the CPU.
     """
     grid = FrameGrid(sample_rate, hop)
-    features = KMeansFeatures(grid)
+    place = torch.device(usual_device(device))
+    features = KMeansFeatures(grid).to(place)
     crops = Crops(open_sound(manifest), CropConfig(sample_rate=sample_rate, crop_samples=5 * sample_rate), seed)
     batches = loader(crops, batch_size, workers=0)
     mel_fit = MiniBatchKMeans(mel_clusters, random_state=seed, n_init=1)
@@ -185,7 +189,7 @@ def kmeans(
     for step in trange(steps, desc="kmeans"):
         batch = next(batches)
         waveform, valid = batch.by_view()
-        mel, chroma = features(waveform)
+        mel, chroma = (found.cpu() for found in features(waveform.to(place)))
         inside = time_mask(valid // hop, mel.shape[1])
         mel, chroma = mel[inside], chroma[inside]
         if step == 0:

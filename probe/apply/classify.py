@@ -645,12 +645,17 @@ def hear_all(classifiers: Any, sound: Any, sample_rate: int | None = None) -> di
     """Ask several classifiers; see `groundbass.predict`."""
     if sound is None:
         raise ValueError("There is no sound: groundbass.predict(classifiers, sound), a file or a waveform.")
-    listed = [shipped()] if classifiers is None else classifiers
-    listed = [listed] if isinstance(listed, (str, Path, Classifier)) else list(listed)
     found: dict[str, Prediction] = {}
-    for one in together([item if isinstance(item, Classifier) else load_classifier(item) for item in listed]):
+    for one in loaded(classifiers):
         found |= one.hear(sound, sample_rate)
     return found
+
+
+def loaded(classifiers: Any) -> list[Classifier]:
+    """One or several, by name or loaded; None: what ships."""
+    listed = [shipped()] if classifiers is None else classifiers
+    listed = [listed] if isinstance(listed, (str, Path, Classifier)) else list(listed)
+    return together([item if isinstance(item, Classifier) else load_classifier(item) for item in listed])
 
 
 def together(classifiers: Sequence[Classifier]) -> list[Classifier]:

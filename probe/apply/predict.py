@@ -43,6 +43,7 @@ from .classify import (
     Unit,
     hear_all,
     load_classifier,
+    loaded,
     shipped,
     sound_of,
     together,
@@ -51,7 +52,7 @@ from .classify import (
 from .verdicts import check, compare, read_truth
 from .zero_shot import load_clap
 
-__all__ = ["hear_all", "predict"]
+__all__ = ["hear_all", "hear_each", "names_several", "predict"]
 FORMATS = (".json", ".csv", ".parquet", ".jams")
 MOST_AT_A_TIME = 4  # recordings, each with the memory that one batch of sound takes in the encoder
 
@@ -202,6 +203,35 @@ def predict(
             comparison.show(Console())
 
 
+def names_several(sound: Any) -> bool:
+    """Whether it names recordings (paths, a folder, a manifest, shards, …), not one file or the samples of one."""
+    if isinstance(sound, (list, tuple)):
+        return bool(sound) and all(isinstance(one, (str, Path)) for one in sound)
+    return isinstance(sound, (str, Path)) and not _is_recording(path_of(sound))
+
+
+def hear_each(
+    classifiers: Any, sound: str | Path | Sequence[str | Path]
+) -> tuple[dict[str, dict[str, Prediction]], dict[str, str]]:
+    """{recording: {head: what is heard}} of all that names name, and why others are left out: {recording: reason}.
+
+    Raises:
+        ValueError, FileNotFoundError: it names no sound, or none of it can be heard.
+    """
+    words = [sound] if isinstance(sound, (str, Path)) else sound
+    recordings = [one for word in words for one in _recordings(str(word))]
+    if not recordings:
+        raise ValueError(f"There is no sound to hear in {', '.join(map(str, words))}: give {POSSIBLE}.")
+    asked = loaded(classifiers)
+    options, failed = Options("track", None, None, None, None), dict[str, str]()
+    heard = _heard(recordings, asked, options, _Kept((), recordings, (), False), 2, 1, failed, Counter())
+    results = {one.name: found for one, found in heard}
+    if not results:
+        first = next(iter(failed.values()))
+        raise ValueError(f"None of the {len(recordings)} recordings could be heard; the first: {first}")
+    return results, failed
+
+
 @dataclass(frozen=True)
 class Recording:
     """What is heard. name: its path, or its key where it is no file; stamp: tells whether it has changed.
@@ -259,7 +289,7 @@ def _names_classifier(word: str) -> bool:
 
 def _recordings(word: str) -> list[Recording]:
     path = path_of(word)
-    if path.is_file() and path.suffix.lower() not in (".parquet", ".csv"):
+    if _is_recording(path):
         return [_of_file(path)]  # what is no audio is said when it is heard, and the others go on
     if address_kind(word) in ("folder", "table"):
         return [_of_file(file) for file in files_of(word)]
@@ -267,6 +297,10 @@ def _recordings(word: str) -> list[Recording]:
     if manifest.has_files:
         return [_of_file(manifest.path_of(track)) for track in manifest]
     return [Recording(track.key, (track.key, track.hash), row=(manifest, row)) for row, track in enumerate(manifest)]
+
+
+def _is_recording(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in (".parquet", ".csv")
 
 
 def _of_file(file: Path) -> Recording:

@@ -41,7 +41,10 @@ def report(
         raise ValueError("Which results? Give run folders, or the folders that groundbass probe wrote.")
     if out is not None and out.suffix not in (".html", ".md", ".tex"):
         raise ValueError(f"--out {out}: the ending says what to write, .html, .md or .tex.")
-    sections = distinct([section for place in dirs for section in sections_of(place)])
+    once: dict[Path, Path] = {}  # a folder that is named twice stands there once
+    for place in dirs:
+        once.setdefault(place.resolve(), place)
+    sections = distinct([section for place in once.values() for section in sections_of(place)])
     found = comparison.lines(sections)
     console = Console()
     _show(console, sections, found)

@@ -25,7 +25,7 @@ def folder_tasks(path: str | Path, labels: Sequence[str], store: Path | None = N
         known = ", ".join(sorted(folder.columns)) or "none"
         kinds = words().replace(", ", "|").replace(" or ", "|")
         raise ValueError(f"folder:{path} needs --label COLUMN[:{kinds}]; columns with labels: {known}.")
-    return [_task(folder, label, str(path)) for label in labels]
+    return [_task(folder, label, str(path)) for label in dict.fromkeys(labels)]
 
 
 def _task(folder: LabelledFolder, label: str, address: str) -> Task:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ....data.draws import sent
 from ....data.track import WEIGHT, Manifest
 from ....models.classifier_files import open_classifier
 from ....models.encoder import ModelEncoder, weights_hash
@@ -38,9 +39,12 @@ class Teacher:
 
     @torch.no_grad()
     def answers(self, waveform: Tensor, valid: Tensor) -> Tensor:
-        """Probabilities (numbers: values) [clips, names], float32. waveform: [clips, samples]; valid: [clips]."""
+        """Probabilities (numbers: values) [clips, names], float32.
+
+        waveform: [clips, samples]; valid: [clips] samples of sound, on the CPU: nothing waits to know what is padded.
+        """
         padded = bool((valid < waveform.shape[1]).any())
-        mask = time_mask(valid, waveform.shape[1]).long() if padded else None
+        mask = time_mask(sent(valid, waveform.device), waveform.shape[1]).long() if padded else None
         if hasattr(self.model, "class_logits"):
             logits = self.model.class_logits(waveform, mask)
         else:
