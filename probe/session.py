@@ -12,15 +12,13 @@ from rich.console import Console
 
 from ..data import parallel
 from ..models.encoder import Encoder
-from . import transductive
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
 from .listen.features import FeatureStore, digest, identity
-from .report import long_table, result, tables
+from .report import long_table, result, tables, transductive
 from .report.result import Result, plain
 from .report.scoring import predictions, result_of
 from .task import Task
-from .transductive import heard_by
 
 PROTOCOL = "version 6"
 
@@ -46,7 +44,7 @@ class Session:
         self.settings, self.heads = settings, heads
         self.about = identity(encoder)
         self.copies = RandomCopies(encoder, store.device)
-        self.heard = heard_by(name)
+        self.heard = transductive.heard_by(name)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Probe every task, print the table; returns the results in the same order, without tasks that were left out.

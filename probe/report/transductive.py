@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..data.open import address_kind, open_sound
-from .task import Task
+from ...data.open import address_kind, open_sound
+from ..task import Task
 
 
 def heard_by(encoder: str) -> frozenset[str]:
