@@ -7,7 +7,6 @@ heard, so that every figure on recordings is one on music that the network never
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
+
+from .reading import json_of
 
 RECIPE = "labelled.synth_tiny"
 CORPUS = "--hours 8 --seed 7 --clip-seconds 18 --variety 0.8 --music 0.85 --train 0.9"
@@ -172,7 +173,7 @@ def compared(scores: dict[str, float]) -> str:
     for name, value in scores.items():
         theirs = None
         if folder is not None and (folder / f"{name}.json").is_file():
-            facts = json.loads((folder / f"{name}.json").read_text())["facts"]
+            facts = json_of(folder / f"{name}.json")["facts"]
             theirs = facts["scores"].get(f"corpus_{name}")
         said = "" if theirs is None else f"{theirs:9.3f}" + ("" if abs(theirs - value) <= TOLERANCE else "  differs")
         lines.append(f"  {name:36s} {value:6.3f}{said}")

@@ -31,6 +31,7 @@ from ...data.writing import write_text, written
 from ...models.encoder import Encoder, load_encoder, usual_device
 from ...models.loading import shipped
 from ...progress import tqdm
+from ...reading import json_in
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
@@ -210,9 +211,9 @@ def read_about(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".npz":
             with np.load(path) as held:
-                about = json.loads(str(held["about"])) if "about" in held else {}
+                about = json_in(str(held["about"]), path) if "about" in held else {}
         else:
-            about = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"))
+            about = json_in((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"), path)
     except (OSError, ValueError, zipfile.BadZipFile):
         about = {}
     if not isinstance(about, dict) or about.get("kind") != "embeddings":
@@ -310,7 +311,7 @@ def _parts(folder: Path, number: int) -> Iterator[pq.ParquetFile]:
 def _failed(folder: Path, number: int) -> list[tuple[str, str]]:
     found = []
     for part in _parts(folder, number):
-        found += json.loads(part.schema_arrow.metadata[METADATA])["failed"]
+        found += json_in(part.schema_arrow.metadata[METADATA], folder)["failed"]
     return [(path, why) for path, why in found]
 
 
