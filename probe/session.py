@@ -14,8 +14,9 @@ from ..data import parallel
 from ..models.encoder import Encoder
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
+from .listen import transductive
 from .listen.features import FeatureStore, digest, identity
-from .report import long_table, result, tables, transductive
+from .report import long_table, result, tables
 from .report.result import Result, plain
 from .report.scoring import predictions, result_of
 from .task import Task
