@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...data.writing import beside
+
 
 class Prober:
     """Probes of one run, one at a time. tasks: as `groundbass probe` takes them; an entry may hold options too."""
@@ -68,8 +70,8 @@ class Prober:
     def _launch(self, lock: int) -> None:
         if not (self._folder / "encoder").is_dir():
             shutil.rmtree(self._folder, ignore_errors=True)
-            shutil.copytree(self._run / "encoder", self._folder / ".encoder.part")
-            (self._folder / ".encoder.part").rename(self._folder / "encoder")
+            with beside(self._folder / "encoder") as part:
+                shutil.copytree(self._run / "encoder", part, dirs_exist_ok=True)
         # its own baselines are those of the finished run: here the curve is what counts
         command = [sys.executable, "-m", "groundbass.cli", "probe", str(self._folder / "encoder"), *self._words]
         command += ["--out", str(self._folder), "--baselines", "constant"]
