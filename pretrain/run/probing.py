@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...data.writing import beside
+from ...models.writing import beside
 
 
 class Prober:
