@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...models.writing import beside
+from ...data.writing import put_folder
 
 
 class Prober:
@@ -70,8 +70,8 @@ class Prober:
     def _launch(self, lock: int) -> None:
         if not (self._folder / "encoder").is_dir():
             shutil.rmtree(self._folder, ignore_errors=True)
-            with beside(self._folder / "encoder") as part:
-                shutil.copytree(self._run / "encoder", part, dirs_exist_ok=True)
+            shutil.copytree(self._run / "encoder", self._folder / ".encoder.part")
+            put_folder(self._folder / ".encoder.part", self._folder / "encoder")
         # its own baselines are those of the finished run: here the curve is what counts
         command = [sys.executable, "-m", "groundbass.cli", "probe", str(self._folder / "encoder"), *self._words]
         command += ["--out", str(self._folder), "--baselines", "constant"]

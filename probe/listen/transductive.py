@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ...data.open import address_kind, open_sound
+from ...reading import json_of
 from ..task import Task
 
 
@@ -19,11 +19,11 @@ def heard_by(encoder: str) -> frozenset[str]:
     if record is None:
         return frozenset()
     try:
-        told = json.loads(record.read_text(encoding="utf-8"))["manifest"]
+        told = json_of(record)["manifest"]
         if address_kind(told["path"]) not in ("manifest", "shards", "data set"):
             return frozenset()
         manifest, splits = open_sound(told["path"], progress=False), told.get("heard")
-    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+    except (ValueError, KeyError, TypeError, OSError):
         return frozenset()
     pairs = zip(manifest.hashes(), manifest.column("split"), strict=True)
     return frozenset(own for own, split in pairs if splits is None or (split or "") in splits)
