@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import html
 import io
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .reading import json_in
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +181,7 @@ class Run:
     def losses(self) -> list[dict[str, Any]]:
         """The lines of RUN/loss.jsonl, one every `log_every` steps and one of the last: step, loss, what was logged."""
         file = self.folder / "loss.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return [json_in(line, f"A line of {file}") for line in file.read_text().splitlines()] if file.is_file() else []
 
     def to_pandas(self) -> pandas.DataFrame:
         """`losses` as a table."""
@@ -199,7 +200,15 @@ class Run:
         return str(self.folder)
 
 
-def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence[str] = (), **overrides: Any) -> Run:
+def train(
+    recipe: str | Recipe,
+    data: Paths,
+    run: str | Path,
+    *,
+    avoid: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    **overrides: Any,
+) -> Run:
     """Pretrain, as `groundbass pretrain` does: the same run folder goes on where it stopped.
 
     Args:
@@ -207,6 +216,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
         data: a folder, a manifest, shards, …; or several, MANIFEST=WEIGHT each.
         run: the run's folder.
         avoid: leave out recordings that these hold too, such as gtzan:ROOT.
+        splits: hear only the tracks of these splits of the manifest.
         overrides: fields of the recipe, as keywords: `steps=100, batch_size=16, optim={"lr": 2e-4}`.
 
     Raises:
@@ -219,6 +229,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
     sources = (data,) if isinstance(data, (str, Path)) else data
     words = [*_words(overrides), "--data", *map(str, sources), "--run", str(run)]
     words += [word for place in avoid for word in ("--avoid", str(place))]
+    words += ["--splits", *splits] if splits else []
     address, options = command.chosen(recipe, words)
     steps = 0
 

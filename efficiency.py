@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 
 from .data.writing import write_text, written
+from .reading import json_of
 
 TRAINED = ("fine-tuned", "from scratch")
 
@@ -235,7 +236,7 @@ def _digest(task: Any, *settings: Any) -> str:
 def _kept(place: Path, key: str, find: Callable[[], dict[str, Answers]]) -> dict[str, Answers]:
     """What a file holds under this key, else what `find` finds, written beside and renamed."""
     if place.is_file():
-        told = json.loads(place.read_text(encoding="utf-8"))
+        told = json_of(place)
         if told["key"] == key:
             return {name: (np.array(rows), np.array(guess)) for name, (rows, guess) in told["answers"].items()}
     found = find()

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..reading import json_in
+
 _UNKNOWN = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -92,7 +94,7 @@ def _sign(file: int) -> None:
 def _holder(file: int) -> str:
     """Its number, machine, command and start, as far as the lock file tells."""
     try:
-        about: dict[str, Any] = json.loads(os.pread(file, 4096, 0))
+        about: dict[str, Any] = json_in(os.pread(file, 4096, 0), "The lock")
         return f"{about['pid']} on {about['host']} since {about['since']} ({about['command']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "which has just begun"

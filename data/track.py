@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..reading import json_in
 from .audio import read as audio
 from .writing import written
 
@@ -289,8 +290,8 @@ def metadata_of(path: Path) -> dict[str, Any]:
 def _said(schema: pa.Schema, path: Path) -> dict[str, Any]:
     """What a file of ours says about itself in its schema."""
     try:
-        stored = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
-    except (ValueError, RecursionError):
+        stored = json_in((schema.metadata or {}).get(METADATA, b"{}"), path)
+    except ValueError:
         stored = None
     if not isinstance(stored, dict) or not isinstance(stored.get("root", "."), str) or "\0" in stored.get("root", "."):
         raise ValueError(

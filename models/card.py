@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import math
 import re
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Protocol
 
+from ..reading import json_in, json_of
 from .adapters import ModelEncoder
 
 LICENSES = {
@@ -197,10 +197,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     """A JSON file's object, or None where there is none."""
     if not path.is_file():
         return None
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
+    value: dict[str, Any] = json_of(path)
     return value
 
 
@@ -227,7 +224,7 @@ def draw_losses(losses: Path, picture: Path) -> bool:
     rows = []
     for line in losses.read_text(encoding="utf-8", errors="replace").splitlines() if losses.is_file() else []:
         try:
-            row = json.loads(line)
+            row = json_in(line, losses)
             rows.append((int(row["step"]), float(row["loss"])))
         except (ValueError, KeyError, TypeError, OverflowError):  # a killed run may leave half a line
             continue
@@ -277,7 +274,7 @@ def _last_loss(path: Path) -> str | None:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in reversed(lines):
         try:
-            row = json.loads(line)
+            row = json_in(line, path)
             return f"{row['loss']:.4g} at step {row['step']}"
         except (ValueError, KeyError, TypeError):  # a killed run may leave half a line
             continue

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from ..reading import json_of
 from .classifier import AudioClassifier, classifier_of
 from .folders import write_preprocessor
 from .head_files import HeadFacts
@@ -130,7 +131,7 @@ def _sources(model: AudioClassifier, folder: Path) -> None:
     needed = {path for entry in entries for path in [entry, *map(Path, get_relative_import_files(str(entry)))]}
     for path in needed:
         shutil.copy(path, folder / path.name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json_of(folder / "config.json")
     config["auto_map"] = {
         "AutoConfig": f"{stem}.{type(model.config).__name__}",
         "AutoModel": f"{stem}.{encoder.__name__}",

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..reading import json_of
 from .heads import Head, HeadConfig
 from .writing import written
 
@@ -132,7 +133,7 @@ def read_heads(folder: str | Path) -> Mapping[str, tuple[Head, HeadFacts]]:
 def _read(path: Path) -> dict[str, Any] | None:
     """What a head's JSON says; None for any other file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 from transformers.utils import logging as transformers_logging
 
 from .. import plugins
+from ..reading import json_of
 from .adapters import HuggingFaceEncoder, ModelEncoder
 from .folders import encoder_in
 from .mert_folder import load_mert_folder
@@ -167,10 +167,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); the folder is damaged, write it again.") from error
+    config = json_of(path, "the folder is damaged, write it again")
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__} instead of settings by name; write the folder again.")
     return config

@@ -5,13 +5,13 @@ Their code isn't run: the folder's numbers go into `MertConfig`, its tensors int
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..reading import json_of
 from .mert import MertConfig, MertModel
 from .weight_files import fill, load_safetensors, safe_load
 
@@ -156,10 +156,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} isn't there: download the whole folder of the model.")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no JSON object ({error}): download it again.") from error
+    found = json_of(path, "download it again")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object, it holds a {type(found).__name__}: download it again.")
+    return found
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..reading import json_of
 from . import hub
 from .adapters import ModelEncoder
 from .card import CURVES, NOT_PROBED, Measured, draw_losses, origin_of, write_card
@@ -73,8 +74,8 @@ def holds(folder: Path, weights: dict[str, Tensor], config: PretrainedConfig) ->
 def _says(file: Path, config: PretrainedConfig) -> bool:
     """Whether a config.json can be read and has all of these settings, by whatever version it was written."""
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        told = json_of(file)
+    except (OSError, ValueError):
         return False
     expected = json.loads(config.to_json_string())
     return isinstance(told, dict) and all(
@@ -246,7 +247,7 @@ def _write(model: PreTrainedModel, folder: Path, card: str | None, shard_size: s
 
 def _check_config(model: PreTrainedModel, folder: Path) -> None:
     """What config.json says is what the model has: a value that JSON can't hold would be lost without a word."""
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    written = json_of(folder / "config.json")
     again = type(model.config).from_dict(written).to_dict()
     passing = {"transformers_version", "_name_or_path", "auto_map", "architectures", "dtype", "torch_dtype"}
     own = json.loads(json.dumps(model.config.to_dict(), default=str))

@@ -13,6 +13,7 @@ import pytest
 
 import groundbass
 from groundbass import benchmarks, cli, doctor
+from groundbass.reading import json_of
 
 ROOT = Path(groundbass.__file__).parent
 FOLDERS = {"data", "models", "pretrain", "probe"}
@@ -179,6 +180,32 @@ def renamings(tree: ast.AST) -> int:
         for call in calls
         for name, owner in [(call.func.attr, call.func.value)]
     )
+
+
+def test_only_reading_reads_json() -> None:
+    """`reading.py` names the file and survives deep nesting; elsewhere a traceback would end a command."""
+    files = [path for folder in FOLDERS for path in modules(folder)] + sorted(ROOT.glob("*.py"))
+    bare = {
+        f"{path.relative_to(ROOT)}: {ast.unparse(node)}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.load", "json.loads")
+    }
+    ours = {
+        one for one in bare if re.search(r"json\.loads\((json\.dumps\(|config\.to_json_string\(\)|done\.stdout)", one)
+    }
+    assert {one.partition(":")[0] for one in bare - ours} == {
+        "reading.py",
+        "models/reload.py",  # runs where groundbass isn't installed
+        "data/collections/scan.py",  # a cell of labels, whose depth is counted before
+    }
+
+
+def test_json_of_anyone_is_read_or_named(tmp_path: Path) -> None:
+    for content in (b'{"a":' * 3000, b"\xff\xfe", b"9" * 6000, b"{", b""):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.json is no JSON.*: write it again, or take it away\.$"):
+            json_of(tmp_path / "x.json")
 
 
 def tracked_files() -> list[Path]:

@@ -22,6 +22,8 @@ from groundbass.probe.apply.embed import read_about
 from groundbass.probe.apply.similar import similar
 from groundbass.probe.report import result
 from groundbass.probe.report.command import report
+from groundbass.probe.report.long_table import SCHEMA as TABLE
+from groundbass.probe.report.long_table import read as read_long_table
 
 
 def record(**changed: Any) -> dict[str, Any]:
@@ -110,6 +112,84 @@ def test_results_of_any_content_are_shown_or_refused(
         assert len(said) > 20
     else:
         assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize(
+    "content, why", [(b'{"schema": 3, "ta', "is no JSON"), (json.dumps(record(schema=99)).encode(), "of schema '99'")]
+)
+def test_results_that_are_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, why: str
+) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"holds no probe result that can be read\. Left out: .*bad\.json .*{why}"):
+        report((tmp_path,))
+    (tmp_path / "x_kind.json").write_text(json.dumps(record()))
+    told = report((tmp_path,), out=tmp_path / "page.md")
+    [sentence] = told["left_out"]
+    assert "bad.json" in sentence and why in sentence and sentence in capsys.readouterr().out
+
+
+ROW: dict[str, Any] = {
+    "schema": TABLE, "encoder": "theirs", "weights": "0" * 32, "system": "encoder", "task": "key", "protocol": "linear",
+    "split": "test", "condition": "clean", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "layer": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ({"rows": [3]}, "Row 0 of .*x.json is '3', not fields by name"),
+        ({"rows": 5}, "x.json holds no rows"),
+        ([ROW | {"schema": [1]}], r"schema '\[1\]'"),
+        ([{"schema": TABLE}], "Row 0 of .*x.json is no figure: its field `encoder` is 'None'"),
+        ([ROW, ROW | {"value": "x"}], "Row 1 of .* its field `value` is 'x', which should be a number"),
+        ([ROW | {"value": [1]}], r"field `value` is '\[1\]'"),
+        ([ROW | {"task": {"a": 1}}], "field `task` is .*should be a text"),
+        ([ROW | {"split": "valid", "layer": 1 << 52}], "field `layer`"),
+        (b"\xff\xfe", "x.json is no JSON"),
+        (b'{"rows": [' + b"9" * 6000 + b"]}", "x.json is no JSON"),
+        (b'{"a":' * 3000, "x.json is no JSON of ours .it is nested too deeply"),
+    ],
+)
+def test_long_tables_of_anyone_are_checked_by_row_and_field(tmp_path: Path, content: Any, sentence: str) -> None:
+    file = tmp_path / "x.json"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(ValueError, match=sentence):
+        report((file,))
+
+
+def test_long_tables_merged_elsewhere_are_read(tmp_path: Path) -> None:
+    """pandas writes NaN for null, and 3.0 for 3 in a column with nulls."""
+    rows = [ROW | {"layer": 3.0, "seed": float("nan")}, ROW | {"layer": None, "seed": 2.0}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    first, second = read_long_table(tmp_path / "x.parquet")
+    assert (first.layer, first.seed, second.layer, second.seed) == (3, None, None, 2)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match=r"x\.parquet is no whole Parquet file"):
+        report((tmp_path / "x.parquet",))
+
+
+@few_and_many(40)
+@given(field=st.sampled_from(sorted(ROW)), value=JSON, suffix=st.sampled_from([".json", ".parquet"]))
+def test_long_tables_of_any_content_are_shown_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, field: str, value: Any, suffix: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / f"long{suffix}"
+    row = ROW | {field: value}
+    try:
+        if suffix == ".json":
+            file.write_text(json.dumps({"rows": [ROW, row]}))
+        else:
+            pq.write_table(pa.Table.from_pylist([row]), file)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # what Arrow can't hold can't be in a file of it
+        return
+    try:
+        report((file,), out=file.with_suffix(".html"))
+    except (ValueError, FileNotFoundError) as error:
+        said = str(error)
+        assert file.name in said
+    else:
+        assert "<script>alert" not in file.with_suffix(".html").read_text()
 
 
 SOUND = {"encoder": "nowhere", "identity": {"dim": 2}}

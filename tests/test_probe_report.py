@@ -216,7 +216,7 @@ def test_tables_of_strangers_stand_beside_ours(two, tmp_path, capsys):
     for a, b in zip(ours.scores, theirs[0].scores):
         assert (a.task, a.score, a.layers, a.metric_name) == (b.task, b.score, b.layers, b.metric_name)
     (tmp_path / "odd.json").write_text(json.dumps({"rows": [{"schema": 7}]}))
-    with pytest.raises(ValueError, match=r"schema \{7\}; a long table of schema 1 is expected"):
+    with pytest.raises(ValueError, match=r"schema '7'; a long table of schema 1 is expected"):
         sections_of(tmp_path / "odd.json")
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import io
-import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...reading import json_of
 from ..audio import read as audio
 from ..draws import Draws, scramble, sent
 from . import pitch, responses
@@ -795,11 +795,7 @@ def find_chain(address: str) -> DegradationChain:
     if path.suffix != ".json":
         near = difflib.get_close_matches(address, PRESETS, n=3, cutoff=0.3) or sorted(PRESETS)
         raise ValueError(f"There is no preset {address!r}; nearest: {', '.join(near)}. A chain's file ends in .json.")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
-    return chain_of(entries, path.parent, path.stem)
+    return chain_of(json_of(path), path.parent, path.stem)
 
 
 # The toolbox's presets, with computed rooms, devices and dust for its recordings; its `radio` and `phone` also put

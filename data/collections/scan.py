@@ -21,6 +21,7 @@ import soundfile as sf
 import tyro
 
 from ...progress import tqdm
+from ...reading import json_in
 from ..audio import av_file
 from ..audio.files import find_audio
 from ..audio.read import LOUDEST, SUFFIXES, blocks, open_audio, to_mono
@@ -301,7 +302,7 @@ def _known_parts(source: Source, beside: Path) -> Known:
     known: Known = {}
     for file in sorted(beside.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
-            state, kind, fields = json.loads(line)
+            state, kind, fields = json_in(line, file)
             if state == source.state(fields["path"]):
                 known[fields["path"]] = Track(**fields) if kind == "Track" else Skipped(**fields)
     return known

@@ -6,11 +6,11 @@ or the authors' own archive, `jams/blues.00000.wav.jams`.
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
 
+from ...reading import json_of
 from ..track import Track
 from . import gtzan
 from .corpus import Corpus, Entry
@@ -71,7 +71,7 @@ def read_jams(file: Path) -> tuple[list[float], list[float] | None]:
     """As `read_beats`, from a JAMS file: the annotations whose sandbox says that they are of beats and of downbeats."""
     times: dict[str, list[float]] = {}
     try:
-        for annotation in json.loads(file.read_bytes())["annotations"]:
+        for annotation in json_of(file)["annotations"]:
             kind = annotation["sandbox"].get("annotation_type")
             if kind in ("beat", "downbeat"):
                 times[kind] = [float(observation["time"]) for observation in annotation["data"]]

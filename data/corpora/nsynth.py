@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from ...reading import json_of
 from ..track import Track
 from .corpus import Checksum, Corpus, Entry
 from .recordings import tracks_of
@@ -47,10 +47,7 @@ def tracks(root: str | Path) -> list[Track]:
 
 
 def _load(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        notes = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} is no whole JSON file ({error}): its download broke off. {SOURCE}") from error
+    notes = json_of(file, f"its download broke off. {SOURCE.removesuffix('.')}")
     if not isinstance(notes, dict) or not notes:
         raise ValueError(f"{file} should be an object with an entry per note. {SOURCE}")
     return notes

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import soundfile as sf
 
 from ...progress import tqdm
+from ...reading import json_in
 from ..audio import read as audio
 from ..parallel import in_order
 from ..track import Manifest, Track, cache_folder, metadata_of
@@ -174,7 +175,7 @@ def _samples(tars: Sequence[str]) -> Iterator[dict[str, Any]]:
                         opened = tar.extractfile(entry)
                         content = opened.read() if opened else b""
                         if suffix == "json":
-                            labels |= json.loads(content)
+                            labels |= json_in(content, f"{entry.name} in {path}")
                         elif suffix in ("txt", "cls"):
                             labels[suffix] = content.decode().strip()
                         elif f".{suffix}" in audio.SUFFIXES:
@@ -212,7 +213,11 @@ def _track(rows: Any, column: str, number: int) -> Track | None:
         return None
     path = str(cell.get("path") or f"row {number}")
     name = next((str(row[key]) for key in KEYS if isinstance(row.get(key), (str, int))), path)
-    content = row | json.loads(row["labels"]) if isinstance(row.get("labels"), str) and "__key__" in row else row
+    content = (
+        row | json_in(row["labels"], f"The labels of {name}")
+        if isinstance(row.get("labels"), str) and "__key__" in row
+        else row
+    )
     labels = {
         key: value
         for key, value in content.items()

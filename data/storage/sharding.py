@@ -22,6 +22,7 @@ import soundfile as sf
 import tyro
 
 from ...progress import tqdm
+from ...reading import json_of
 from ..locks import alone
 from ..open import open_sound
 from ..parallel import Part, cores, in_order
@@ -169,7 +170,7 @@ def _check_plan(out: Path, digest: str) -> None:
     """The folder belongs to one plan: a manifest, a rate, a size."""
     marker = out / OURS / "plan.json"
     if marker.is_file():
-        if json.loads(marker.read_text())["digest"] != digest:
+        if json_of(marker)["digest"] != digest:
             raise ValueError(
                 f"{out} holds shards of another manifest, rate or size: choose another folder, or remove this one"
             )
@@ -202,7 +203,7 @@ def _write_shard(job: _Job, item: tuple[int, list[int], Manifest]) -> dict[str, 
     path = job.out / f"shard-{number:05d}.parquet"
     stamp = job.out / STAMPS / f"{path.stem}.json"
     if stamp.is_file() and path.is_file():
-        known: dict[str, Any] = json.loads(stamp.read_text())
+        known: dict[str, Any] = json_of(stamp)
         if path.stat().st_size == known["shard"]["size"]:
             return known
     places: list[tuple[int, int, int]] = []  # (row of the whole manifest, first row of the shard, chunks)

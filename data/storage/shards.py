@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import struct
 import threading
@@ -28,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 
+from ...reading import json_in
 from ..audio import read as audio
 from ..track import METADATA, Manifest, metadata_of, place_from
 from .remote import filesystem_of
@@ -104,7 +104,7 @@ class Shards(Manifest):
     @classmethod
     def _opened(cls, table: pa.Table, folder: str, name: str, check: bool) -> Shards:
         try:
-            shards = cls(table, folder, json.loads((table.schema.metadata or {})[METADATA]))
+            shards = cls(table, folder, json_in((table.schema.metadata or {})[METADATA], name))
         except (LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{name} is no index of shards, or is damaged ({error}): `groundbass data shard MANIFEST OUT` makes one"

@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from ...progress import tqdm
+from ...reading import json_of
 from ..audio import read as audio
 from ..locks import alone
 from ..track import Manifest, Track
@@ -205,7 +206,7 @@ def _is_made(out: Path, recipe: dict[str, Any]) -> bool:
         return False
     if not (out / RECIPE).is_file() or not (out / MANIFEST).is_file():
         raise FileExistsError(f"{out} holds other things; name a folder that is new or empty.")
-    found = json.loads((out / RECIPE).read_text())
+    found = json_of(out / RECIPE)
     if found != recipe:
         raise FileExistsError(f"{out} holds another corpus ({found}, not {recipe}); name another folder or delete it.")
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from ...data.collections.scan import scan_folder
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
 from ...data.track import Manifest
+from ...reading import json_in
 from .. import optim
 from ..objectives import contrastive, labelled, latent, masked, tokens
 from ..objectives.parts.rvq_target import RVQSettings
@@ -115,7 +115,9 @@ def _our_steps(recipe: Recipe, manifest: Path, run: Path) -> list[dict[str, floa
     """The lines of timing.jsonl after the start."""
     steps = SKIPPED + COUNTED
     train(dataclasses.replace(recipe, steps=steps, log_every=10, checkpoint_every=COUNTED), manifest, run)
-    lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json_in(line, run / "timing.jsonl") for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line for line in lines if line["step"] > SKIPPED]
 
 
@@ -178,7 +180,9 @@ def _launched(recipe: Recipe, manifest: Path, ranks: int) -> float:
         processes.append(subprocess.Popen(command, env=os.environ | told, stdout=subprocess.DEVNULL))
     if any(process.wait() for process in processes):
         raise RuntimeError(f"A run on {ranks} ranks failed; its message stands above")
-    lines = [json.loads(line) for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json_in(line, run / "timing.jsonl") for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return median(line["audio_seconds_per_second"] for line in lines if line["step"] > SKIPPED)
 
 

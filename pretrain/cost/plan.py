@@ -27,6 +27,7 @@ from rich.table import Table
 
 from ... import arguments
 from ...data.track import Manifest
+from ...reading import json_in
 from ..recipe import Recipe, find
 from ..run.hardware import MEMORY_GB, PEAK_BF16
 from ..run.record import asked_of
@@ -284,7 +285,7 @@ def measured(run: Path) -> tuple[float, str]:
     file = run / "timing.jsonl"
     if not file.is_file():
         raise ValueError(f"There is no {file}: --like takes the folder of a run that has logged steps.")
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [json_in(line, f"A line of {file}") for line in file.read_text(encoding="utf-8").splitlines()]
     values = [line["utilisation"] for line in lines if "utilisation" in line]
     if not values:
         raise ValueError(

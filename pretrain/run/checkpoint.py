@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ...data.writing import flush, put_folder
 from ...models.weight_files import DAMAGED, load_safetensors
+from ...reading import json_of
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def checksum(path: Path) -> str:
 def _facts(folder: Path) -> dict[str, Any]:
     """What checkpoint.json says, its fields of the right kinds; {} where it can't be read."""
     try:
-        facts = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        facts = json_of(folder / "checkpoint.json")
+    except (OSError, ValueError):
         return {}
     whole = (
         isinstance(facts, dict)

@@ -6,13 +6,13 @@ checkpoint is kept whatever `keep_last` says, and is what gets published when th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 
+from ...reading import json_in
 from .checkpoint import weights_of
 from .record import Lines
 
@@ -96,7 +96,9 @@ def _best(lines: list[dict[str, Any]]) -> int | None:
 
 
 def _validations(path: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines: list[dict[str, Any]] = [
+        json_in(line, f"A line of {path}") for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines:
         if not isinstance(line.get("score"), (int, float)):
             raise ValueError(

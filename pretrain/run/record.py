@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from ... import plugins
 from ...data.track import Manifest
 from ...data.writing import write_text
+from ...reading import json_in, json_of
 from ..recipe import Recipe, differences, filled, resolved
 from .hardware import hardware
 
@@ -23,9 +25,13 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "soundfi
 
 
 def describe(
-    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str
-) -> dict[str, Any]:
-    """The contents of recipe.json: what is needed to repeat the run, and to know whether it was."""
+    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str,
+    heard: Manifest,
+) -> dict[str, Any]:  # fmt: skip
+    """The contents of recipe.json: what is needed to repeat the run, and to know whether it was.
+
+    heard: the tracks of the manifest that the objective trains on, whose splits are counted.
+    """
     return {
         "schema": SCHEMA,
         "address": address,
@@ -36,6 +42,7 @@ def describe(
             "hash": manifest_hash(manifest),
             "tracks": len(manifest),
             "hours": float(manifest.seconds().sum()) / 3600,
+            "heard": dict(sorted(Counter(split or "" for split in heard.column("split")).items())),
         },
         "versions": versions(),
         "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",
@@ -151,7 +158,7 @@ def last_loss(run: Path) -> dict[str, Any] | None:
     """The last line of RUN/loss.jsonl; None where nothing was logged."""
     file = run / "loss.jsonl"
     lines = _whole_lines(file) if file.is_file() else []
-    return json.loads(lines[-1]) if lines else None
+    return json_in(lines[-1], f"The last line of {file}") if lines else None
 
 
 def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
@@ -160,10 +167,7 @@ def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
     Raises:
         ValueError: it is damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(_unreadable(path, str(error))) from error
+    value = json_of(path, "choose another --run folder")
     for name, kind in kinds.items():
         if not isinstance(value, dict) or not isinstance(value.get(name), kind):
             raise ValueError(_unreadable(path, f"its field {name!r} is missing, or of another kind"))
@@ -232,8 +236,8 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _step(path: Path, number: int, line: str) -> int:
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        step = json_in(line, path)["step"]
+    except (ValueError, KeyError, TypeError):
         step = None
     if type(step) is not int or step < 0 or "\ufffd" in line:
         raise ValueError(

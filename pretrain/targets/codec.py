@@ -37,6 +37,7 @@ from ...data.track import Manifest, Track
 from ...data.writing import write_text, written
 from ...models.encoder import usual_device
 from ...progress import tqdm
+from ...reading import json_of
 from .codes import CodeHead, CodeHeadSettings
 from .target import NOISE, FrameGrid, Target
 
@@ -251,7 +252,7 @@ class CodeStore:
             raise ValueError(
                 f"There are no codes in {folder}: store them with `groundbass data codes MANIFEST OUT --codec NAME`."
             )
-        self.identity = CodecIdentity(**json.loads(file.read_text()))
+        self.identity = CodecIdentity(**json_of(file))
         self._place: dict[str, tuple[int, int, int]] = {}
         self.hashes: dict[str, str] = {}
         self.parts = 0

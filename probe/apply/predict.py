@@ -32,6 +32,7 @@ from ...data.writing import write_text, written
 from ...models.encoder import usual_device
 from ...models.head_files import head_names
 from ...progress import tqdm
+from ...reading import json_in
 from ..report.naming import short_names
 from ..report.result import plain
 from ..report.table import Column, Table
@@ -335,7 +336,7 @@ class _Kept:
             self.path.unlink(missing_ok=True)
         for path in (self.path, *self.parts):
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
-                if line.endswith("\n") and (entry := json.loads(line))["key"] == self.key:
+                if line.endswith("\n") and (entry := json_in(line, path))["key"] == self.key:
                     self.lines[entry["path"]] = entry["heads"]
 
     def add(self, recording: str, found: dict[str, Prediction]) -> None:

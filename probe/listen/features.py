@@ -39,6 +39,7 @@ from ...models.encoder import Encoder, bare, weights_hash
 from ...models.heads import POOLINGS, Moments, combined, moments
 from ...models.heads import pooled as pool_moments
 from ...progress import tqdm
+from ...reading import json_of
 from .windows import READ_SECONDS, Window, decoded, jobs, window_rows
 
 VERSION = 2  # of this file's arithmetic; a change gives new keys
@@ -233,7 +234,7 @@ class FeatureStore:
         """Put in place what this machine knows already: items of stores of the same family, pooled frames of a task."""
         place = {name: item for item, name in enumerate(listening.names) if not done[item]}
         for other in sorted((self.root / listening.family).glob("*/meta.json")):
-            held = json.loads((other.parent / "items.json").read_text())
+            held = json_of(other.parent / "items.json")
             found = [(item, place.pop(name)) for item, name in enumerate(held) if name in place]
             if found:
                 theirs, ours = map(list, zip(*found))
@@ -276,7 +277,7 @@ class FeatureStore:
         """Put in place what stores of some of these tracks hold: the shares of processes launched together."""
         items = {name: item for item, name in enumerate(listening.names)}
         for other in sorted((self.root / listening.family).glob("*/meta.json")):
-            held = json.loads((other.parent / "items.json").read_text())
+            held = json_of(other.parent / "items.json")
             if not items.keys() >= set(held):
                 continue
             frames, begin = np.load(other.parent / "features.npy", mmap_mode="r"), 0

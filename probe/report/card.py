@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...models.card import NOT_PROBED
+from ...reading import json_of
 from . import tables
 from .bootstrap import mark
 from .result import Baseline, Result, read_all, title
@@ -41,10 +41,7 @@ def probed(folder: Path | None, weights: str) -> str:
 def _whole(folder: Path) -> list[Result]:
     """The results of a folder; a damaged one isn't passed over, since its score would be missing unseen."""
     for path in folder.glob("*.json"):
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error}); write it again, or remove it.") from error
+        json_of(path)
     return read_all(folder)
 
 

@@ -60,7 +60,8 @@ def report(
     remove_leftovers(target)
     write_text(target, text)
     console.print(f"Page: {target}", highlight=False, markup=False, soft_wrap=True)
-    return {"page": target, "encoders": [_figures(section) for section in sections]}
+    left_out = [sentence for section in sections for sentence in section.left_out]
+    return {"page": target, "encoders": [_figures(section) for section in sections], "left_out": left_out}
 
 
 def _figures(section: Section) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def _show(console: Console, sections: Sequence[Section], found: Sequence[Line]) 
         console.print(damaged.terminal())
     if figures := comparison.literature(found):
         console.print(figures.terminal())
+    for sentence in (one for section in sections for one in section.left_out):
+        console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
     for line in found:
         for note in line.notes:
             console.print(note, style="dim", highlight=False, markup=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.writing import write_text
+from ...reading import json_of
 from .bootstrap import Interval, mark
 from .per_class import ClassScore
 from .result import plain
@@ -71,7 +72,7 @@ def read(place: Path) -> list[Compared]:
         path = folder / FILE
         if path.is_file():
             try:
-                return [Compared.from_json(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+                return [Compared.from_json(one) for one in json_of(path)]
             except (ValueError, TypeError, AttributeError, KeyError) as error:
                 raise ValueError(
                     f"{path} isn't what `groundbass finetune` writes ({error}): fine-tune again."

@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.labels.lookup import metric_name
 from ...data.writing import write_text, written
+from ...reading import CURE, json_of
 from .bootstrap import Interval
+from .checked import is_number, is_text, is_whole, one_line
 from .result import Published, Result, read_all
 
 SCHEMA = 1
@@ -46,6 +49,12 @@ COLUMNS = pa.schema(
         ("torch", pa.string()),
     ]
 )
+
+
+NEEDED = {"encoder", "system", "task", "protocol", "split", "condition", "metric"}  # what tells one figure from another
+FITS = {pa.int64(): is_whole, pa.string(): is_text, pa.float64(): is_number}
+MOST_LAYERS = 4096
+KINDS = {pa.int64(): "a whole number", pa.string(): "a text", pa.float64(): "a number"}
 
 
 @dataclass(frozen=True)
@@ -126,18 +135,51 @@ def read(path: Path) -> list[Row]:
     """The rows of a results.parquet or results.json, whoever wrote it.
 
     Raises:
-        ValueError: it has another schema.
+        ValueError: it is damaged, has another schema, or a cell is of another kind than `COLUMNS` says; the sentence
+            names its row and field.
     """
-    if path.suffix == ".parquet":
-        found = pq.read_table(path).to_pylist()
-    else:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("rows") if isinstance(content, dict) else None
-    known = {row.get("schema") for row in found or [{}]}
-    if known != {SCHEMA}:
-        raise ValueError(f"{path} holds rows of the schema {known}; a long table of schema {SCHEMA} is expected.")
-    names = [one.name for one in fields(Row)]
-    return [Row(**{name: row.get(name) for name in names}) for row in found]
+    found = _rows_of_parquet(path) if path.suffix == ".parquet" else json_of(path, CURE)
+    if isinstance(found, dict):
+        found = found.get("rows")
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path} holds no rows; a long table of schema {SCHEMA} is expected: {CURE}.")
+    return [_checked(row, number, path) for number, row in enumerate(found)]
+
+
+def _rows_of_parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is no whole Parquet file ({error}): {CURE}.") from error
+    return rows
+
+
+def _checked(row: Any, number: int, path: Path) -> Row:
+    """A row whose cells are of the kinds that `COLUMNS` says. number: from 0."""
+    if not isinstance(row, dict):
+        raise ValueError(f"Row {number} of {path} is {str(row)[:60]!r}, not fields by name: {CURE}.")
+    if type(row.get("schema")) is not int or row["schema"] != SCHEMA:
+        raise ValueError(
+            f"Row {number} of {path} holds a figure of schema {str(row.get('schema'))[:60]!r}; a long table of schema "
+            f"{SCHEMA} is expected: {CURE}."
+        )
+    row = {name: _cell(row.get(name)) for name in COLUMNS.names}
+    for column in COLUMNS:
+        value = row[column.name]
+        fits = FITS[column.type](value) and not (column.name == "layer" and value > MOST_LAYERS)
+        if not fits and (value is not None or column.name in NEEDED):
+            raise ValueError(
+                f"Row {number} of {path} is no figure: its field `{column.name}` is {str(value)[:60]!r}, which should "
+                f"be {KINDS[column.type]}: {CURE}."
+            )
+    return Row(**row)
+
+
+def _cell(value: Any) -> Any:
+    """A cell as we write it: tables that were merged elsewhere hold NaN for null, and 3.0 for 3."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else one_line(value)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...data.writing import write_text, written
+from ...reading import json_of
 from ..curves.few_shot import Point
 from ..curves.robustness import Robustness
 from ..curves.units import PieceScore
@@ -287,8 +288,8 @@ def read(path: Path) -> Result | None:
         ValueError: it says that it is one, and its content is of other kinds than ours: it may come from anyone.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        told = json_of(path)
+    except (OSError, ValueError):
         return None
     if not isinstance(told, dict) or told.get("schema") != SCHEMA or "task" not in told:
         return None
@@ -298,6 +299,23 @@ def read(path: Path) -> Result | None:
 def read_all(folder: Path) -> list[Result]:
     """The results in a folder, by the names of their files."""
     return [result for path in sorted(folder.glob("*.json")) if (result := read(path)) is not None]
+
+
+def left_out(folder: Path) -> list[str]:
+    """A sentence for each file of a folder that `read_all` passes over though it is, or may have been, a result."""
+    told = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = json_of(path)
+        except (OSError, ValueError) as error:
+            told.append(f"Left out: {error}")
+            continue
+        if isinstance(found, dict) and "task" in found and "schema" in found and found["schema"] != SCHEMA:
+            told.append(
+                f"Left out: {path} is a result of schema {str(found['schema'])[:60]!r}, and this version of groundbass "
+                f"reads schema {SCHEMA}: probe again, or use the version that wrote it."
+            )
+    return told
 
 
 def results_in(folder: Path) -> list[Result]:

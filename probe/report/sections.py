@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...reading import json_in, json_of
 from . import long_table
-from .result import Result, Scored, results_in
+from .result import Result, Scored, left_out, results_in
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Section:
     scores: Sequence[Scored]
     results: Sequence[Result] = ()
     run: Path | None = None
+    left_out: Sequence[str] = ()
 
     @property
     def whole(self) -> bool:
@@ -37,7 +38,8 @@ class Section:
         path = None if self.run is None else self.run / "loss.jsonl"
         if path is None or not path.is_file():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [json_in(line, f"A line of {path}") for line in lines if line.strip()]
 
     @property
     def probes(self) -> list[tuple[int, Result]]:
@@ -50,7 +52,7 @@ class Section:
     def recipe(self) -> dict[str, Any]:
         """RUN/recipe.json."""
         path = None if self.run is None else self.run / "recipe.json"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+        found: dict[str, Any] = json_of(path) if path and path.is_file() else {}
         return found
 
 
@@ -74,12 +76,15 @@ def collect(folder: Path) -> Section:
     if not results and probed:
         home = probed[-1][1]
         results = results_in(home)
+    passed_over = left_out(home)
+    if not results and passed_over:
+        raise ValueError(f"{home} holds no probe result that can be read. {' '.join(passed_over)}")
     if not results:
         raise FileNotFoundError(
             f"{home} holds no probe results; make them with `groundbass probe {folder} synth:PATH`."
         )
     run = folder if home is not folder else folder.parent if (folder.parent / "recipe.json").is_file() else None
-    return Section(run.name if run else results[0].encoder, folder, home, results, results, run)
+    return Section(run.name if run else results[0].encoder, folder, home, results, results, run, passed_over)
 
 
 def on_the_way(run: Path) -> list[tuple[int, Path]]:
