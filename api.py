@@ -200,7 +200,15 @@ class Run:
         return str(self.folder)
 
 
-def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence[str] = (), **overrides: Any) -> Run:
+def train(
+    recipe: str | Recipe,
+    data: Paths,
+    run: str | Path,
+    *,
+    avoid: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    **overrides: Any,
+) -> Run:
     """Pretrain, as `groundbass pretrain` does: the same run folder goes on where it stopped.
 
     Args:
@@ -208,6 +216,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
         data: a folder, a manifest, shards, …; or several, MANIFEST=WEIGHT each.
         run: the run's folder.
         avoid: leave out recordings that these hold too, such as gtzan:ROOT.
+        splits: hear only the tracks of these splits of the manifest.
         overrides: fields of the recipe, as keywords: `steps=100, batch_size=16, optim={"lr": 2e-4}`.
 
     Raises:
@@ -220,6 +229,7 @@ def train(recipe: str | Recipe, data: Paths, run: str | Path, *, avoid: Sequence
     sources = (data,) if isinstance(data, (str, Path)) else data
     words = [*_words(overrides), "--data", *map(str, sources), "--run", str(run)]
     words += [word for place in avoid for word in ("--avoid", str(place))]
+    words += ["--splits", *splits] if splits else []
     address, options = command.chosen(recipe, words)
     steps = 0
 

@@ -42,9 +42,11 @@ def quickstart(
     manifest = corpus / "manifest.parquet"
     budget = [] if steps is None else ["--steps", str(steps)]
     where = [] if device is None else ["--device", device]
+    # the test tracks of what is probed then are heard by nobody before
+    pretraining = ["pretrain", recipe, "--data", f"{manifest}", "--splits", "train", "valid", "--run", f"{run}"]
     stages = {
         "1  a corpus to learn from": ["data", "synth", f"{corpus}", "--hours", f"{hours}", "--seed", f"{seed}"],
-        "2  pretraining": ["pretrain", recipe, "--data", f"{manifest}", "--run", f"{run}", *budget, *where],
+        "2  pretraining": [*pretraining, *budget, *where],
         "3  what did it learn?": ["probe", f"{run}", f"synth:{corpus}", *where],
         "4  publishing": ["publish", f"{run}", f"{encoder}", "--force"],
         "5  the report": ["report", f"{run}", "--out", f"{folder / 'report.html'}"],

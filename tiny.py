@@ -241,11 +241,14 @@ def _judged(heads: Any, folder: Path, row: dict[str, str]) -> dict[str, tuple[fl
 
 
 def template_key(cqt: torch.Tensor) -> str:
-    """The key whose profile correlates best with the mean magnitude of each pitch class; cqt: [1, frames, bins]."""
+    """The key whose profile correlates best with the mean of each pitch class; cqt: [1, frames, bins], log-compressed.
+
+    Roots of magnitudes: of these, magnitudes and their logarithms what hears most keys of recordings.
+    """
     from .data.labels.kinds.key import KEYS, MAJOR, MINOR
 
-    magnitude = torch.expm1(cqt[0]).mean(0).reshape(-1, 12, 2).sum((0, 2)).double().numpy()  # from A on, by semitones
-    chroma = np.roll(magnitude, -3)  # from C on
+    strength = torch.expm1(cqt[0]).clamp(min=0).sqrt().mean(0).reshape(-1, 12, 2).sum((0, 2))  # by semitones, from A on
+    chroma = np.roll(strength.double().numpy(), -3)  # from C on
     profiles = {"major": np.array(MAJOR), "minor": np.array(MINOR)}
     names = {(name.split()[0], name.split()[1]): name for name in KEYS}
     tonics = [name.split()[0] for name in KEYS if name.endswith("major")]
@@ -270,7 +273,7 @@ def _line(what: str, pairs: Any) -> str:
     counts, groups = bootstrap.draw(list(range(len(pairs))))
     weights = counts / counts.sum(1, keepdims=True)
     cells = []
-    for values in (pairs[:, 0], pairs[:, 1], pairs[:, 0] - pairs[:, 1]):
+    for values, lowest in ((pairs[:, 0], 0.0), (pairs[:, 1], 0.0), (pairs[:, 0] - pairs[:, 1], -1.0)):
         found = bootstrap.interval(float(values.mean()), weights @ values, groups)
-        cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        cells.append(f"{found.value:.3f} [{max(lowest, found.low):.3f}, {min(1.0, found.high):.3f}]")
     return f"| {what} | {len(pairs)} | {' | '.join(cells)} |"

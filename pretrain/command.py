@@ -17,12 +17,12 @@ from .contract import check
 from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
-from .run.heard import avoiding, mixture_of
+from .run.heard import avoiding, mixture_of, only_splits
 from .run.record import asked_of, last_loss
 from .train import train
 
-USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT] [--init ENCODER]
-                           [--optim.lr 2e-4] …
+USAGE = """usage: groundbass pretrain ADDRESS --data MANIFEST[=WEIGHT]… --run RUN [--avoid CORPUS:ROOT]
+                           [--splits train valid] [--init ENCODER] [--optim.lr 2e-4] …
        groundbass pretrain --from RUN/recipe.json --run NEW [--data MANIFEST]
        groundbass pretrain ADDRESS --dry-run
        groundbass pretrain ADDRESS --help      every field of the recipe
@@ -34,7 +34,7 @@ ADDRESS is a recipe of the list, or my_recipes.py:tiny, a function that returns 
 Pretrain a recipe on a manifest. The same --run folder goes on where it stopped.
 On several GPUs: groundbass launch ddp --gpus 8 -- pretrain ADDRESS …"""
 
-PLACES = ("--data", "--run", "--root", "--avoid", "--same", "--device", "--dry-run", "--json")
+PLACES = ("--data", "--run", "--root", "--avoid", "--splits", "--same", "--device", "--dry-run", "--json")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class Options:
     avoid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="B")] = ()
     """leave out recordings that B holds too, found by their sound: whatever --data takes, such as
     gtzan:~/data/gtzan (or gtzan, in $GROUNDBASS_DATA); may be given several times"""
+    splits: tuple[str, ...] = ()
+    """hear only the tracks of these splits of the manifest, such as train valid; without it all are heard, and a probe
+    of test tracks that were heard says that it is transductive"""
     device: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """cpu, cuda; a GPU where there is one. Of several, CUDA_VISIBLE_DEVICES chooses"""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -120,6 +123,8 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
         raise ValueError("Where to? Name the run's folder.")
     with distributed.placed(options.device):
         manifest = mixture_of(options.data, options.run, options.same)
+        if options.splits:
+            manifest = str(only_splits(manifest, options.splits, options.run, options.root))
         if options.avoid:
             manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
         overrides = list(_overrides(words)) if address is not None else []

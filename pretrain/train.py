@@ -110,7 +110,8 @@ def _train(
     objective: Objective = recipe.objective.build()
     objective.seed = recipe.seed
     objective.train()
-    crops = Crops(objective.heard(manifest), recipe.crops, recipe.seed)
+    heard = objective.heard(manifest)
+    crops = Crops(heard, recipe.crops, recipe.seed)
     begun = any((run / "checkpoints").glob("step_*"))
     init = None
     if recipe.init is not None and not begun:
@@ -118,7 +119,7 @@ def _train(
         objective.encoder_loaded()
 
     # 4. The run folder: a new one, or this run's.
-    record = describe(recipe, address, overrides, manifest, data)
+    record = describe(recipe, address, overrides, manifest, data, heard)
     known = check_same(run, record, recipe)
     with distributed.main_first():
         run.mkdir(parents=True, exist_ok=True)
@@ -156,9 +157,11 @@ def _train(
     judge = Judge(run, objective, first, recipe, processes.is_main_process, say)
     if processes.is_main_process:  # killed between a checkpoint and the removal of older ones
         checkpoint.prune(run / "checkpoints", first, recipe.keep_last, recipe.keep_every, judge.best_before(first))
+    prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
     if first >= recipe.steps or judge.finished():
         _publish_best(training, judge, run, say)
-        Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say).finish(first)
+        prober.catch_up(first)
+        prober.finish(first)
         if judge.finished():
             return recipe.steps
         say(f"The run has done its {recipe.steps} steps already; --steps N makes it longer.")
@@ -168,7 +171,7 @@ def _train(
     trial_step(training, manifest)
 
     # 8. The steps.
-    prober = Prober(run, recipe.probe_every if processes.is_main_process else 0, recipe.probe_tasks, say)
+    prober.catch_up(first)
     starts = {phase.begin for phase in recipe.phases}
     with (
         _batches(training, crops, first) as (batches, bad),

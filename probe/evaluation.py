@@ -42,7 +42,7 @@ CRAFTED: dict[str, Callable[[], Encoder]] = {
     "log_mel": simple.LogMelBaseline, "mfcc": Mfcc, "chroma": Chroma, "log_cqt": simple.LogCqtBaseline,
 }  # fmt: skip
 ALONE: dict[str, Callable[[], Encoder]] = {"nnaudio_cqt": simple.NnAudioCqtBaseline}  # no part of `all_crafted`
-FRAME_BASELINES = ("random", *CRAFTED, *ALONE, "constant")
+FRAME_BASELINES = ("random", *CRAFTED, *ALONE, "all_crafted", "constant")
 AskedPooling = Literal["auto", "mean", "mean+std", "mean+std+change"]
 Damage = str  # one of `robustness.LEVELS`
 
@@ -172,7 +172,7 @@ class TaskProbe:
                 yield f"random copy {seed}", self.copies.of(self.task, seed), self.layers
             except ValueError:  # said where it is missed
                 break
-        crafted = CRAFTED if "all_crafted" in asked and self.task.unit != "frame" else {}
+        crafted = CRAFTED if "all_crafted" in asked else {}
         crafted |= {name: make for name, make in (CRAFTED | ALONE).items() if name in asked}
         for name, make in crafted.items():
             yield name, make(), [0]
@@ -217,6 +217,8 @@ class TaskProbe:
             case "random":
                 return {name: self._random()}
             case "all_crafted":
+                if task.unit == "frame":
+                    return {name: [fit_frames(task, all_crafted_frames(task, self.store), 1)]}
                 return {name: [fit(task, all_crafted(task, self.store, self.settings.pooling), [0])]}
             case "tzanetakis":
                 return self._tzanetakis()
@@ -289,6 +291,24 @@ def all_crafted(task: Task, store: FeatureStore, pooling: AskedPooling = "auto")
     widths_of = {name: end for name, end in zip(POOLED, ends) if pooling in ("auto", name)}
     array = np.concatenate(columns, -1)[..., : max(widths_of.values())]
     return Features(array, statistics.owner, widths_of)
+
+
+def all_crafted_frames(task: Task, store: FeatureStore) -> Frames:
+    """All hand-crafted sets side by side, at the times of MFCC's frames: of the others the nearest frame in time."""
+    sets = {
+        name: store.frames(make(), task.manifest, task.rows, [0], f"{name} for {task.name}, frames")
+        for name, make in CRAFTED.items()
+    }
+    clock = sets["mfcc"]
+    columns = []
+    for found in sets.values():
+        near = np.empty(len(clock.times), np.int64)
+        for row, (first, end) in clock.spans.items():
+            begin, stop = found.spans[row]
+            middles = (found.times[begin : stop - 1] + found.times[begin + 1 : stop]) / 2
+            near[first:end] = begin + np.searchsorted(middles, clock.times[first:end])
+        columns.append(found.array[:, near])
+    return Frames(np.concatenate(columns, -1), (0,), clock.spans, clock.times)
 
 
 def frame_layers(task: Task, encoder: Encoder, store: FeatureStore, layers: Sequence[int], title: str) -> Sequence[int]:

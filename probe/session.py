@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from ..data import parallel
 from ..models.encoder import Encoder
 from .evaluation import Evaluation, RandomCopies, Settings, TaskProbe
 from .heads.keep import PROTOCOLS, Origin, is_kept, write_kept
+from .listen import transductive
 from .listen.features import FeatureStore, digest, identity
 from .report import long_table, result, tables
 from .report.result import Result, plain
@@ -43,6 +45,7 @@ class Session:
         self.settings, self.heads = settings, heads
         self.about = identity(encoder)
         self.copies = RandomCopies(encoder, store.device)
+        self.heard = transductive.heard_by(name)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Probe every task, print the table; returns the results in the same order, without tasks that were left out.
@@ -127,6 +130,7 @@ class Session:
         made = result_of(
             task, found, self.name, self.about, settings.protocol, key=key, window_seconds=self.store.window_seconds
         )
+        made = replace(made, notes=(*made.notes, *transductive.note(task, self.heard)))
         path = result.write(self.folder, made, predictions(task, found.trained, found.others))
         written = result.read(path) or made
         if self.heads and found.kept is not None:

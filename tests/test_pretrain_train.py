@@ -215,10 +215,14 @@ def test_phases_resume_to_the_bit(
     assert all(torch.equal(ours[i]["momentum_buffer"], theirs[i]["momentum_buffer"]) for i in theirs)
 
 
-def test_contrast_resumes_to_the_bit(manifest: Path, tmp_path: Path) -> None:
-    train(contrastive(), manifest, tmp_path / "straight")
-    train(dataclasses.replace(contrastive(), steps=3), manifest, tmp_path / "twice")
-    train(contrastive(), manifest, tmp_path / "twice")
+@pytest.mark.parametrize("log_every", [1, 2])
+def test_contrast_resumes_to_the_bit(manifest: Path, tmp_path: Path, log_every: int) -> None:
+    """Also where the shorter run wrote a line of its last step, which is none of the longer one's."""
+    recipe = dataclasses.replace(contrastive(), log_every=log_every)
+    train(recipe, manifest, tmp_path / "straight")
+    train(dataclasses.replace(recipe, steps=3), manifest, tmp_path / "twice")
+    assert len((tmp_path / "twice/loss.jsonl").read_text().splitlines()) == 3 // log_every + log_every - 1
+    train(recipe, manifest, tmp_path / "twice")
     assert weights(tmp_path / "twice", 4) == weights(tmp_path / "straight", 4)
     assert (tmp_path / "twice/loss.jsonl").read_bytes() == (tmp_path / "straight/loss.jsonl").read_bytes()
 

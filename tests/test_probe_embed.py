@@ -22,7 +22,7 @@ import groundbass
 from groundbass.models.encoder import Encoder, load_encoder, random_copy, weights_hash
 from groundbass.probe.apply import embed as command
 from groundbass.probe.apply import embedding
-from groundbass.probe.apply.embed import embed
+from groundbass.probe.apply.embed import embed, read_about
 from groundbass.probe.apply.embedding import Embedding, chosen_layers, parts, pieces
 from groundbass.probe.apply.similar import Index, Place, similar
 from groundbass.probe.listen.features import identity
@@ -305,6 +305,24 @@ def test_similar_finds_the_tone_in_and_outside_the_table(encoder, tmp_path, caps
         similar(tmp_path / "y.parquet", (tmp_path / "asked/0_1000.wav",))
     with pytest.raises(ValueError, match="no table of embeddings"):
         similar(tmp_path / "asked/0_1000.wav", (tmp_path / "asked/0_1000.wav",))
+
+
+def test_what_ships_hears_where_nobody_names_an_encoder(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    tones(tmp_path / "music", [300, 1000, 300, 1000, 300])
+    tones(tmp_path / "asked", [1000])
+    told = embed(str(tmp_path / "music"), out=tmp_path / "x.parquet")
+    assert told["tracks"] == 5 and read_about(tmp_path / "x.parquet")["encoder"] == "groundbass-tiny"
+    asked = (tmp_path / "asked/0_1000.wav",)
+    found = [similar(table, asked, k=2)[0][1] for table in (tmp_path / "x.parquet", tmp_path / "music")]
+    assert found[0] == found[1] and {Path(hit.found.path).name for hit in found[0]} == {"1_1000.wav", "3_1000.wav"}
+    tones(tmp_path / "music/more", [1000, 300])  # the folder has changed: its table is made anew
+    assert any("more/0_1000.wav" in hit.found.path for hit in similar(tmp_path / "music", asked, k=3)[0][1])
+    with pytest.raises(ValueError, match="Which sound shall groundbass-tiny hear"):
+        embed("groundbass-tiny", out=tmp_path / "y.parquet")
+    (tmp_path / "music/config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model, no table and no audio"):
+        similar(tmp_path / "music", asked)
 
 
 def browser():

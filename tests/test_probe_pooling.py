@@ -11,7 +11,7 @@ from groundbass.data.labels.splits import Fold
 from groundbass.data.track import Manifest, Track
 from groundbass.models.heads import moments, pooled
 from groundbass.probe.baselines.simple import LogCqtBaseline, NnAudioCqtBaseline
-from groundbass.probe.evaluation import Settings, TaskProbe, all_crafted
+from groundbass.probe.evaluation import CRAFTED, Settings, TaskProbe, all_crafted, all_crafted_frames
 from groundbass.probe.fit import fit
 from groundbass.probe.heads.head import Features
 from groundbass.probe.task import Task
@@ -108,3 +108,23 @@ def test_encoder_copies_and_hand_crafted_sets_choose_from_the_same_poolings(sett
     assert {"encoder", "log_cqt", "all_crafted"} <= set(systems)
     assert all(outcome.pooling in allowed for outcomes in systems.values() for outcome in outcomes)
     assert tuple(all_crafted(task, keep, asked.pooling).widths) == tuple(allowed)
+
+
+@pytest.mark.slow
+def test_all_hand_crafted_sets_of_frames_stand_side_by_side(corpus, tmp_path):  # noqa: F811
+    """Beside each of MFCC's frames those of the other sets that are nearest in time; frame tasks are asked of them."""
+    (task,) = tasks(corpus[::3], ("synth_beat",))
+    keep = store(tmp_path)
+    together, begin = all_crafted_frames(task, keep), 0
+    for name, make in CRAFTED.items():
+        alone = keep.frames(make(), task.manifest, task.rows, [0], name)
+        width = alone.array.shape[-1]
+        for row, (first, end) in list(together.spans.items())[:3]:
+            own = slice(*alone.spans[row])
+            near = np.abs(alone.times[own][None] - together.times[first:end, None]).argmin(1)
+            ours = together.array[0, first:end, begin : begin + width]
+            np.testing.assert_array_equal(ours, alone.array[0, own][near])
+        begin += width
+    assert together.array.shape[-1] == begin
+    asked = Settings(baselines=("all_crafted", "constant"), layers=(1,)).on(task)
+    assert "all_crafted" in TaskProbe(task, Oracle(), keep, asked).evaluate().others

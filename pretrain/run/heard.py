@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -97,6 +98,27 @@ def mixture_of(data: Sequence[str], run: Path, same: Literal["bytes", "sound"] =
             file=sys.stderr,
         )
     return str(made)
+
+
+def only_splits(manifest: Path | str, splits: Sequence[str], run: Path, root: str | Path | None = None) -> Path:
+    """The tracks of some splits, as RUN/manifest.splits.parquet; the same tracks at every start, or the run refuses.
+
+    Raises:
+        ValueError: the manifest has no track of one of them.
+    """
+    kept = run / "manifest.splits.parquet"
+    distributed.join()
+    with distributed.main_first():
+        whole = open_sound(manifest, root)
+        of = whole.column("split")
+        there = Counter(str(split) for split in of if split is not None)
+        if missing := [split for split in splits if split not in there]:
+            named = ", ".join(f"{split} ({count} tracks)" for split, count in there.items()) or "none at all"
+            raise ValueError(f"--splits {missing[0]}: {manifest} has no track of that split; it has {named}.")
+        if distributed.rank() == 0:
+            run.mkdir(parents=True, exist_ok=True)
+            whole.select([row for row, split in enumerate(of) if split in splits]).write(kept)
+    return kept
 
 
 def avoiding(manifest: Path | str, avoid: Sequence[str], run: Path, root: str | Path | None = None) -> Path:

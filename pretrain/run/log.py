@@ -36,7 +36,9 @@ class Log:
             return
         self._watch = Watch(training.accelerator.device.type)
         self._alarms = Lines(run / "alarms.jsonl", first)
-        self._loss, self._timing = Lines(run / "loss.jsonl", first), Lines(run / "timing.jsonl", first)
+        # a run that was shorter once wrote a line of what was its last step
+        told = first if first % training.recipe.log_every == 0 or first == training.recipe.steps else first - 1
+        self._loss, self._timing = Lines(run / "loss.jsonl", told), Lines(run / "timing.jsonl", told)
         self._bar = tqdm(
             total=training.recipe.steps, initial=first, unit="step", desc="pretrain", dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else SECONDS_IN_FILES,

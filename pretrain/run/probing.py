@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...data.writing import put_folder
+
 
 class Prober:
     """Probes of one run, one at a time. tasks: as `groundbass probe` takes them; an entry may hold options too."""
@@ -33,6 +35,15 @@ class Prober:
             return
         self._start(step)
 
+    def catch_up(self, step: int) -> None:
+        """Probe what a kill has cost: steps whose copies of the encoder lie there still, and this one."""
+        for copy in sorted(self._run.glob("probes/step_*/encoder")) if self._every else ():
+            if (number := copy.parent.name.removeprefix("step_")).isdigit() and int(number) != step:
+                self._start(int(number))
+                self._wait()
+        if step:
+            self.after(step)
+
     def finish(self, step: int) -> None:
         """Wait for the last one; the run's last step is probed whatever ran when it was done."""
         if not self._every:
@@ -51,13 +62,16 @@ class Prober:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (self._folder / "results.json").is_file():  # a resumed run comes by again
                 self._process = None
+                shutil.rmtree(self._folder / "encoder", ignore_errors=True)
                 Path(lock.name).unlink()
                 return
             self._launch(lock.fileno())
 
     def _launch(self, lock: int) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        shutil.copytree(self._run / "encoder", self._folder / "encoder")
+        if not (self._folder / "encoder").is_dir():
+            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.copytree(self._run / "encoder", self._folder / ".encoder.part")
+            put_folder(self._folder / ".encoder.part", self._folder / "encoder")
         # its own baselines are those of the finished run: here the curve is what counts
         command = [sys.executable, "-m", "groundbass.cli", "probe", str(self._folder / "encoder"), *self._words]
         command += ["--out", str(self._folder), "--baselines", "constant"]

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "soundfi
 
 
 def describe(
-    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str
-) -> dict[str, Any]:
-    """The contents of recipe.json: what is needed to repeat the run, and to know whether it was."""
+    recipe: Recipe, address: str | None, overrides: Sequence[str], manifest: Manifest, data: Path | str,
+    heard: Manifest,
+) -> dict[str, Any]:  # fmt: skip
+    """The contents of recipe.json: what is needed to repeat the run, and to know whether it was.
+
+    heard: the tracks of the manifest that the objective trains on, whose splits are counted.
+    """
     return {
         "schema": SCHEMA,
         "address": address,
@@ -37,6 +42,7 @@ def describe(
             "hash": manifest_hash(manifest),
             "tracks": len(manifest),
             "hours": float(manifest.seconds().sum()) / 3600,
+            "heard": dict(sorted(Counter(split or "" for split in heard.column("split")).items())),
         },
         "versions": versions(),
         "hardware": f"{int(os.environ.get('WORLD_SIZE', 1))} × {hardware()}",

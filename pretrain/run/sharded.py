@@ -17,7 +17,7 @@ from ...models.weight_files import DAMAGED, CodeError, Inert
 
 NAMED = re.compile(
     r"collections\.(OrderedDict|defaultdict|deque)|(builtins|__builtin__)\.(set|frozenset|slice|complex|bytearray)"
-    r"|_codecs\.encode|pathlib\.(Posix|Pure|PurePosix)?Path"
+    r"|_codecs\.encode|pathlib\.(_local\.)?(Posix|Pure|PurePosix)?Path"
     r"|torch\.(Size|device|\w+Storage|(float|bfloat|u?int|complex)\d+|bool|contiguous_format|strided)"
     r"|torch\._utils\._rebuild_(tensor_v2|parameter)|torch\.nn\.parameter\.Parameter|torch\.Tensor"
     r"|torch\._tensor\._rebuild_from_type_v2"

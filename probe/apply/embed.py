@@ -21,27 +21,30 @@ import pyarrow.parquet as pq
 import tyro
 from einops import rearrange
 
+from ...data.audio.read import SUFFIXES
 from ...data.collections.scan import plain_cell
 from ...data.locks import alone
-from ...data.open import open_several
+from ...data.open import POSSIBLE, open_several, path_of
 from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
 from ...models.encoder import Encoder, load_encoder, usual_device
+from ...models.loading import shipped
 from ...progress import tqdm
 from ...reading import json_in
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
 VERSION = 1
+SHIPPED = "groundbass-tiny"  # where nobody names an encoder
 METADATA = b"groundbass"
 LAYER = "layer_"  # columns are named layer_<number>
 MOST_SECONDS = 1e6  # of a window that a table may speak of
 
 
 def embed(
-    encoder: tyro.conf.Positional[str],
-    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")],
+    encoder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[ENCODER]")],
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES_OR_FOLDER…")] = (),
     *,
     out: Path,
     layers: tuple[int, ...] | Literal["all"] = (-1,),
@@ -63,7 +66,8 @@ def embed(
     OUT.skipped.csv. `pandas.read_parquet(OUT)` and `datasets` open the table; numpy.load opens an .npz.
 
     Args:
-        encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class.
+        encoder: a run, a published folder, a Hub name, any Hugging Face audio model, or file.py:Class; without one
+            groundbass-tiny, which ships with the package.
         sources: audio files and folders (at any depth); or one manifest (.parquet, .csv), folder or URL of shards, data
             set of the library `datasets`, or CORPUS:ROOT.
         out: X.parquet, or X.npz.
@@ -85,6 +89,7 @@ def embed(
         raise ValueError(f"--out {out}: the ending says what to write, .parquet or .npz.")
     if batch_seconds <= 0:
         raise ValueError(f"--batch-seconds must be above 0, not {batch_seconds:g}.")
+    encoder, sources = with_shipped(encoder, sources)
     device = usual_device(device)
     weights = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[dtype]
     heard = load_encoder(encoder, device, weights, trust_remote_code=trust_remote_code)
@@ -105,6 +110,23 @@ def embed(
     if share is not None:
         return {"out": out, "part": str(share)}
     return {"out": out, "tracks": len(manifest), "width": asked.width(heard.dim), **_held(out), **asked.to_json()}
+
+
+def with_shipped(encoder: str, sources: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Encoder and sound; where the first word is sound already, the encoder is the one that ships."""
+    path = path_of(encoder)
+    sounds = path.suffix.lower() in (*SUFFIXES, ".parquet", ".csv") if path.is_file() else path.is_dir()
+    if sources and not (sounds and not is_model_folder(path)):
+        return encoder, tuple(sources)
+    if shipped(encoder) is not None or is_model_folder(path):
+        raise ValueError(f"Which sound shall {encoder} hear? Give {POSSIBLE}.")
+    print(f"No encoder is named: {SHIPPED} hears.", file=sys.stderr)
+    return SHIPPED, (encoder, *sources)
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is meant as an encoder, not as one of audio."""
+    return any((path / name).exists() for name in ("config.json", "recipe.json", "encoder"))
 
 
 def _held(out: Path) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,14 @@ from sklearn.neighbors import NearestNeighbors
 from ...data import parallel
 from ...data.audio import read as audio
 from ...data.collections.headers import from_headers
+from ...data.track import cache_folder
 from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder, usual_device
-from ..listen.features import identity
+from ...models.loading import shipped
+from ..listen.features import digest, identity
 from ..pages.render import render
 from ..report.table import Column, Table
-from .embed import LAYER, read_about
+from .embed import LAYER, SHIPPED, embed, is_model_folder, read_about
 from .embedding import Embedding, embed_parts, parts
 
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -62,14 +66,14 @@ def similar(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[tuple[Path, list[Any]]]:  # of `Hit`, with its file
-    """Find the recordings nearest to a file among those that `groundbass embed` put into a table.
+    """Find the recordings nearest to a file among those that `groundbass embed` put into a table, or in a folder.
 
     Vectors are standardised over the table, then compared by their cosine, exactly. Files in the table are looked up;
     others are embedded first, with the table's own encoder and settings.
 
     Args:
         table: what `groundbass embed ENCODER FOLDER --out X.parquet` wrote, per track or per window (then the most
-            similar moments are found).
+            similar moments are found); or a folder of audio, embedded first by --encoder, or groundbass-tiny.
         files: recordings to search for.
         k: how many to show for each.
         layer: only this layer of the table's, by its number there; its last by default.
@@ -85,6 +89,8 @@ def similar(
         raise ValueError(f"--k must be at least 1, not {k}.")
     if page is not None and page.suffix != ".html":
         raise ValueError(f"--page {page}: it is a page, so its name ends in .html.")
+    if table.is_dir():
+        table, encoder = _made(table, encoder or SHIPPED, device, trust_remote_code), encoder or SHIPPED
     about = read_about(table)
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
@@ -209,7 +215,7 @@ class Index:
 def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool) -> Encoder:
     """The encoder that the user names, else the table's, where that is a folder: nothing that a table says is run."""
     told = str(about["encoder"])
-    if named is None and not Path(told).is_dir():
+    if named is None and shipped(told) is None and not Path(told).is_dir():
         raise ValueError(
             f"The table was made by {told!r}, which is no folder here; a table may come from anyone, so it is not "
             "fetched and not run by itself: say where the encoder lies with --encoder."
@@ -221,6 +227,23 @@ def _encoder(about: dict[str, Any], named: str | None, device: str, trust: bool)
             "embed the folder again, or say where the old one lies with --encoder."
         )
     return heard
+
+
+def _made(folder: Path, encoder: str, device: str | None, trust: bool) -> Path:
+    """The table of a folder, in the cache; made anew where files or the encoder have changed.
+
+    Raises:
+        ValueError: the folder holds an encoder, or no sound.
+    """
+    if is_model_folder(folder):
+        raise ValueError(f"{folder} holds a model, no table and no audio: similar TABLE FILE, or similar MUSIC FILE.")
+    if not parallel.place().alone:
+        raise ValueError(f"Several processes search in a table: groundbass embed {encoder} {folder} --out X.parquet.")
+    table = cache_folder() / "similar" / f"{digest([str(folder.resolve()), encoder])}.parquet"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with redirect_stdout(sys.stderr):
+        embed(encoder, (str(folder),), out=table, device=device, force=True, trust_remote_code=trust)
+    return table
 
 
 def _embedded(file: Path, about: dict[str, Any], layer: int | None, heard: Encoder) -> tuple[list[Place], Vectors]:
