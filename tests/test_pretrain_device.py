@@ -19,6 +19,8 @@ import torch
 from groundbass.data.audio.read import write
 from groundbass.data.track import Manifest, Track
 from groundbass.models.frontends import ConvFrontEnd
+from groundbass.pretrain.bench.gpu import _full_sizes
+from groundbass.pretrain.bench.gpu import rows as first_contact
 from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gated_attention_flex
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
 from groundbass.pretrain.cost.pretended_run import Steps, made, noise, of_size, on_cpu, on_pretended_gpu
@@ -26,6 +28,8 @@ from groundbass.pretrain.cost.roofline import fused
 from groundbass.pretrain.cost.waits import allowed, over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
+from groundbass.pretrain.targets.codec import CodeStore
+from groundbass.pretrain.targets.target import NOISE
 from groundbass.pretrain.train import train
 
 RATE, SECONDS, CROPS = 24_000, 6.0, 4
@@ -239,15 +243,31 @@ def test_kernels_carry_flops_and_bytes() -> None:
 
 @pytest.mark.slow
 def test_first_contact_is_rehearsed() -> None:
-    """`groundbass bench gpu --rehearse`: every part of it runs, none fails."""
-    from groundbass.pretrain.bench.gpu import _debug_sizes
-    from groundbass.pretrain.bench.gpu import rows as rehearse
-
-    rows = {row["what"]: row for row in rehearse(rehearse=True, roofs=_debug_sizes())}
+    """`groundbass bench gpu --rehearse`: every part of it runs, none fails; every size in miniature, compiled too."""
+    roofs = {"beats_debug": of_size(find("tokens.beats_iter1_debug"), 2, "bf16")}
+    rows = {row["what"]: row for row in first_contact(rehearse=True, roofs=roofs)}
     assert [name for name in rows if name.endswith("_failed")] == []
-    assert rows["tokens.beats_iter1_debug_loss_no"]["ratio"] == pytest.approx(1, abs=1e-4)
+    for address in DEBUG:
+        ratios = [rows[f"{address}_{what}_no"]["ratio"] for what in ("loss", "gradient")]
+        assert ratios == pytest.approx([1, 1], abs=1e-4) and rows[f"{address}_loss_no"]["value"] > 0, address
     eager, compiled = (rows[f"roofline_beats_debug{how}_kernels"]["value"] for how in ("", "_compiled"))
     assert 100 < compiled < eager
+    for name in ("mert", "beats", "clmr", "eat", "muq"):
+        assert {f"{name}_debug_step", f"{name}_debug_compiled_warm", f"{name}_debug_compiled_step"} <= rows.keys()
+    assert {"mert_debug_1_step", "mert_debug_4_step"} <= rows.keys()
+
+
+def test_what_a_card_will_train_can_be_built(tmp_path: Path) -> None:
+    """The full sizes of `bench gpu`: their micro-batches, and MERT's codes in a store that answers."""
+    sizes = _full_sizes(tmp_path)
+    assert set(sizes) == {"mert_95m", "beats_base", "clmr_base", "eat_base", "mert_330m", "muq_large"}
+    for name, recipe in sizes.items():
+        with torch.device("meta"):
+            objective = recipe.objective.build()
+        assert objective.compiled_parts() and recipe.batch_size == recipe.micro_batch, name
+    for name in ("mert_95m", "mert_330m"):
+        codec, frames = sizes[name].objective.codec, sizes[name].objective.frames(sizes[name].crops.crop_samples)
+        assert CodeStore(Path(codec.store)).read(NOISE.key, 0, frames).shape == (frames, codec.codebooks)
 
 
 NOT_COMPILED = ("tokenizer.mel_rvq_debug",)

@@ -12,16 +12,18 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from ...data.audio.read import write
 from ...data.track import Manifest, Track
 from ...models.adapters import ModelEncoder
 from ...models.heads import moments
@@ -49,7 +51,6 @@ FIRST = (
     "masked.mert_debug", "tokens.beats_iter1_debug", "latent.eat_debug", "contrastive.clmr_debug", "masked.muq_debug",
 )  # fmt: skip
 """Recipes that are checked before anything is timed."""
-LABELLED = ("labelled", "tagging")
 ESTIMATED = ("mert_95m", "beats_base", "eat_base", "clmr_base")
 
 
@@ -78,7 +79,13 @@ class Found:
             return
         try:
             work()
-        except (RuntimeError, ValueError, AssertionError) as error:  # CUDA's are RuntimeErrors
+        except (
+            RuntimeError,
+            ValueError,
+            AssertionError,
+            OSError,
+            ArithmeticError,
+        ) as error:  # CUDA's are RuntimeErrors
             traceback.print_exc(file=sys.stderr)
             self.add(f"{name}_failed", 1.0, f"{type(error).__name__}: {str(error)[:160]}")
         if torch.cuda.is_available():
@@ -99,9 +106,10 @@ def rows(rehearse: bool = False, seconds: float = SECONDS, roofs: dict[str, Reci
     found = Found(float("inf") if rehearse else seconds)
     print(choose_arithmetic(device, tf32=True).strip() or "a rehearsal on a CPU", file=sys.stderr)
     with tempfile.TemporaryDirectory() as scratch:
-        folder, noise = Path(scratch), Manifest.from_tracks([NOISE], ".")
+        folder = Path(scratch)
+        noise = _noise(folder, [dataclasses.replace(NOISE, path="noise.flac", samples=144_000, sample_rate=24_000)])
         full = _full_sizes(folder) if roofs is None or not rehearse else roofs
-        sizes = _debug_sizes() if rehearse else full
+        sizes = _debug_sizes(folder) if rehearse else full
         for name, needs, work in _sections(found, device, noise, folder, sizes, rehearse):
             found.section(name, needs, work)
         for name, recipe in full.items() if rehearse else ():
@@ -119,19 +127,19 @@ def _sections(
 ) -> Iterator[Section]:
     """What is measured, in the order of its worth: name, seconds that it needs on a GPU, the work."""
     first, *others = sizes
+    several = _noise(folder, _labelled_tracks())  # contrasts need more than one track, and some learn from labels
 
     def sped(name: str, recipe: Recipe, compiled: bool = False) -> Section:
         place = folder / name
-        work = partial(speed, found, name, recipe, device, noise, place, compiled and not rehearse)
+        work = partial(speed, found, name, recipe, device, noise, place, compiled)
         return name, 45 if compiled else 12, work
 
     def checked(address: str) -> Section:
-        heard = _labelled_noise() if address.startswith(LABELLED) else noise
-        return f"right_{address}", 5, partial(right, found, address, device, heard, folder / address)
+        return f"right_{address}", 5, partial(right, found, address, device, several, folder / address)
 
     yield "ceilings", 10, partial(ceilings, found, device)
     yield "attention", 10, partial(kernels.attention, found, device)
-    alone = ["tokens.beats_iter1_debug", "labelled.finetune_debug"] if rehearse else _alone()
+    alone = _alone()
     yield from (checked(address) for address in alone if address in FIRST)
     yield sped(first, sizes[first])
     yield sped(f"{first}_compiled", sizes[first], compiled=True)
@@ -140,7 +148,7 @@ def _sections(
     yield "data", 40, partial(data, found, first, 1 if rehearse else WORKERS)
     yield "listening", 15, partial(listening, found, device)
     yield from (checked(address) for address in alone if address not in FIRST)
-    for micro in () if rehearse else (16, 128):
+    for micro in (1, 4) if rehearse else (16, 128):
         yield sped(f"{first}_{micro}", of_size(sizes[first], micro, "bf16"))
     for name in others:
         yield sped(f"{name}_compiled", sizes[name], compiled=True)
@@ -154,21 +162,41 @@ def _alone() -> list[str]:
     return [address for address in named if getattr(find(address).objective, "tokenizer", None) != ""]
 
 
-def _labelled_noise() -> Manifest:
-    """Four tracks of noise for those who learn from labels: three with some of every kind, one without."""
+def _noise(folder: Path, tracks: Sequence[Track]) -> Manifest:
+    """The tracks as files of noise: what an objective fits before it trains (a tokenizer, say) reads them."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    for number, track in enumerate(tracks):
+        sound = 0.1 * np.random.default_rng(number).standard_normal(track.samples)
+        write(place / track.path, sound.clip(-1, 1).astype(np.float32), track.sample_rate)
+    return Manifest.from_tracks(tracks, place)
+
+
+def _labelled_tracks() -> list[Track]:
+    """Four tracks: three with labels of every kind, one without."""
     beats = [0.1 + 0.4 * beat for beat in range(14)]
     chords = [{"start": 0.0, "end": 3.0, "label": "C:maj"}, {"start": 3.0, "end": 6.0, "label": "A:min7"}]
     tracks = []
     for number in range(4):
         labels = {"genre": "ab"[number % 2], "tempo": 120.0 + number, "tags": ["x", "yz"[number % 2]], "chords": chords}
         labels |= {"beats": beats, "downbeats": beats[::4]}
-        tracks.append(Track(f"{number}", f"{number}", 144_000, 24_000, 1, f"{number:032x}", None, None, labels))
+        tracks.append(Track(f"{number}", f"{number}.flac", 144_000, 24_000, 1, f"{number:032x}", None, None, labels))
     tracks[3] = dataclasses.replace(tracks[3], labels={})
-    return Manifest.from_tracks(tracks, ".")
+    return tracks
 
 
-def _debug_sizes() -> dict[str, Recipe]:
-    return {"beats_debug": of_size(tokens.beats_iter1_debug(), 2, "bf16")}
+def _debug_sizes(folder: Path) -> dict[str, Recipe]:
+    """Each of `_full_sizes` in miniature, in its precision, MERT with stored codes too."""
+    mert = masked.mert_debug()
+    codec = dataclasses.replace(mert.objective.codec, weight=1.0, codebooks=2, codebook_size=16)
+    mert = dataclasses.replace(mert, objective=dataclasses.replace(mert.objective, codec=codec))
+    sizes = {
+        "mert_debug": _with_stored_codes(mert, folder / "mert_debug_codes"),
+        "beats_debug": tokens.beats_iter1_debug(),
+        "clmr_debug": contrastive.clmr_debug(),
+        "eat_debug": latent.eat_debug(),
+        "muq_debug": masked.muq_debug(),
+    }
+    return {name: of_size(recipe, 2, "no" if name.startswith("clmr") else "bf16") for name, recipe in sizes.items()}
 
 
 def _full_sizes(folder: Path) -> dict[str, Recipe]:
@@ -219,13 +247,15 @@ class Stepper:
     """`train_step` on one device, so that what is timed is what trains."""
 
     def __init__(
-        self, recipe: Recipe, device: torch.device, noise: Manifest, run: Path, compiled: bool = False
+        self, recipe: Recipe, device: torch.device, noise: Manifest, run: Path, fits: bool, compiled: bool = False
     ) -> None:
-        objective = made(recipe, noise, run)
+        """fits: as of `made`; what is only timed needs no tokenizer that was trained."""
+        objective = made(recipe, noise, run, fits)
         objective.to(device)
         objective.place(device)
-        if compiled:
-            objective.compile_encoder()
+        if compiled:  # on a CPU the graphs alone, without making kernels of them
+            for part in objective.compiled_parts():
+                part.compile(backend="inductor" if device.type == "cuda" else "eager")
 
         def model(batch: Any, step: int) -> Any:
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -250,9 +280,9 @@ def right(found: Found, address: str, device: torch.device, noise: Manifest, run
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     recipe = find(address)
     try:
-        wanted = Stepper(of_size(recipe, 4, "no"), CPU, noise, run)()
+        wanted = Stepper(of_size(recipe, 4, "no"), CPU, noise, run, fits=True)()
         for precision in ("no", "bf16"):
-            stepper = Stepper(of_size(recipe, 4, precision), device, noise, run)
+            stepper = Stepper(of_size(recipe, 4, precision), device, noise, run, fits=True)
             for what, ours, theirs in zip(("loss", "gradient"), stepper(), wanted, strict=True):
                 found.add(f"{address}_{what}_{precision}", ours, what, "the CPU's in float32", ours / theirs)
             waits = _told_waits(stepper) if device.type == "cuda" else Counter()
@@ -281,12 +311,12 @@ def speed(
     found: Found, name: str, recipe: Recipe, device: torch.device, noise: Manifest, run: Path, compiled: bool = False
 ) -> None:
     """A step's seconds, seconds of audio per second, utilisation, memory, and the targets' share of it."""
-    stepper = Stepper(recipe, device, noise, run)
+    stepper = Stepper(recipe, device, noise, run, fits=False)
     with flop_counter() as counter:
         stepper()
     flops = float(counter.get_total_flops())
     if compiled:
-        stepper = Stepper(recipe, device, noise, run, compiled=True)
+        stepper = Stepper(recipe, device, noise, run, fits=False, compiled=True)
     began = time.perf_counter()
     for _ in range(3):
         stepper()
