@@ -160,10 +160,10 @@ def overlap(a: str | Path, b: str | Path, *, workers: int | None = None) -> Over
         FileNotFoundError: there is no such sound.
     """
     from .arguments import call
-    from .data.collections.overlap import find_overlap
-    from .data.open import open_sound
+    from .data.collections.overlap import find_overlap, opened
 
-    found: Overlap = call(find_overlap, open_sound(a), open_sound(b), workers=workers)
+    first, second, refused = opened(a, b)
+    found: Overlap = call(find_overlap, first, second, workers=workers, refused=refused)
     return found
 
 

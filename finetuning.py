@@ -193,6 +193,7 @@ def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> bo
     from .pretrain.train import train
 
     manifest = run / "labelled.parquet"
+    _check_labels(manifest, tasks)
     heads = run / "probe" if _begins_as_probe(tasks, way) else None
     if rank() == 0:
         if not manifest.is_file():
@@ -201,6 +202,21 @@ def finetune_on(frozen: Frozen, tasks: Sequence[Any], run: Path, way: Way) -> bo
         if heads is not None:
             frozen.write_heads(tasks, heads)
     return train(_recipe(frozen, tasks, way, heads), manifest, run, address="labelled.finetune") >= way.steps
+
+
+def _check_labels(kept: Path, tasks: Sequence[Any]) -> None:
+    """Refuse other labels than those that a run was begun on. kept: its manifest, which may not be there yet."""
+    from .data.track import Manifest
+
+    if not kept.is_file():
+        return
+    asked = {name for task in tasks for name in label_of(task).split("+")}
+    begun = set(Manifest.open(kept).label_names)
+    if asked != begun:
+        raise ValueError(
+            f"The run {kept.parent} was begun on the labels {', '.join(sorted(begun))}, and now "
+            f"{', '.join(sorted(asked))} are asked for: name its --label again, or choose another --run."
+        )
 
 
 def _begins_as_probe(tasks: Sequence[Any], way: Way) -> bool:

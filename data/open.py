@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,7 @@ Kind = Literal["file", "folder", "manifest", "table", "shards", "URL", "remote",
 """URL is of shards, or of a manifest; remote, of audio files: those are listed and decoded first."""
 SYNTH = "synth"  # the corpus that is made here has no reader: its folder holds a manifest
 MANIFEST = "manifest.parquet"  # in a folder of audio: what it holds, with labels
+SAID = 3  # reasons
 MANY = 1000  # files whose headers take long enough for a bar
 
 
@@ -96,14 +98,32 @@ def open_sound(
         root: where a manifest's paths begin, or its shards lie, if they have moved.
         headers: believe the headers of files, folders and tables; else their audio is decoded to the end, and left out
             where it breaks off, is silent, or holds the same bytes as another file.
-        refused: gets path and reason of what is left out.
+        refused: gets path and reason of what is left out; else stderr is told how much that is, and why.
         progress: show a bar while files are read.
 
     Raises:
         FileNotFoundError, ValueError: there is no such thing, or no sound in it; a sentence for the user.
     """
-    path, refused = path_of(address), {} if refused is None else refused
-    kind = address_kind(address)
+    told: dict[str, str] = {} if refused is None else refused
+    manifest = _opened(address, root, headers, told, progress)
+    if refused is None:
+        say_left_out(address, told)
+    return manifest
+
+
+def say_left_out(address: str | Path, refused: dict[str, str]) -> None:
+    """Tell on stderr, where anything was left out: how much, and the first reasons."""
+    if refused:
+        first = "; ".join(f"{path}: {why}" for path, why in list(refused.items())[:SAID])
+        more = f"; and {len(refused) - SAID:,} more" if len(refused) > SAID else ""
+        print(f"{address}: {len(refused):,} files were left out. {first}{more}", file=sys.stderr)
+
+
+def _opened(
+    address: str | Path, root: str | Path | None, headers: bool, refused: dict[str, str], progress: bool
+) -> Manifest:
+    """See `open_sound`."""
+    path, kind = path_of(address), address_kind(address)
     if kind == "remote":
         return _remote(str(address), refused, progress)
     if kind == "URL":

@@ -23,10 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundbass.data.audio import read as audio
+from groundbass.data.augment.degrade import degrade
+from groundbass.data.collections.overlap import opened, overlap
 from groundbass.data.collections.scan import Skipped, examine, scan, scan_folder
 from groundbass.data.labels.lookup import guess
 from groundbass.data.open import open_sound
+from groundbass.data.storage.sharding import OURS, shard
 from groundbass.data.track import FIELDS, METADATA, Manifest, Track
+from groundbass.pretrain.targets.kmeans import kmeans
 from groundbass.probe.tasks.folder import folder_tasks
 
 RATE = 24_000
@@ -109,9 +113,10 @@ def test_pipes_links_and_names_hang_and_end_nothing(tmp_path: Path) -> None:
         assert (tmp_path / "music.skipped.csv").read_bytes().count(b"\n'=1+1.wav,") == 1  # no formula
         (task,) = folder_tasks(music, ["kind"], tmp_path / "store")
         assert len(task.manifest) == 12
-        for name in ("pipe.wav", "gone.wav"):
-            with pytest.raises(FileNotFoundError, match="is no file"):
-                audio.read(music / name)
+        with pytest.raises(FileNotFoundError, match="is no file"):
+            audio.read(music / "gone.wav")
+        with pytest.raises(ValueError, match="is a pipe"):
+            audio.read(music / "pipe.wav")
 
 
 @pytest.mark.parametrize(
@@ -320,3 +325,61 @@ def test_a_terminal_of_few_letters_gets_all_sentences(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "groundbass.cli", "data", "scan", str(tmp_path / "nirgends·é\udce9"), "x.parquet"]
     done = subprocess.run(words, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
     assert done.returncode == 2 and b"does not exist" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A folder with one recording, a damaged one and a pipe."""
+    (tmp_path / "half").mkdir()
+    sf.write(tmp_path / "half/good.wav", tone(3.0), RATE)
+    (tmp_path / "half/broken.wav").write_bytes(b"RIFF no more")
+    os.mkfifo(tmp_path / "half/pipe.wav")
+    return tmp_path / "half"
+
+
+def test_what_is_left_out_of_a_folder_is_said_whoever_opens_it(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(open_sound(half)) == 1
+    said = capsys.readouterr().err
+    assert "2 files were left out" in said and "broken.wav" in said and "is a pipe, not a file" in said
+    refused: dict[str, str] = {}
+    assert len(open_sound(half, refused=refused)) == 1 and set(refused) == {"broken.wav", "pipe.wav"}
+    assert "left out" not in capsys.readouterr().err, "who asked for the list says it"
+
+
+def test_shard_degrade_and_overlap_tell_what_they_left_out(half: Path, tmp_path: Path) -> None:
+    told = shard(str(half), tmp_path / "shards", workers=1)
+    listed = json.loads((tmp_path / "shards" / OURS / "skipped.json").read_text())
+    assert set(told["skipped"]) == set(listed) == {"broken.wav", "pipe.wav"}
+    told = degrade(str(half), tmp_path / "worse", chain="phone_speaker", workers=1, quiet=True)
+    assert set(told["skipped"]) == {"broken.wav", "pipe.wav"} and told["recordings"] == 1
+    _, _, refused = opened(str(half / "good.wav"), str(half))
+    assert set(refused) == {f"{name}.wav in {half}" for name in ("broken", "pipe")}
+
+
+def test_overlap_counts_what_could_not_be_heard(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GROUNDBASS_CACHE", str(tmp_path / "cache"))
+    overlap(str(half / "good.wav"), str(half), json=True, workers=1)
+    assert {f"{name}.wav in {half}" for name in ("broken", "pipe")} <= set(
+        json.loads(capsys.readouterr().out)["skipped"]
+    )
+
+
+def test_a_pipe_and_a_name_that_no_table_holds_are_called_so_by_every_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    odd.write_bytes(b"RIFF")
+    for path, sentence in ((tmp_path / "pipe.wav", "it is a pipe, not a file"), (odd, audio.UNNAMED)):
+        with within(10), pytest.raises(ValueError, match=sentence):
+            audio.info(path)
+        with within(10):
+            found = examine(tmp_path, path.name)
+        assert isinstance(found, Skipped) and found.detail.startswith(sentence)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"mel_clusters": 0}, {"chroma_clusters": -1}, {"batch_size": 0}])
+def test_kmeans_of_nothing_is_refused_before_anything_is_decoded(tmp_path: Path, wrong: dict[str, int]) -> None:
+    [(name, value)] = wrong.items()
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} must be at least 1"):
+        kmeans(str(tmp_path / "nowhere"), tmp_path / "k.safetensors", **wrong)  # type: ignore[arg-type]

@@ -66,6 +66,14 @@ def test_a_task_becomes_a_manifest_that_says_who_trains(folder: Path) -> None:
     assert label_of(tasks[1]) == "music_level.0" and by_key["0.flac"]["music_level.0"] == pytest.approx(0.05)
 
 
+def test_a_run_that_was_begun_on_other_labels_says_so(folder: Path, tmp_path: Path) -> None:
+    music, run = f"folder:{folder / 'music'}", tmp_path / "run"
+    run.mkdir()
+    labelled_manifest(find_tasks(music, ("genre",), None)).write(run / "labelled.parquet")
+    with pytest.raises(ValueError, match=r"begun on the labels music_genre, and now music_level\.0 are asked"):
+        finetune(str(folder / "encoder"), data=music, run=run, label=("level:number",), steps=1, workers=0)
+
+
 @pytest.mark.slow
 def test_it_begins_as_the_frozen_probe_and_ends_as_it_where_training_ruins(folder: Path, tmp_path: Path) -> None:
     """A learning rate that destroys everything: what is published answers as the probe, of every task, everywhere."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,9 @@ def open_audio(path: str | Path) -> sf.SoundFile:
         FileNotFoundError: it isn't there.
         ValueError: the file is no audio.
     """
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if (why := unopenable(path)) and os.path.exists(path):
+        raise ValueError(f"{path} can't be opened as audio: {why}")
+    if not os.path.isfile(path):  # a device would be waited for
         raise FileNotFoundError(f"{path} does not exist or is no file: check the path, or the manifest's root (--root)")
     try:
         return _checked(_opened(path), path)
@@ -235,6 +238,20 @@ def open_audio(path: str | Path) -> sf.SoundFile:
     ) as error:  # TypeError: a suffix that wants to be told a rate
         reason = getattr(error, "error_string", str(error))
         raise ValueError(f"{path} can't be opened as audio: {reason} {_cure(path)}") from error
+
+
+UNNAMED = "its name isn't UTF-8, so no manifest or table can hold it: rename it"
+
+
+def unopenable(path: str | Path) -> str:
+    """Why a file's name or kind alone keeps its sound from being read; empty where it doesn't."""
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):  # bytes that aren't UTF-8, as Python carries them
+        return UNNAMED
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    return "it is a pipe, not a file: write what comes out of it to a file first" if stat.S_ISFIFO(mode) else ""
 
 
 def _cure(path: str | Path) -> str:

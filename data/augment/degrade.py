@@ -23,7 +23,7 @@ from ..batch import key_id
 from ..draws import draw_seed
 from ..labels.annotations import SUFFIXES as ANNOTATIONS
 from ..labels.annotations import annotation_text, name_annotations, read_annotation
-from ..open import open_sound, path_of
+from ..open import open_sound, path_of, say_left_out
 from ..parallel import in_order
 from ..storage.remote import RemoteFiles, RemoteFolder, is_url
 from ..track import Manifest, Track, file_hash
@@ -115,6 +115,7 @@ def degrade(
         FileExistsError: OUT is in use.
         FileNotFoundError: no such recording.
     """
+    refused: dict[str, str] = {}
     found = find_chain(chain)
     place = path_of(sound)
     if not is_url(sound) and not place.exists():
@@ -126,12 +127,14 @@ def degrade(
     if place.is_file() and place.suffix not in (".parquet", ".csv"):
         done = [_one_file(place, out, found, seed, force)]
     else:
-        done = _many(sound, out, found, seed, workers, quiet)
+        done = _many(sound, out, found, seed, workers, quiet, refused)
     if not quiet:
+        say_left_out(sound, refused)
         print(summary(done, found, out))
     return {
         "out": out,
         "recordings": len(done),
+        "skipped": refused,
         "labels_cut": sum(item.cut for item in done),
         "annotations_unread": sum(len(item.unread) for item in done),
         "mixed": sum(item.mixed for item in done),
@@ -155,8 +158,10 @@ def _one_file(file: Path, out: Path, chain: DegradationChain, seed: int, force: 
     return _degraded(track, Path(out.name), out.parent, job)
 
 
-def _many(place: str, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool) -> list[Done]:
-    manifest = open_sound(place, progress=not quiet)
+def _many(
+    place: str, out: Path, chain: DegradationChain, seed: int, workers: int | None, quiet: bool, refused: dict[str, str]
+) -> list[Done]:
+    manifest = open_sound(place, refused=refused, progress=not quiet)
     remote = manifest.place if isinstance(manifest, RemoteFiles) else None
     if not manifest.has_files and remote is None:
         raise ValueError(f"{place} holds sound that isn't in files of its own: give files, a folder or a manifest.")

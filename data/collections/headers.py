@@ -37,7 +37,7 @@ def from_headers(files: Iterable[Path], refused: dict[str, str]) -> Manifest:
 
 def _track(file: Path) -> Track:
     if not is_text(str(file)):
-        raise ValueError("Its name isn't UTF-8, so no table can hold it: rename it")
+        raise ValueError(f"I{audio.UNNAMED[1:]}")
     about = audio.info(file)
     if about.samples < 1:
         raise ValueError(f"{file} holds no sound")

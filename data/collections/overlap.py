@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json as json_text
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -83,12 +83,12 @@ def overlap(
     """
     if out is not None and out.suffix not in (".parquet", ".csv", ".json"):
         raise ValueError(f"--out {out}: the ending says what to write, .parquet, .csv or .json.")
-    first, second = open_sound(a), open_sound(b)
+    first, second, refused = opened(a, b)
     if (share := Part.of(part)) is not None:
         fingerprint_part(first, second, share, progress=not json, workers=workers)
         print(share.told(f"{a} and {b}"))
         return
-    found = find_overlap(first, second, progress=not json, workers=workers)
+    found = find_overlap(first, second, progress=not json, workers=workers, refused=refused)
     if out is not None:
         _write(found, out)
     if exclude is not None:
@@ -99,15 +99,28 @@ def overlap(
         _show(found, a, b, exclude)
 
 
+def opened(a: str | Path, b: str | Path) -> tuple[Manifest, Manifest, dict[str, str]]:
+    """Both sides, and {path in A or B: why} of what can't be heard: whether that is in the other one isn't known."""
+    refused: dict[str, str] = {}
+    found = []
+    for address in (a, b):
+        here: dict[str, str] = {}
+        found.append(open_sound(address, refused=here))
+        refused |= {f"{path} in {address}": why for path, why in here.items()}
+    return found[0], found[1], refused
+
+
 def find_overlap(
-    a: Manifest, b: Manifest, progress: bool = True, workers: int | None = None, cache: Path | None = None
-) -> Report:
+    a: Manifest, b: Manifest, progress: bool = True, workers: int | None = None, cache: Path | None = None,
+    refused: Mapping[str, str] | None = None,
+) -> Report:  # fmt: skip
     """Search every track of `a` among those of `b`. A track is compared with itself too, where both hold it.
 
     cache: where prints are remembered; $GROUNDBASS_CACHE or ~/.cache/groundbass by default. Memory: about 12 bytes per
     print of `b`, some 90 prints per second of music. Tracks that can't be read, or are silent, are skipped and listed.
+    refused: what was skipped before (see `opened`).
     """
-    skipped: dict[str, str] = {}
+    skipped: dict[str, str] = dict(refused or {})
     folder = cache or cache_folder() / "fingerprints"
     folder.mkdir(parents=True, exist_ok=True)
     prints: list[Prints] = []

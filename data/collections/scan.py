@@ -24,7 +24,7 @@ from ...progress import tqdm
 from ...reading import json_in
 from ..audio import av_file
 from ..audio.files import find_audio
-from ..audio.read import LOUDEST, SUFFIXES, blocks, open_audio, to_mono
+from ..audio.read import LOUDEST, SUFFIXES, UNNAMED, blocks, open_audio, to_mono, unopenable
 from ..audio.truncation import what_is_cut
 from ..labels.annotations import gathered, is_spans
 from ..parallel import Part, cores, in_order
@@ -153,8 +153,13 @@ def scan_remote(
 
 
 def told_of(skipped: Sequence[Skipped]) -> dict[str, str]:
-    """{path: why it was left out}."""
-    return {item.path: f"{item.reason}: {item.detail}" if item.detail else item.reason for item in skipped}
+    """{path: why it was left out}, in letters that files in UTF-8 can hold."""
+    told = {item.path: f"{item.reason}: {item.detail}" if item.detail else item.reason for item in skipped}
+    return {_utf8(path): _utf8(why) for path, why in told.items()}
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def examine(root: Path, path: str) -> Track | Skipped:
@@ -163,7 +168,9 @@ def examine(root: Path, path: str) -> Track | Skipped:
     skipped = partial(Skipped, path)
     try:
         if not is_text(path):
-            return skipped("unreadable", "its name isn't UTF-8, so no manifest can hold it: rename it")
+            return skipped("unreadable", UNNAMED)
+        if why := unopenable(file):
+            return skipped("unreadable", why)
         if file.stat().st_size == 0:
             return skipped("unreadable", "the file is empty (0 bytes)")
         with open_audio(file) as opened:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ...progress import tqdm
 from ..audio import mp3
 from ..audio.files import find_audio
-from ..audio.read import open_audio
+from ..audio.read import open_audio, unopenable
 from ..audio.truncation import what_is_cut
 from ..parallel import in_order
 from ..track import Track, cache_folder
@@ -118,6 +118,8 @@ def look_at(root: Path, path: str) -> Facts:
     file = root / path
     stat = file.stat()
     nothing = Facts(path, stat.st_size, stat.st_mtime_ns)
+    if why := unopenable(file):
+        return Facts(path, 0, stat.st_mtime_ns, fault=why)
     if stat.st_size == 0:
         return Facts(path, 0, stat.st_mtime_ns, fault="the file is empty (0 bytes)")
     try:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -74,8 +75,9 @@ def shard(
         raise ValueError(f"--chunk-seconds {chunk_seconds} must be above 0 and at most {CHUNK_SECONDS:g}.")
     if sample_rate < 1000 or shard_mb < 1:
         raise ValueError(f"--sample-rate {sample_rate} must be at least 1000 Hz, and --shard-mb {shard_mb} at least 1.")
-    sound = open_sound(manifest, root)
-    told = write_shards(sound, out, sample_rate, chunk_seconds, shard_mb, workers, part=Part.of(part))
+    refused: dict[str, str] = {}
+    sound = open_sound(manifest, root, refused=refused)
+    told = write_shards(sound, out, sample_rate, chunk_seconds, shard_mb, workers, True, Part.of(part), refused)
     print("\n".join(told))
     return {"out": out, "part": part} if part is not None else _figures(out, Shards.open_folder(out))
 
@@ -83,7 +85,11 @@ def shard(
 def _figures(out: Path, found: Shards) -> dict[str, Any]:
     hours = float(found.seconds().sum()) / 3600
     size = sum(file.stat().st_size for file in out.glob("shard-*.parquet"))
-    return {"out": out, "shards": len(found.files), "tracks": len(found), "hours": hours, "bytes": size}
+    listed = out / OURS / "skipped.json"
+    skipped = json_of(listed) if listed.is_file() else {}
+    return {
+        "out": out, "shards": len(found.files), "tracks": len(found), "hours": hours, "bytes": size, "skipped": skipped,
+    }  # fmt: skip
 
 
 def write_shards(
@@ -95,8 +101,9 @@ def write_shards(
     workers: int | None = None,
     progress: bool = True,
     part: Part | None = None,
+    refused: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """See `shard`; returns sentences.
+    """See `shard`; returns sentences. refused: path and reason of what was left out before, for skipped.json.
 
     Raises:
         ValueError: `out` holds shards of something else.
@@ -106,12 +113,12 @@ def write_shards(
     job = _Job(out, sample_rate, max(1, round(chunk_seconds * sample_rate)))
     digest = _plan_digest(manifest, job, groups)
     with alone(out / OURS / ("lock" if part is None else f"lock-{part}"), str(out)):
-        return _write_all(manifest, job, groups, digest, workers, progress, part)
+        return _write_all(manifest, job, groups, digest, workers, progress, part, refused or {})
 
 
 def _write_all(
     manifest: Manifest, job: _Job, groups: list[list[int]], digest: str, workers: int | None, progress: bool,
-    part: Part | None,
+    part: Part | None, refused: Mapping[str, str],
 ) -> list[str]:  # fmt: skip
     out = job.out
     (out / STAMPS).mkdir(parents=True, exist_ok=True)
@@ -135,7 +142,7 @@ def _write_all(
             error.errno, f"no space is left for {out}, which will need about {_gigabytes(manifest, job):.1f} GB; free "
             f"some, and the same command goes on with shard {len(results)} of {len(groups)}"
         ) from error  # fmt: skip
-    return [part.told(out)] if part is not None else _finish(manifest, job, digest, results)
+    return [part.told(out)] if part is not None else _finish(manifest, job, digest, results, refused)
 
 
 def shard_rows(manifest: Manifest, sample_rate: int, shard_mb: int) -> list[list[int]]:
@@ -272,11 +279,13 @@ def _encoded(tracks: Manifest, row: int, sample_rate: int, start: int, samples: 
     return buffer.getvalue(), scale
 
 
-def _finish(manifest: Manifest, job: _Job, digest: str, results: list[dict[str, Any]]) -> list[str]:
+def _finish(
+    manifest: Manifest, job: _Job, digest: str, results: list[dict[str, Any]], refused: Mapping[str, str]
+) -> list[str]:
     """Write the index, then tidy up."""
     out = job.out
     places = [(row, n, first, chunks) for n, result in enumerate(results) for row, first, chunks in result["tracks"]]
-    skipped = {key: why for result in results for key, why in result["skipped"].items()}
+    skipped = {**refused, **{key: why for result in results for key, why in result["skipped"].items()}}
     if not places:
         first = next(iter(skipped.values()))
         raise ValueError(f"None of the {len(manifest)} tracks could be read; the first: {first}")

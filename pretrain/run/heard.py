@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ...data.collections import mixed as mixture
 from ...data.collections import overlap
 from ...data.collections.scan import scan
-from ...data.open import MANIFEST, Kind, address_kind, called, open_sound, path_of
+from ...data.open import MANIFEST, Kind, address_kind, called, open_sound, path_of, say_left_out
 from ...data.track import metadata_of, place_from
 from .. import distributed
 from .record import manifest_hash, read_json, write_json
@@ -50,6 +50,7 @@ def _keep(data: str, kind: Kind, run: Path) -> None:
         return
     refused: dict[str, str] = {}
     manifest = open_sound(data, refused=refused)
+    say_left_out(data, refused)
     address = data if kind in ("corpus", "remote") else str(path_of(data).resolve())
     write_json(run / "data.json", {"data": address, "left_out": refused})
     manifest.write(run / "manifest.parquet")
