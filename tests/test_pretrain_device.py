@@ -24,7 +24,7 @@ from groundbass.pretrain.bench.gpu import rows as first_contact
 from groundbass.pretrain.bench.kernels import front_end_2d, gated_attention, gated_attention_flex
 from groundbass.pretrain.cost.pretended_gpu import DEVICE, PretendedGpu
 from groundbass.pretrain.cost.pretended_run import Steps, made, noise, of_size, on_cpu, on_pretended_gpu
-from groundbass.pretrain.cost.roofline import fused
+from groundbass.pretrain.cost.roofline import counted, estimate, fused
 from groundbass.pretrain.cost.waits import allowed, over
 from groundbass.pretrain.objectives.tokens import Tokens
 from groundbass.pretrain.recipe import addresses, find
@@ -268,6 +268,16 @@ def test_what_a_card_will_train_can_be_built(tmp_path: Path) -> None:
     for name in ("mert_95m", "mert_330m"):
         codec, frames = sizes[name].objective.codec, sizes[name].objective.frames(sizes[name].crops.crop_samples)
         assert CodeStore(Path(codec.store)).read(NOISE.key, 0, frames).shape == (frames, codec.codebooks)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("name", "least"), [("mert_95m", 0.28), ("beats_base", 0.25), ("eat_base", 0.25)])
+def test_compiled_steps_reach_their_share_of_the_peak(name: str, least: float, tmp_path: Path) -> None:
+    """By the roofline of an H200: an estimate, and no measurement."""
+    recipe = _full_sizes(tmp_path)[name]
+    kernels, waits = counted(recipe, recipe.batch_size, Manifest.from_tracks([NOISE], "."), tmp_path / "run")
+    told = estimate(recipe, fused(kernels), waits, recipe.batch_size)
+    assert told.utilisation >= least and told.host_seconds < told.device_seconds and waits <= 2
 
 
 NOT_COMPILED = ("tokenizer.mel_rvq_debug",)

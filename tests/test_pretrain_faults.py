@@ -257,6 +257,7 @@ def line(**more: float) -> dict[str, float]:
         ({"rvq/use_1": 0.03}, {}, r"only 3.0% of the codes are in use \(rvq/use_1\)"),
         ({"majority": 0.97}, {}, "97% of the labels are one code"),
         ({"spread": 0.02}, {}, "the teacher says nearly the same"),
+        ({"cqt/gradient_share": 0.93}, {}, r"93% of the gradient is one term's \(cqt/gradient_share\)"),
         ({"gradient_norm": 80.0}, {}, "gradient's norm is 80, usually 1"),
         ({}, {"data_wait_share": 0.3}, "30% of the time goes into waiting for data"),
         ({}, {"memory_share": 0.99}, "99% of the device's memory"),
@@ -264,12 +265,19 @@ def line(**more: float) -> dict[str, float]:
 )
 def test_alarms_say_what_is_wrong_once(bad: dict[str, float], timing: dict[str, float], sentence: str) -> None:
     watch = Watch("cpu")
-    good = {"effective_rank": 30.0, "rvq/use_1": 0.8, "majority": 0.1, "spread": 0.9}
+    good = {"effective_rank": 30.0, "rvq/use_1": 0.8, "majority": 0.1, "spread": 0.9, "cqt/gradient_share": 0.6}
     for _ in range(20):
         assert watch.look(line(**good), {"data_wait_share": 0.01, "memory_share": 0.5}) == []
     (found,) = watch.look(line(**good | bad), timing)
     assert re.search(sentence, found), found
     assert watch.look(line(**good | bad), timing) == [], "not again at once"
+
+
+def test_a_contrast_that_teaches_nothing_is_said_after_a_while() -> None:
+    """Nobody finds a partner at first."""
+    watch = Watch("cpu")
+    said = [watch.look(line(first_place=0.01), {}) for _ in range(60)]
+    assert not any(said[:50]) and "only 1.0% of the crops find their partner" in said[50][0]
 
 
 def test_a_rising_loss_is_noticed() -> None:

@@ -350,11 +350,14 @@ def test_every_recipe_in_miniature_is_planned(address: str, capsys: pytest.Captu
 
 @pytest.mark.slow
 def test_what_bounds_a_step_is_the_longest_of_what_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    """CLMR's convolutions in float32 take the GPU longer than the host launches, 40 % of the peak or not."""
+    """CLMR's convolutions in float32 take the GPU longer than the host launches, 40 % of the peak or not.
+
+    Its step launched 3,982 kernels once, more than half of them in augmentation.
+    """
     words = ["contrastive.clmr_base", "--gpu", "H200", "--micro-batch", "48", "--batch-size", "48", "--kernels"]
     found = told(capsys, *words)
     launched, compute = found["kernels"], found["time"]["terms"][0]
-    assert launched["bound"] == "GPU" and launched["waits"] == 2
+    assert launched["bound"] == "GPU" and launched["waits"] == 2 and launched["per_micro_batch"] <= 3982 // 2
     assert compute["value"] == launched["device_seconds"] > 2 * launched["host_seconds"]
     assert found["time"]["step_seconds"] == compute["value"] and "by roofline" in compute["formula"]
 

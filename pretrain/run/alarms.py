@@ -8,7 +8,8 @@ from statistics import median
 
 LEAST_RANK, LEAST_USE, LEAST_SPREAD = 2.0, 0.1, 0.1
 MOST_MAJORITY = 0.9
-MOST_FIRST = 0.97
+MOST_FIRST, LEAST_FIRST, FIRST_LINES = 0.97, 0.05, 50
+MOST_SHARE = 0.8
 GRADIENT_JUMP, LOSS_RISE = 20.0, 1.25
 MOST_WAIT = {"cuda": 0.02}
 MOST_WAIT_ELSEWHERE = 0.05
@@ -59,6 +60,16 @@ class Watch:
                     f"{value:.0%} of the crops find their partner at once ({name}): the contrast is too easy, level or "
                     "timbre give a track away. Take out both (--objective.flat), hear less (--objective.kept), or "
                     "compare more tracks (--batch-size)."
+                )
+            elif last == "first_place" and value < LEAST_FIRST and self._lines > FIRST_LINES:
+                found[name] = (
+                    f"only {value:.1%} of the crops find their partner ({name}) after {self._lines} lines: the "
+                    "contrast teaches nothing yet. Raise --optim.lr or --batch-size, or augment less."
+                )
+            elif last == "gradient_share" and value > MOST_SHARE:
+                found[name] = (
+                    f"{value:.0%} of the gradient is one term's ({name}), expected at most {MOST_SHARE:.0%}: the "
+                    "others teach next to nothing. Lower its weight."
                 )
             elif last == "spread" and value < LEAST_SPREAD:
                 found[name] = (
