@@ -30,6 +30,7 @@ from groundbass.data.labels.lookup import guess
 from groundbass.data.open import open_sound
 from groundbass.data.storage.sharding import OURS, shard
 from groundbass.data.track import FIELDS, METADATA, Manifest, Track
+from groundbass.pretrain.run.heard import kept_manifest
 from groundbass.pretrain.targets.kmeans import kmeans
 from groundbass.probe.tasks.folder import folder_tasks
 
@@ -383,3 +384,10 @@ def test_kmeans_of_nothing_is_refused_before_anything_is_decoded(tmp_path: Path,
     [(name, value)] = wrong.items()
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value} must be at least 1"):
         kmeans(str(tmp_path / "nowhere"), tmp_path / "k.safetensors", **wrong)  # type: ignore[arg-type]
+
+
+def test_training_hears_the_rest_of_a_folder_with_a_name_that_no_table_holds(half: Path, tmp_path: Path) -> None:
+    (half / os.fsdecode(b"caf\xe9.wav")).write_bytes((half / "good.wav").read_bytes())
+    kept = kept_manifest(str(half), tmp_path / "run")
+    assert [track.path for track in Manifest.open(Path(kept))] == ["good.wav"]
+    assert audio.UNNAMED.encode() in (tmp_path / "run/manifest.skipped.csv").read_bytes()

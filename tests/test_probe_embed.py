@@ -207,6 +207,13 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_there(encoder, folder, tm
     assert "4 rows from 4 tracks" in captured.out and "3 tracks could not be read" in captured.err
 
 
+def test_the_list_of_what_was_skipped_holds_no_formula(encoder, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("=1+1.wav").write_bytes(b"no sound")
+    embed(encoder, (Path("0.wav"), Path("=1+1.wav")), out=tmp_path / "x.parquet")
+    assert (tmp_path / "x.parquet.skipped.csv").read_text().splitlines()[1].startswith("'=1+1.wav,")
+
+
 def test_what_isnt_sound_neither_hangs_nor_ends_embed_and_similar(encoder, folder, tmp_path, capsys):
     sf.write(folder / "huge.wav", sound(2.0) * 1e30, RATE, "FLOAT")
     os.mkfifo(folder / "pipe.wav")
