@@ -18,6 +18,7 @@ from .distributed import STOPPED
 from .objective import Objective
 from .recipe import Recipe, addresses, find
 from .run.heard import avoiding, mixture_of, only_splits
+from .run.probing import check_tasks
 from .run.record import asked_of, last_loss
 from .train import train
 
@@ -90,6 +91,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"The recipe's address comes first, before {address}; `groundbass pretrain --list` shows all.")
     options = chosen(address, words)[1]
     if options.dry_run:
+        _check_probes(options.recipe)
         if options.json:
             arguments.say({"recipe": address, **figures(options.recipe)})
         else:
@@ -121,6 +123,7 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
     """
     if options.run is None:
         raise ValueError("Where to? Name the run's folder.")
+    _check_probes(options.recipe)
     with distributed.placed(options.device):
         manifest = mixture_of(options.data, options.run, options.same)
         if options.splits:
@@ -129,6 +132,11 @@ def pretrain(options: Options, address: str | None, words: list[str]) -> int:
             manifest = str(avoiding(manifest, options.avoid, options.run, options.root))
         overrides = list(_overrides(words)) if address is not None else []
         return train(options.recipe, manifest, options.run, root=options.root, address=address, overrides=overrides)
+
+
+def _check_probes(recipe: Recipe) -> None:
+    if recipe.probe_every:
+        check_tasks(recipe.probe_tasks)
 
 
 def _pretrain(options: Options, run: Path, address: str, words: list[str]) -> int:

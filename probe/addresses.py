@@ -75,6 +75,18 @@ def listed() -> list[str]:
     return [*lines, *(f"{name:{width}}  {whence}" for name, whence in offered.items())]
 
 
+def unknown(addresses: Sequence[str]) -> str:
+    """A sentence about the first address whose name alone says that it is no task; empty where all may be some."""
+    for address in addresses:
+        name = address.partition(":")[0]
+        try:
+            if plugins.named(address) is None and name not in ("all", "folder"):
+                _known(name)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+    return ""
+
+
 def _known(name: str) -> list[Question]:
     """The task of this name, ours or of an installed package, or all of ours about the corpus of this name.
 

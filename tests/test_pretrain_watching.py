@@ -21,7 +21,7 @@ from groundbass.models.published import write_encoder
 from groundbass.pretrain.clock import SECTIONS
 from groundbass.pretrain.command import main
 from groundbass.pretrain.recipe import find
-from groundbass.pretrain.run.probing import Prober
+from groundbass.pretrain.run.probing import Prober, check_tasks
 from groundbass.pretrain.train import train
 from groundbass.probe.report.command import report
 
@@ -104,10 +104,10 @@ def test_a_last_probe_that_a_kill_lost_is_made_up_for(
 def test_a_probe_that_fails_is_said_and_training_goes_on(
     music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--probe-every", "4", "--probe-tasks", "no_such_task"]
+    words = ["--probe-every", "4", "--probe-tasks", "gtzan_genre:nowhere"]
     pretrain(music, tmp_path / "run", "masked.bestrq_debug", *words)
     said = capsys.readouterr().out
-    assert "step_4 failed" in said and "no_such_task" in said and "Done: 4 steps" in said
+    assert "step_4 failed" in said and "nowhere" in said and "Done: 4 steps" in said
 
 
 def test_begin_with_an_encoder_that_is_there(music: Path, tmp_path: Path) -> None:
@@ -183,3 +183,17 @@ def test_flops_are_those_of_a_step(music: Path, tmp_path: Path) -> None:
     with FlopCounterMode(display=False) as counter:
         objective(batch, 0).value.backward()
     assert line["tflops"] * 1e12 * line["seconds_per_step"] == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], ["--data", "nowhere.parquet", "--run", "run"]])
+def test_a_probe_task_that_nobody_knows_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"--probe-tasks synth_kee: There is no task 'synth_kee'\. Near or known"):
+        main(["masked.mert_tiny", "--probe-every", "1", "--probe-tasks", "synth_kee", *dry])
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_whose_name_alone_does_not_decide_are_left_to_the_probe() -> None:
+    check_tasks(["synth_key", "folder:nowhere --label genre", "gtzan:nowhere", "--protocol knn"])

@@ -20,6 +20,7 @@ from groundbass.probe.baselines.hand_crafted import (
     rhythm,
     timbre,
 )
+from groundbass.probe.baselines.simple import LogCqtBaseline, LogMelBaseline
 from groundbass.probe.contract import problems
 from groundbass.probe.curves.robustness import LEVELS, Degradation, changes_truth, kinds_of
 
@@ -172,6 +173,20 @@ def test_descriptors_hear_clips_of_any_length(samples):
         assert alone.shape[2] == int(descriptor.valid_frames(torch.tensor([samples]))[0])
         padded = descriptor.hidden_states(sound, torch.tensor([samples, sound.shape[1]]))
         assert torch.equal(padded[:1, :, : alone.shape[2]], alone) and not padded[0, :, alone.shape[2] :].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_descriptors_hear_clips_of_drawn_lengths(seed):
+    """Four lengths, none chosen: each descriptor gives as many finite frames as it says, alone and in a batch."""
+    lengths = torch.from_numpy(np.random.default_rng(seed).integers(1, 20 * 512, 4))
+    sound = torch.from_numpy(music())[: 20 * 512].repeat(4, 1)
+    for descriptor in (Mfcc(), Chroma(), Tzanetakis(), LogMelBaseline(), LogCqtBaseline()):
+        valid = descriptor.valid_frames(lengths)
+        padded = descriptor.hidden_states(sound, lengths)
+        for samples, frames in zip(lengths.tolist(), valid.tolist(), strict=True):
+            alone = descriptor.hidden_states(sound[:1, :samples])
+            assert alone.shape[2] >= frames and torch.isfinite(alone).all() and torch.isfinite(padded).all()
+            assert padded.shape[2] >= frames
 
 
 @pytest.mark.parametrize("kind", LEVELS)

@@ -16,6 +16,24 @@ from pathlib import Path
 
 from ...data.writing import put_folder
 
+_ASK = "import sys; from groundbass.probe.addresses import unknown; print(unknown(sys.argv[1:]))"
+
+
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Ask for the names of tasks before anything is trained, in a process of its own, as what probes stands apart.
+
+    Raises:
+        ValueError: `groundbass probe` knows no such task; whether its data are there isn't asked.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first one asks, and ends them all
+    named = [words[0] for task in tasks if (words := shlex.split(task)) and not words[0].startswith("-")]
+    alone = {name: value for name, value in os.environ.items() if name not in _RANKS}
+    asked = subprocess.run([sys.executable, "-c", _ASK, *named], capture_output=True, text=True, env=alone)
+    said = asked.stdout.strip() or "".join(asked.stderr.strip().splitlines()[-1:] if asked.returncode else [])
+    if said:
+        raise ValueError(f"--probe-tasks {' '.join(tasks)}: {said}")
+
 
 class Prober:
     """Probes of one run, one at a time. tasks: as `groundbass probe` takes them; an entry may hold options too."""
