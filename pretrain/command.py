@@ -202,7 +202,7 @@ def figures(recipe: Recipe) -> dict[str, Any]:
         "steps": recipe.steps,
         "audio_hours": recipe.total_hours,
         "precision": recipe.precision,
-        "notes": recipe.objective.cautions(recipe.accumulation(1)),
+        "notes": recipe.cautions(1),
     }
 
 

@@ -183,6 +183,11 @@ class Recipe:
         """Crops per forward pass on one rank: micro_batch, or the rank's whole share."""
         return self.micro_batch or self.rank_batch(ranks)
 
+    def cautions(self, ranks: int) -> list[str]:
+        """What the objective says of its settings; nothing where a stranger's config says none."""
+        said = getattr(self.objective, "cautions", None)
+        return [] if said is None else list(said(self.accumulation(ranks)))
+
     def accumulation(self, ranks: int = 1) -> int:
         """Micro-batches per step on one rank: batch_size / (ranks · micro_batch)."""
         share = self.rank_batch(ranks)

@@ -415,7 +415,7 @@ def _announcement(
     trained = sum(distributed.numbers(part) for part in training.objective.parameters() if part.requires_grad)
     encoder = sum(map(distributed.numbers, training.objective.encoder.parameters()))
     hours = float(manifest.seconds().sum()) / 3600
-    cautions = [f"  note    {said}" for said in recipe.objective.cautions(recipe.accumulation(ranks))]
+    cautions = [f"  note    {said}" for said in recipe.cautions(ranks)]
     return "\n".join(
         [
             f"{address or type(recipe.objective).__name__} -> {run}",
