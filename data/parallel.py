@@ -88,7 +88,11 @@ def in_order(
     with ProcessPoolExecutor(count, initializer=_hold, initargs=(work, os.getpid())) as pool:
         try:
             while some := list(itertools.islice(rest, at_once)):
-                pending.append(pool.submit(_do, some))
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Python forgets it while it forks
+                try:
+                    pending.append(pool.submit(_do, some))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 if len(pending) == AHEAD * count:
                     yield from pending.popleft().result()
             while pending:

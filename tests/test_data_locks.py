@@ -141,3 +141,34 @@ def test_ctrl_c_to_the_whole_group_ends_all_of_it(tmp_path: Path) -> None:
         assert process.returncode == 130 and "Traceback" not in said, said
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["scan", "music", "--out", "x.parquet"], ["shard", "music", "shards"]], ids=" ".join)
+def test_ctrl_c_ends_scan_and_shard_with_all_their_workers(words: list[str], tmp_path: Path) -> None:
+    """While they decode; the same command then does all of it."""
+    music = tmp_path / "music"
+    music.mkdir()
+    for number in range(60):
+        sound = 0.1 * np.random.default_rng(number).standard_normal(24_000 * (40 if number < 20 else 1))
+        audio.write(music / f"{number}.flac", sound.clip(-1, 1), 24_000)
+    command = [sys.executable, "-m", "groundbass.cli", "data", *words, "--workers", "3"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the background ignores it
+    )  # fmt: skip
+    assert process.stderr is not None and process.stderr.read(1)  # its bar
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 130 and b"Traceback" not in said, said.decode()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:  # init takes a moment to bury what was ended
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("workers live on")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / words[-1]).exists()
