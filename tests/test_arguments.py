@@ -177,7 +177,7 @@ def test_old_names_are_no_options_any_more_and_lead_to_one() -> None:
         (["data", "scna"], "did you mean `data scan`?"),
         (["pretrain", "--from", "none.json", "--run", "x"], "There is no none.json: --from takes the recipe.json"),
         (["dta", "scan"], "did you mean `data scan`"),
-        (["embed"], "or file.py:Class.\n  --out PATH is missing: X.parquet, or X.npz.\n"),
+        (["embed"], "which ships with the package.\n  --out PATH is missing: X.parquet, or X.npz.\n"),
         (["data", "scan", "a", "b.parquet", "--workers", "-3"], "--workers is -3, but it must be at least 1."),
         (["data", "scan", "a", "b.parquet", "--workers", "0"], "--workers is 0, but it must be at least 1."),
         (["embed", "x", "y", "--out", "z.parquet", "--threads", "0"], "--threads is 0, but it must be at least 1."),
