@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .reading import json_in
+from .reading import json_lines
 
 if TYPE_CHECKING:
     import pandas
@@ -181,7 +181,7 @@ class Run:
     def losses(self) -> list[dict[str, Any]]:
         """The lines of RUN/loss.jsonl, one every `log_every` steps and one of the last: step, loss, what was logged."""
         file = self.folder / "loss.jsonl"
-        return [json_in(line, f"A line of {file}") for line in file.read_text().splitlines()] if file.is_file() else []
+        return json_lines(file) if file.is_file() else []
 
     def to_pandas(self) -> pandas.DataFrame:
         """`losses` as a table."""

@@ -34,3 +34,13 @@ def json_in(text: str | bytes, name: object, cure: str = CURE) -> Any:
         raise ValueError(f"{name} is no JSON of ours (it is nested too deeply): {cure}.") from error
     except ValueError as error:  # damaged, no UTF-8, or an integer of thousands of digits
         raise ValueError(f"{name} is no JSON ({error}): {cure}.") from error
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The contents of a file with a JSON text per line.
+
+    Raises:
+        OSError: it isn't there, or may not be read.
+        ValueError: a line is no JSON.
+    """
+    return [json_in(line, f"A line of {path}") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -28,6 +28,10 @@ ODD = (TypeError, AttributeError, LookupError, ArithmeticError)  # what configs 
 PARTS = ("sample_rate", "frame_rate", "dim", "layers", "hidden_states", "valid_frames")
 
 
+TINY = "groundbass-tiny"
+"""What ships with the package, and hears where nobody names an encoder or a classifier."""
+
+
 def shipped(name: str) -> Path | None:
     """The folder of an encoder that ships with the package, such as groundbass-tiny; None for other names."""
     folder = Path(__file__).parent / "shipped" / name.replace("-", "_")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -45,7 +46,11 @@ class Session:
         self.settings, self.heads = settings, heads
         self.about = identity(encoder)
         self.copies = RandomCopies(encoder, store.device)
-        self.heard = transductive.heard_by(name)
+
+    @cached_property
+    def heard(self) -> frozenset[str]:
+        """Hashes of the tracks that the encoder was pretrained on, as far as they are known."""
+        return transductive.heard_by(self.name)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Probe every task, print the table; returns the results in the same order, without tasks that were left out.

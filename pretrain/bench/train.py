@@ -23,7 +23,7 @@ from ...data.collections.scan import scan_folder
 from ...data.crops import CropConfig, Crops
 from ...data.loader import loader
 from ...data.track import Manifest
-from ...reading import json_in
+from ...reading import json_lines
 from .. import optim
 from ..objectives import contrastive, labelled, latent, masked, tokens
 from ..objectives.parts.rvq_target import RVQSettings
@@ -115,9 +115,7 @@ def _our_steps(recipe: Recipe, manifest: Path, run: Path) -> list[dict[str, floa
     """The lines of timing.jsonl after the start."""
     steps = SKIPPED + COUNTED
     train(dataclasses.replace(recipe, steps=steps, log_every=10, checkpoint_every=COUNTED), manifest, run)
-    lines = [
-        json_in(line, run / "timing.jsonl") for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = json_lines(run / "timing.jsonl")
     return [line for line in lines if line["step"] > SKIPPED]
 
 
@@ -180,9 +178,7 @@ def _launched(recipe: Recipe, manifest: Path, ranks: int) -> float:
         processes.append(subprocess.Popen(command, env=os.environ | told, stdout=subprocess.DEVNULL))
     if any(process.wait() for process in processes):
         raise RuntimeError(f"A run on {ranks} ranks failed; its message stands above")
-    lines = [
-        json_in(line, run / "timing.jsonl") for line in (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = json_lines(run / "timing.jsonl")
     return median(line["audio_seconds_per_second"] for line in lines if line["step"] > SKIPPED)
 
 

@@ -178,11 +178,15 @@ def kmeans(
         seed: of crops and centres.
         device: cpu, cuda, cuda:1; a GPU where there is one: of log-mel and chroma, the centres are fitted on the CPU.
     """
-    for name, value in (("mel-clusters", mel_clusters), ("chroma-clusters", chroma_clusters), ("steps", steps)):
+    counts = {
+        "mel-clusters": mel_clusters,
+        "chroma-clusters": chroma_clusters,
+        "steps": steps,
+        "batch-size": batch_size,
+    }
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"--{name} {value} must be at least 1.")
-    if batch_size < 1:
-        raise ValueError(f"--batch-size {batch_size} must be at least 1.")
     grid = FrameGrid(sample_rate, hop)
     place = torch.device(usual_device(device))
     features = KMeansFeatures(grid).to(place)

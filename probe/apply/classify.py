@@ -32,7 +32,7 @@ from ...models.encoder import Encoder, ModelEncoder, load_encoder, weights_hash
 from ...models.folders import classifier_in
 from ...models.head_files import HeadFacts, head_names, read_heads
 from ...models.heads import Head, Moments, combined, pooled
-from ...models.loading import download, find_our_class, forget_heads, quiet, read_config
+from ...models.loading import TINY, download, find_our_class, forget_heads, quiet, read_config
 from ...models.loading import shipped as find_shipped
 from ...models.tagger import average
 
@@ -632,7 +632,7 @@ def shipped() -> Path:
     Raises:
         ValueError: this installation has none.
     """
-    folder = find_shipped("groundbass-tiny")
+    folder = find_shipped(TINY)
     if folder is None:
         raise ValueError(
             "No classifier is named, and none ships with this version: name a heads folder (groundbass probe writes "

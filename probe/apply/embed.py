@@ -29,14 +29,13 @@ from ...data.parallel import Part
 from ...data.track import Manifest
 from ...data.writing import write_text, written
 from ...models.encoder import Encoder, load_encoder, usual_device
-from ...models.loading import shipped
+from ...models.loading import TINY, shipped
 from ...progress import tqdm
 from ...reading import json_in
 from ..listen.features import digest, identity
 from .embedding import Embedding, Piece, Rows, Unit, chosen_layers, embed_parts, parts
 
 VERSION = 1
-SHIPPED = "groundbass-tiny"  # where nobody names an encoder
 METADATA = b"groundbass"
 LAYER = "layer_"  # columns are named layer_<number>
 MOST_SECONDS = 1e6  # of a window that a table may speak of
@@ -120,8 +119,8 @@ def with_shipped(encoder: str, sources: Sequence[str]) -> tuple[str, tuple[str, 
         return encoder, tuple(sources)
     if shipped(encoder) is not None or is_model_folder(path):
         raise ValueError(f"Which sound shall {encoder} hear? Give {POSSIBLE}.")
-    print(f"No encoder is named: {SHIPPED} hears.", file=sys.stderr)
-    return SHIPPED, (encoder, *sources)
+    print(f"No encoder is named: {TINY} hears.", file=sys.stderr)
+    return TINY, (encoder, *sources)
 
 
 def is_model_folder(path: Path) -> bool:

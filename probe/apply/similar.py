@@ -26,11 +26,11 @@ from ...data.collections.headers import from_headers
 from ...data.track import cache_folder
 from ...data.writing import write_text
 from ...models.encoder import Encoder, load_encoder, usual_device
-from ...models.loading import shipped
+from ...models.loading import TINY, shipped
 from ..listen.features import digest, identity
 from ..pages.render import render
 from ..report.table import Column, Table
-from .embed import LAYER, SHIPPED, embed, is_model_folder, read_about
+from .embed import LAYER, embed, is_model_folder, read_about
 from .embedding import Embedding, embed_parts, parts
 
 PLAYABLE = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # by today's browsers
@@ -90,7 +90,7 @@ def similar(
     if page is not None and page.suffix != ".html":
         raise ValueError(f"--page {page}: it is a page, so its name ends in .html.")
     if table.is_dir():
-        table, encoder = _made(table, encoder or SHIPPED, device, trust_remote_code), encoder or SHIPPED
+        table, encoder = _made(table, encoder or TINY, device, trust_remote_code), encoder or TINY
     about = read_about(table)
     places, vectors = read_vectors(table, about, layer)
     index = Index(places, vectors)
